@@ -1,0 +1,54 @@
+# `make demo` and `make test` need git, make and Python 3.11 or newer; both build .venv/ first.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.11 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+JOBS ?= 2
+# One thread per pytest worker: more would fight over the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+.PHONY: help install demo test check zoo bench mutate clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## build .venv/ where it is missing or out of date
+
+demo: install ## prune ResNet-50 to half its MACs, verify, measure
+	$(BIN)/python examples/demo.py
+
+test: install ## the test suite, doctests included
+	$(PYTEST) $(ARGS)
+
+check: install ## the whole gate: format, lint, types, layers, tests, wheel
+	scripts/check
+
+zoo: $(VENV)/.zoo ## every model of the zoo, verified -> docs/zoo.md
+	$(BIN)/python benchmarks/zoo.py
+
+bench: $(VENV)/.bench ## times and memory -> docs/benchmarks.md
+	$(BIN)/python benchmarks/bench.py
+
+mutate: install ## delete each statement of each rule; which tests notice
+	$(BIN)/python scripts/mutate
+
+clean: ## remove what the other targets made, .venv/ too
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "fxprune needs Python 3.11 or newer: make PYTHON=/path/to/it" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e ".[vision,dev]"
+	@touch $@
+
+$(VENV)/.zoo: $(VENV)/.installed
+	$(PIP_INSTALL) -e ".[vision,zoo]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.zoo
+	$(PIP_INSTALL) -e ".[vision,zoo,bench]"
+	@touch $@

@@ -1,0 +1,98 @@
+"""fxprune: structured pruning of torch.fx programs.
+
+Public names are loaded when first used: `import fxprune` does not import torch.
+
+Some public functions share their name with a module (`fxprune.plan`, `fxprune.capture`). As
+attributes of the package these names are always the functions, whatever has been imported. The
+modules are reached by `from fxprune.plan import Plan`, or by `importlib.import_module`.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxprune.api import (
+        Outcome,
+        compare,
+        explain,
+        groups,
+        load,
+        plan,
+        prune,
+        save,
+        shrink,
+        summary,
+        verify,
+        write_back,
+    )
+    from fxprune.capture import capture
+    from fxprune.errors import FxpruneError
+    from fxprune.group import Group, Member
+    from fxprune.plan import Plan
+    from fxprune.program import Program
+    from fxprune.remark import Remark
+
+__version__ = "0.1.0"
+__all__ = [
+    "FxpruneError",
+    "Group",
+    "Member",
+    "Outcome",
+    "Plan",
+    "Program",
+    "Remark",
+    "capture",
+    "compare",
+    "explain",
+    "groups",
+    "load",
+    "plan",
+    "prune",
+    "save",
+    "shrink",
+    "summary",
+    "verify",
+    "write_back",
+]
+
+_HOME = {
+    "FxpruneError": "fxprune.errors",
+    "Group": "fxprune.group",
+    "Member": "fxprune.group",
+    "Plan": "fxprune.plan",
+    "Program": "fxprune.program",
+    "Remark": "fxprune.remark",
+    "capture": "fxprune.capture",
+}
+
+
+class _Package(ModuleType):
+    """The package: importing a submodule does not bind it over a public name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        submodule = isinstance(value, ModuleType) and value.__name__ == f"{__name__}.{name}"
+        if not (submodule and name in __all__):
+            super().__setattr__(name, value)
+
+
+if not TYPE_CHECKING:  # seen by a type checker, it would make every misspelt name valid
+
+    def __getattr__(name: str) -> object:
+        """Loads a public name from the module that defines it, once."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(_HOME.get(name, "fxprune.api")), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not, beside what is already there."""
+    return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,157 @@
+"""Union-find over units, with aliases; every step works on whole arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fxprune.algebra.label import IntArray, Label
+
+
+class UnitForest:
+    """Units 0..n-1, which of them are one, and which are removed when any of others is.
+
+    Unit 0 is frozen; a union with it freezes. The smallest number of a component stands for it.
+    """
+
+    def __init__(self) -> None:
+        self._parent: IntArray = np.zeros(1024, np.int64)
+        self.size = 1
+        self._aliases: list[tuple[IntArray, IntArray]] = []
+
+    def fresh(self, length: int) -> IntArray:
+        """`length` new units."""
+        start, self.size = self.size, self.size + length
+        if self.size > len(self._parent):
+            grown = np.zeros(max(self.size, 2 * len(self._parent)), np.int64)
+            grown[:start] = self._parent[:start]
+            self._parent = grown
+        ids = np.arange(start, self.size)
+        self._parent[start : self.size] = ids
+        return ids
+
+    def find(self, ids: IntArray) -> IntArray:
+        """The unit that stands for each of `ids`."""
+        roots = self._parent[ids]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = above
+        self._parent[ids] = roots
+        return roots
+
+    def union(self, a: IntArray, b: IntArray) -> bool:
+        """Makes a[i] and b[i] one unit; says whether any two were not."""
+        changed = False
+        while True:
+            a, b = self.find(a), self.find(b)
+            differ = a != b
+            if not differ.any():
+                return changed
+            changed = True
+            a, b = np.minimum(a, b)[differ], np.maximum(a, b)[differ]
+            self._parent[b] = a  # of equal b the last wins; the loop joins the others
+
+    def freeze(self, ids: IntArray) -> bool:
+        """Makes units unremovable; says whether any was removable."""
+        ids = ids[ids != 0]
+        return self.union(ids, np.zeros_like(ids)) if ids.size else False
+
+    def alias(self, units: IntArray, tuples: IntArray) -> None:
+        """Defines that units[i] goes when any of tuples[:, i] goes; 0 in a tuple is neutral."""
+        self._aliases.append((units, tuples))
+
+    def resolve(self) -> tuple[IntArray, IntArray]:
+        """Brings aliases and unions to a fixpoint.
+
+        Returns:
+            The aliased units `[n]`, each once, and their tuples `[k, n]`, zeros last.
+        """
+        if not self._aliases:
+            return np.zeros(0, np.int64), np.zeros((1, 0), np.int64)
+        width = max(t.shape[0] for _, t in self._aliases)
+        units = np.concatenate([u for u, _ in self._aliases])
+        tuples = np.concatenate([_pad(t, width) for _, t in self._aliases], axis=1)
+        while True:
+            units, tuples, changed = self._settle(units, tuples)
+            if not changed and not self._break_loops(units, tuples):
+                return units, tuples
+
+    def _settle(self, units: IntArray, tuples: IntArray) -> tuple[IntArray, IntArray, bool]:
+        """One round of the fixpoint; returns the aliases that are left and whether anything changed."""
+        units, tuples = self.find(units), pack(self.find(tuples))
+        changed = self.freeze(tuples[:, units == 0].ravel())
+        count = (tuples != 0).sum(axis=0)
+        changed |= self.freeze(units[count == 0])
+        single = (count == 1) & (units != 0)
+        changed |= self.union(units[single], tuples[0, single])
+        left = (count > 1) & (units != 0)
+        units, tuples = unique_aliases(units[left], tuples[:, left])
+        changed |= self._join_rivals(units, tuples)
+        return units, tuples, changed
+
+    def _join_rivals(self, units: IntArray, tuples: IntArray) -> bool:
+        """Two tuples of one unit: unify them element by element, or freeze both where lengths differ."""
+        rival = np.flatnonzero(units[1:] == units[:-1])
+        if not rival.size:
+            return False
+        a, b = tuples[:, rival], tuples[:, rival + 1]
+        alike = (a != 0).sum(axis=0) == (b != 0).sum(axis=0)
+        changed = self.union(a[:, alike].ravel(), b[:, alike].ravel())
+        for side in (a[:, ~alike], b[:, ~alike], units[rival][~alike]):
+            changed |= self.freeze(side.ravel())
+        return changed
+
+    def _break_loops(self, units: IntArray, tuples: IntArray) -> bool:
+        """Makes each loop of aliases one unit and freezes what its tuples name outside it."""
+        ids, index = np.unique(np.concatenate([units, tuples.ravel()]), return_inverse=True)
+        n = len(units)
+        source = np.tile(index[:n], len(tuples))
+        target = index[n:]
+        edges = coo_array((np.ones(len(source)), (source, target)), shape=(len(ids), len(ids)))
+        _, part = connected_components(edges, directed=True, connection="strong")
+        inside = (part[source] == part[target]) & (ids[target] != 0)
+        looped = np.unique(part[source[inside]])
+        if not looped.size:
+            return False
+        members = np.flatnonzero(np.isin(part, looped))
+        first = {int(p): int(i) for i, p in zip(members[::-1], part[members][::-1], strict=True)}
+        heads = np.array([first[int(part[i])] for i in members])
+        self.union(ids[members], ids[heads])
+        outside = np.isin(part[source], looped) & ~inside
+        self.freeze(ids[target[outside]])
+        return True
+
+
+def pack(tuples: IntArray) -> IntArray:
+    """Drops what a tuple `[k, n]` says twice, moves its zeros to the end, and drops rows of zeros only."""
+    if tuples.shape[0] > 1:
+        for row in range(1, len(tuples)):
+            tuples[row][(tuples[:row] == tuples[row]).any(axis=0)] = 0
+        order = np.argsort(tuples == 0, axis=0, kind="stable")
+        tuples = np.take_along_axis(tuples, order, axis=0)
+        rows = tuples.any(axis=1)
+        rows[0] = True
+        tuples = tuples[rows]
+    return tuples
+
+
+def pack_label(label: Label, forest: UnitForest) -> tuple[IntArray, IntArray]:
+    """The units at each position `[k, n]`, zeros last, and how many there are."""
+    tuples = pack(forest.find(np.stack(label.columns)))
+    return tuples, (tuples != 0).sum(axis=0)
+
+
+def unique_aliases(units: IntArray, tuples: IntArray) -> tuple[IntArray, IntArray]:
+    """The aliases sorted by unit, each once."""
+    order = np.lexsort((*tuples[::-1], units))
+    units, tuples = units[order], tuples[:, order]
+    new = np.ones(len(units), bool)
+    new[1:] = (units[1:] != units[:-1]) | (tuples[:, 1:] != tuples[:, :-1]).any(axis=0)
+    return units[new], tuples[:, new]
+
+
+def _pad(tuples: IntArray, width: int) -> IntArray:
+    return np.pad(tuples, ((0, width - len(tuples)), (0, 0)))

@@ -1,0 +1,262 @@
+"""What a rule works with: unify, split, merge and freeze labels, and mark what the rewrite must mind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fxprune.algebra.forest import UnitForest, pack_label
+from fxprune.algebra.label import IntArray, Label, concat, frozen, merge
+from fxprune.algebra.reshape import runs
+
+Axes = tuple[Label, ...]
+
+
+@dataclass
+class NodeMarks:
+    """What a rule said of one node besides the labels of its outputs.
+
+    Attributes:
+        silenced: axes contracted or summed: removed positions count as zero.
+        statistics: axes whose statistics are taken over the kept positions only.
+        rescaled: averaged axes: the result is multiplied by kept / original.
+        spelled: arguments that spell lengths: name -> the labels (a list argument) or one label.
+        pinned: arguments with a default derived from a size: name -> (value, label).
+    """
+
+    silenced: list[Label] = field(default_factory=list)
+    statistics: list[Label] = field(default_factory=list)
+    rescaled: list[Label] = field(default_factory=list)
+    spelled: dict[str, Label | tuple[Label | None, ...]] = field(default_factory=dict)
+    pinned: dict[str, tuple[float, Label]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Coupling:
+    """One step of the analysis, kept for explanations: `b` is None where `a` was frozen."""
+
+    node: Any
+    a: Label
+    b: Label | None
+    why: str
+
+
+class Units:
+    """The state of one analysis; rules see it as `u`.
+
+    Attributes:
+        out: shapes of the current node's outputs: a list of sizes, or a list of such lists.
+        marks: what the rules said, by node.
+        couplings: every union, alias and freeze with the node that asked for it.
+    """
+
+    def __init__(self) -> None:
+        self.forest = UnitForest()
+        self.marks: dict[Any, NodeMarks] = {}
+        self.couplings: list[Coupling] = []
+        self.out: Any = ()
+        self._node: Any = None
+        self._symbolic: Collection[int] = ()
+        self._arguments: Collection[str] = ()
+        self._splits: dict[tuple[bytes, int], tuple[IntArray, IntArray]] = {}
+
+    def enter(self, node: Any, out: Any, *, symbolic: Collection[int] = (), arguments: Collection[str] = ()) -> None:
+        """Makes `node` the one that rules speak of.
+
+        Args:
+            node: any hashable object.
+            out: sizes of its output, or a list of sizes for several outputs.
+            symbolic: axes of the (first) output whose length may differ from run to run.
+            arguments: names of the operator's arguments.
+        """
+        self._node, self.out = node, out
+        self._symbolic, self._arguments = symbolic, arguments
+
+    def symbolic(self, axis: int) -> bool:
+        """Whether the length of an output axis may differ from run to run."""
+        return axis in self._symbolic
+
+    def argument(self, name: str) -> bool:
+        """Whether the operator has an argument of this name."""
+        return name in self._arguments
+
+    def fresh(self, sizes: Sequence[int]) -> Axes:
+        """One new unit per position per axis; an axis of length 1 too."""
+        return tuple(Label(n, (self.forest.fresh(n),)) for n in sizes)
+
+    def freeze(self, *labels: Label, why: str = "positions matter to this operator") -> None:
+        """Makes every position of these axes unremovable."""
+        for label in labels:
+            if label.columns:
+                self._log(label, None, why)
+                for column in label.columns:
+                    self.forest.freeze(column)
+
+    def unify(self, *labels: Label) -> Label:
+        """Axes of one length that keep and lose the same positions; returns the best-known of them."""
+        best = labels[0]
+        for label in labels[1:]:
+            best = self._unify(best, label)
+        return best
+
+    def _unify(self, a: Label, b: Label) -> Label:
+        if a is b or _same(a, b):
+            return a
+        if len(a) != len(b):
+            self.freeze(a, b, why=f"lengths {len(a)} and {len(b)} differ")
+            return a
+        if not (a.columns and b.columns):
+            self.freeze(a, b, why="coupled with a frozen axis")
+            return Label(len(a))
+        self._log(a, b, "same positions")
+        if len(a.columns) == len(b.columns) == 1:
+            self.forest.union(a.columns[0], b.columns[0])
+            return a
+        self._unify_tuples(a, b)
+        return a if len(a.columns) >= len(b.columns) else b
+
+    def _unify_tuples(self, a: Label, b: Label) -> None:
+        (ta, na), (tb, nb) = pack_label(a, self.forest), pack_label(b, self.forest)
+        both = (na == nb) & (na > 0)
+        rows = min(len(ta), len(tb))
+        self.forest.union(ta[:rows, both].ravel(), tb[:rows, both].ravel())
+        lead, follow = (na == 1) & (nb > 1), (nb == 1) & (na > 1)
+        self.forest.alias(ta[0, lead], tb[:, lead])
+        self.forest.alias(tb[0, follow], ta[:, follow])
+        rest = ~(both | lead | follow)
+        self.forest.freeze(ta[:, rest].ravel())
+        self.forest.freeze(tb[:, rest].ravel())
+
+    def broadcast(self, *operands: Any) -> Axes:
+        """Elementwise operands, aligned at their last axes; operands that are not tensors are passed over."""
+        tensors = [o for o in operands if isinstance(o, tuple)]
+        rank = max((len(t) for t in tensors), default=0)
+        return tuple(self._broadcast_axis([t[i - rank] for t in tensors if len(t) >= rank - i]) for i in range(rank))
+
+    def _broadcast_axis(self, labels: list[Label]) -> Label:
+        length = max((len(x) for x in labels), key=lambda n: (n != 1, n))
+        if length != 1:
+            self.freeze(*(x for x in labels if len(x) == 1), why="an axis of length 1 that broadcasts")
+        return self.unify(*(x for x in labels if len(x) == length))
+
+    def split(self, label: Label, *sizes: int) -> Axes:
+        """Views an axis as a rectangle `sizes` (one may be -1), outermost first: whole rows or columns go."""
+        known = int(np.prod([s for s in sizes if s != -1]))
+        filled = [len(label) // known if s == -1 else s for s in sizes]
+        out: list[Label] = []
+        rest = label
+        for size in filled[:-1]:
+            row, rest = self._split(rest, size)
+            out.append(row)
+        return (*out, rest)
+
+    def _split(self, label: Label, outer: int) -> tuple[Label, Label]:
+        inner = len(label) // outer
+        if outer == 1:
+            return Label(1), label
+        if inner == 1:
+            return label, Label(1)
+        rows: list[IntArray] = []
+        columns: list[IntArray] = []
+        for column in label.columns:
+            grid = self.forest.find(column).reshape(outer, inner)
+            if (grid == grid[:, :1]).all():
+                rows.append(grid[:, 0])
+            elif (grid == grid[:1]).all():
+                columns.append(grid[0])
+            else:
+                row, inside = self._rectangle(grid)
+                rows.append(row)
+                columns.append(inside)
+        return Label(outer, tuple(rows)), Label(inner, tuple(columns))
+
+    def _rectangle(self, grid: IntArray) -> tuple[IntArray, IntArray]:
+        """Units for the rows and the columns of a grid of units that follows neither."""
+        key = (grid.tobytes(), len(grid))
+        if key not in self._splits:
+            outer, inner = grid.shape
+            row, column = self.forest.fresh(outer), self.forest.fresh(inner)
+            self.forest.alias(grid.ravel(), np.stack([np.repeat(row, inner), np.tile(column, outer)]))
+            whole = Label(grid.size, (grid.ravel(),))
+            parts = Label(grid.size, (np.repeat(row, inner), np.tile(column, outer)))
+            self._log(whole, parts, f"viewed as {outer} x {inner}")
+            self._splits[key] = row, column
+        return self._splits[key]
+
+    def reshape(self, axes: Axes, sizes: Sequence[int]) -> Axes:
+        """The labels after a view: the shortest runs of equal products are merged, then split."""
+        out: list[Label] = []
+        for old, new in runs([len(x) for x in axes], list(sizes)):
+            run = axes[old]
+            target = sizes[new]
+            if len(run) == len(target) == 1:
+                out.append(run[0])
+                continue
+            ones = [x for x in run if len(x) == 1]
+            self.freeze(*ones, why="an axis of length 1 is dropped")
+            wide = [x for x in run if len(x) != 1]
+            flat = merge(*wide) if wide else Label(1)
+            out.extend(self._split_run(flat, target))
+        return tuple(out)
+
+    def _split_run(self, flat: Label, sizes: Sequence[int]) -> list[Label]:
+        wide = [s for s in sizes if s != 1]
+        parts = iter(self.split(flat, *wide) if len(wide) > 1 else [flat])
+        return [Label(1) if s == 1 else next(parts) for s in sizes]
+
+    def contract(self, a: Label, b: Label) -> Label:
+        """Unifies two axes that are multiplied and summed over."""
+        self.silence(a, b)
+        return self.unify(a, b)
+
+    def silence(self, *labels: Label) -> None:
+        """Marks axes that are summed over: a removed position adds nothing."""
+        self._marks().silenced.extend(x for x in labels if x.columns)
+
+    def reduce(self, axes: Axes, dims: Iterable[int], keepdim: bool = False) -> Axes:
+        """Sums over `dims`; exact, because a silenced position adds nothing."""
+        dims = {d % len(axes) for d in dims} if axes else set()
+        self.silence(*(axes[d] for d in dims))
+        return drop(axes, dims, keepdim=keepdim)
+
+    def renormalise(self, *labels: Label) -> None:
+        """Marks axes whose statistics change when positions go; legal, and reported."""
+        self._marks().statistics.extend(x for x in labels if x.columns)
+
+    def rescale(self, *labels: Label) -> None:
+        """Marks averaged axes: the engine multiplies the result by kept / original."""
+        self._marks().rescaled.extend(x for x in labels if x.columns)
+
+    def spell(self, argument: str, *labels: Label | None, single: bool = False) -> None:
+        """Says whose lengths an argument spells, entry by entry; None: that entry spells none."""
+        if any(x is not None and x.columns for x in labels):
+            self._marks().spelled[argument] = labels[0] if single and labels[0] is not None else labels
+
+    def pin(self, argument: str, value: float, label: Label) -> None:
+        """Fixes an argument whose default is derived from the length of `label`."""
+        if label.columns:
+            self._marks().pinned[argument] = value, label
+
+    def _marks(self) -> NodeMarks:
+        return self.marks.setdefault(self._node, NodeMarks())
+
+    def _log(self, a: Label, b: Label | None, why: str) -> None:
+        self.couplings.append(Coupling(self._node, a, b, why))
+
+
+def drop(axes: Axes, dims: Iterable[int], *, keepdim: bool = False) -> Axes:
+    """The labels without those at `dims`, or with frozen ones of length 1 in their place."""
+    gone = set(dims)
+    if keepdim:
+        return tuple(Label(1) if i in gone else x for i, x in enumerate(axes))
+    return tuple(x for i, x in enumerate(axes) if i not in gone)
+
+
+def _same(a: Label, b: Label) -> bool:
+    return len(a.columns) == len(b.columns) and all(x is y for x, y in zip(a.columns, b.columns, strict=True))
+
+
+__all__ = ["Axes", "Coupling", "Label", "NodeMarks", "Units", "concat", "drop", "frozen", "merge"]

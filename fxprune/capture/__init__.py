@@ -1,0 +1,5 @@
+"""Capture: from a model to a Program."""
+
+from fxprune.capture.export import capture
+
+__all__ = ["capture"]

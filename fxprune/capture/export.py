@@ -1,0 +1,266 @@
+"""From nn.Module, GraphModule or ExportedProgram to a Program, through `torch.export`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.utils import _pytree as pytree
+
+from fxprune.capture.failure import first_line, to_capture_error
+from fxprune.capture.modes import (
+    ModeCheck,
+    check_modes,
+    guess_training,
+    mark_modes,
+    mode_remark,
+)
+from fxprune.capture.normalise import normalise
+from fxprune.errors import CaptureError
+from fxprune.program import Program, TracedModule, build_module, share_tensors
+from fxprune.remark import Remark
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Example inputs of one export."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> _Inputs:
+        args, kwargs = pytree.tree_map_only(torch.Tensor, change, (self.args, self.kwargs))
+        return _Inputs(args, kwargs)
+
+    def batched(self) -> list[torch.Tensor]:
+        """The tensors whose axis 0 is as long as that of the first one."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        tensors = [x for x in leaves if isinstance(x, torch.Tensor) and x.ndim]
+        return [x for x in tensors if x.shape[0] == tensors[0].shape[0]]
+
+
+def capture(
+    model: nn.Module | ExportedProgram,
+    args: torch.Tensor | tuple[Any, ...] | list[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_batch: bool = True,
+    has_rule: Callable[[str], bool] | None = None,
+) -> Program:
+    """Captures a network as a Program; the model is not changed and its tensors are shared.
+
+    Args:
+        model: an nn.Module, a GraphModule of any fx tool, or an ExportedProgram.
+        args: example positional inputs; a tensor stands for a tuple of one.
+        kwargs: example keyword inputs.
+        dynamic_batch: leave axis 0 of the tensor inputs free.
+        has_rule: whether an operator (`"aten.mean.dim"`) needs no decomposition; all if None.
+
+    Raises:
+        CaptureError: the model could not be exported.
+    """
+    if isinstance(model, ExportedProgram):
+        return _from_exported(model, has_rule)
+    inputs = _checked_inputs(model, args, kwargs)
+    with _unchanged(model):
+        exported, free, remarks = _export_batched(model, _on_device_of(model, inputs), dynamic_batch)
+        check = check_modes(model, inputs.args, inputs.kwargs)
+    module, more = _build(exported, model, check, has_rule)
+    return Program(
+        module,
+        inputs.args,
+        inputs.kwargs,
+        free_batch=free,
+        name=type(model).__name__,
+        remarks=(*remarks, *more),
+    )
+
+
+def _from_exported(exported: ExportedProgram, has_rule: Callable[[str], bool] | None) -> Program:
+    args, kwargs = exported.example_inputs or ((), {})
+    module, remarks = _build(exported, None, ModeCheck(), has_rule)
+    return Program(
+        module,
+        tuple(args),
+        dict(kwargs),
+        free_batch=_batch_is_free(module.graph),
+        name="ExportedProgram",
+        remarks=tuple(remarks),
+    )
+
+
+def _checked_inputs(model: object, args: Any, kwargs: Mapping[str, Any] | None) -> _Inputs:
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"cannot capture a {type(model).__name__}",
+            why="capture takes an nn.Module, a torch.fx GraphModule or an ExportedProgram",
+            do="pass the model itself",
+        )
+    if args is None and not kwargs:
+        raise CaptureError(
+            "no example input",
+            where=type(model).__name__,
+            why="torch.export runs the model once on tensors without data to record it",
+            do="pass a batch of the right shape: capture(model, torch.randn(2, 3, 224, 224))",
+        )
+    if isinstance(args, Mapping):
+        raise CaptureError(
+            "args is a mapping", where=type(model).__name__, do="pass it as kwargs=..."
+        )
+    positional = tuple(args) if isinstance(args, tuple | list) else () if args is None else (args,)
+    return _Inputs(positional, dict(kwargs or {}))
+
+
+def _on_device_of(model: nn.Module, inputs: _Inputs) -> _Inputs:
+    """The inputs, on meta where the model is."""
+    if any(p.is_meta for p in model.parameters()):
+        return inputs.map(lambda x: x.to("meta"))
+    return inputs
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Puts every attribute, buffer, hook and flag of the model back afterwards."""
+    saved = [(m, dict(vars(m))) for m in model.modules()]
+    inner = [(v, v.copy()) for _, d in saved for v in d.values() if isinstance(v, dict)]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, attributes in saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for mapping, items in inner:
+            mapping.clear()
+            mapping.update(items)
+
+
+def _export_batched(
+    model: nn.Module, inputs: _Inputs, dynamic: bool
+) -> tuple[ExportedProgram, bool, list[Remark]]:
+    """Exports with a free batch, and with the user's own batch where that fails."""
+    why = ""
+    if dynamic and inputs.batched():
+        try:
+            exported = _export(model, _at_least_two(inputs), dynamic=True)
+        except Exception as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
+        else:
+            if _batch_is_free(exported.graph):
+                return exported, True, []
+            why = "torch.export specialised axis 0 of the inputs to a number"
+    try:
+        exported = _export(model, inputs, dynamic=False)
+    except Exception as error:
+        raise to_capture_error(model, error, why) from error
+    return exported, False, [_batch_fixed(model, inputs, why)] if why else []
+
+
+def _batch_fixed(model: nn.Module, inputs: _Inputs, why: str) -> Remark:
+    return Remark(
+        "analysis",
+        "capture.batch-fixed",
+        type(model).__name__,
+        f"the batch is fixed at {inputs.batched()[0].shape[0]}",
+        why,
+        "write the batch as x.shape[0] or -1 in the model's forward to leave it free",
+    )
+
+
+def _at_least_two(inputs: _Inputs) -> _Inputs:
+    """Repeats a batch of 1, which torch.export would take for a constant."""
+    one = {id(x) for x in inputs.batched() if x.shape[0] == 1}
+    repeated: dict[int, torch.Tensor] = {}
+
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        if id(x) not in one:
+            return x
+        return repeated.setdefault(id(x), torch.cat((x, x)).detach())
+
+    return inputs.map(twice) if one else inputs
+
+
+def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProgram:
+    shapes = None
+    if dynamic:
+        collection = ShapesCollection()
+        for x in inputs.batched():
+            collection[x] = {0: Dim.AUTO}
+        shapes = collection.dynamic_shapes(model, inputs.args, inputs.kwargs)
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        return torch.export.export(
+            model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
+        )
+
+
+def _batch_is_free(graph: fx.Graph) -> bool:
+    """Whether axis 0 of some input is a symbol."""
+    values = [n.meta.get("val") for n in graph.find_nodes(op="placeholder")]
+    return any(
+        isinstance(v, torch.Tensor) and v.ndim and not isinstance(v.shape[0], int) for v in values
+    )
+
+
+def _build(
+    exported: ExportedProgram,
+    model: nn.Module | None,
+    check: ModeCheck,
+    has_rule: Callable[[str], bool] | None,
+) -> tuple[TracedModule, list[Remark]]:
+    """A plain TracedModule with get_attr parameters, normalised, its mode switches marked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unlifted = cast(fx.GraphModule, exported.module(check_guards=False))
+    remarks = normalise(unlifted, has_rule)
+    tree = _skeleton(unlifted if model is None else model, unlifted)
+    training = guess_training(unlifted.graph) if model is None else model.training
+    paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check)]
+    remarks += mode_remark(type(model).__name__, paths, training, check.failure)
+    return build_module(tree, unlifted.graph, training=training), remarks
+
+
+def _skeleton(model: nn.Module, unlifted: fx.GraphModule) -> nn.Module:
+    """A tree with the tensors of `model`, and what else the graph refers to."""
+    tree = nn.Module()
+    share_tensors(model, tree)
+    used = {n.target for n in unlifted.graph.find_nodes(op="get_attr")}
+    for name in sorted(cast("set[str]", used)):
+        path, _, leaf = name.rpartition(".")
+        owner = _grow(tree, path)
+        value = _attribute(unlifted, name)
+        if isinstance(value, fx.GraphModule):
+            owner._modules[leaf] = value
+        elif leaf not in owner._parameters and leaf not in owner._buffers:
+            _add(owner, leaf, value)
+    return tree
+
+
+def _grow(tree: nn.Module, path: str) -> nn.Module:
+    for part in path.split(".") if path else ():
+        if part not in tree._modules:
+            tree._modules[part] = nn.Module()
+        tree = cast(nn.Module, tree._modules[part])
+    return tree
+
+
+def _add(owner: nn.Module, leaf: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        owner.register_buffer(leaf, value, persistent=False)
+    else:
+        setattr(owner, leaf, value)
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,67 @@
+"""From an exception of `torch.export` to a CaptureError that names the user's own line."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fxprune.errors import CaptureError
+
+_TORCH = str(Path(torch.__file__).parent)
+_OWN = str(Path(__file__).parent)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of the error's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def own_line(error: BaseException) -> str:
+    """`file:line in function` of the last frame outside torch, or ""."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((_TORCH, _OWN)) and "<" not in f.filename]
+    return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
+
+
+def to_capture_error(model: nn.Module, error: Exception, dynamic: str = "") -> CaptureError:
+    """The error to raise when the model does not export.
+
+    Args:
+        model: the model.
+        error: what the export with a fixed batch raised.
+        dynamic: what the export with a free batch raised before.
+    """
+    what, do = _advice(error)
+    line = own_line(error)
+    where = type(model).__name__ + (f" at {line}" if line else "")
+    why = f"{type(error).__name__}: {first_line(error)}"
+    if dynamic and dynamic != why:
+        why += f" (with a free batch: {dynamic})"
+    return CaptureError(what, where=where, why=why, do=do)
+
+
+def _advice(error: Exception) -> tuple[str, str]:
+    text = f"{type(error).__name__} {error}"
+    if any(t in text for t in ("data-dependent", "DataDependent", "Eq(u0", "unbacked")):
+        return (
+            "the model's control flow depends on the values of a tensor",
+            "move the branch out of forward, use torch.where or torch.cond, or capture the submodules",
+        )
+    if any(t in text for t in ("register_dataclass", "register_pytree_node", "Unsupported output")):
+        return (
+            "an input or output of the model is of a type torch.export does not know",
+            "register the class with torch.export.register_dataclass",
+        )
+    if isinstance(error, TypeError):
+        return (
+            "the model does not take these inputs",
+            "compare args and kwargs with the signature of the model's forward",
+        )
+    return (
+        "the model cannot be run on the example inputs under torch.export",
+        "call model(*args, **kwargs) first: a wrong shape fails there the same way",
+    )

@@ -1,0 +1,141 @@
+"""In-place operators to functional ones, where no other value sees the write."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.capture.torch_private import (
+    aliased,
+    fake_result,
+    functional,
+    higher_order,
+    mutated,
+    overload,
+)
+from fxprune.program import describe
+from fxprune.remark import Remark
+
+
+class Memory:
+    """Which nodes may share memory: one set per storage, merged at every view."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self._sets: dict[fx.Node, list[fx.Node]] = {}
+        for node in graph.nodes:
+            self._sets[node] = [node]
+            for source in _shares_with(node):
+                self._merge(source, node)
+
+    def sharing(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes that may share memory with `node`, itself included."""
+        return self._sets[node]
+
+    def replaced(self, old: fx.Node, new: fx.Node) -> None:
+        """Lets `new` stand where `old` stood."""
+        self.order[new] = self.order.pop(old)
+        members = self._sets.pop(old)
+        members[members.index(old)] = new
+        self._sets[new] = members
+
+    def _merge(self, a: fx.Node, b: fx.Node) -> None:
+        large, small = self._sets[a], self._sets[b]
+        if large is small:
+            return
+        if len(large) < len(small):
+            large, small = small, large
+        large += small
+        for node in small:
+            self._sets[node] = large
+
+
+def make_functional(graph: fx.Graph) -> list[Remark]:
+    """Replaces `aten.foo_` by `aten.foo` where that computes the same.
+
+    Buffers and parameters stay written in place. So does a tensor whose memory another value that
+    is read later may share; the solver treats what stays with care.
+    """
+    writes = [n for n in graph.nodes if (op := overload(n)) is not None and mutated(op)]
+    if not writes:
+        return []
+    memory, remarks = Memory(graph), []
+    for node in writes:
+        if _is_safe(node, memory):
+            if _writes_input(node, memory):
+                remarks.append(_input_remark(node))
+            _replace(node, memory)
+    return remarks
+
+
+def _shares_with(node: fx.Node) -> list[fx.Node]:
+    if node.op == "output":
+        return []
+    if node.target is operator.getitem or higher_order(node):
+        return list(node.all_input_nodes)
+    if (op := overload(node)) is None:
+        return [] if node.op == "call_function" else list(node.all_input_nodes)
+    found: list[fx.Node] = []
+    for i in aliased(op):
+        value = node.args[i] if i < len(node.args) else node.kwargs.get(op._schema.arguments[i].name)
+        fx.node.map_arg(value, found.append)
+    return found
+
+
+def _is_safe(node: fx.Node, memory: Memory) -> bool:
+    op, target = overload(node), node.args[0] if node.args else None
+    if op is None or functional(op) is None or not isinstance(target, fx.Node):
+        return False
+    now = memory.order[node]
+    for other in memory.sharing(target):
+        if other.op == "get_attr":
+            return False
+        before = other is not target and memory.order[other] < now
+        if before and any(memory.order[u] > now for u in other.users):
+            return False
+    return _same_type(node, functional(op))
+
+
+def _same_type(node: fx.Node, twin: Any) -> bool:
+    """Whether the functional operator returns the dtype and shape of what it writes to."""
+    inputs = [n.meta.get("val") for n in node.all_input_nodes]
+    tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
+    if not tensors or not isinstance(node.meta.get("val"), torch.Tensor):
+        return False
+    if len(tensors) == 1 and tensors[0].is_floating_point():
+        return True
+    result = fake_result(twin, node.args, node.kwargs)
+    own = tensors[0]
+    return bool(result.dtype == own.dtype and len(result.shape) == len(own.shape))
+
+
+def _writes_input(node: fx.Node, memory: Memory) -> bool:
+    target = node.args[0]
+    assert isinstance(target, fx.Node)
+    return any(other.op == "placeholder" for other in memory.sharing(target))
+
+
+def _input_remark(node: fx.Node) -> Remark:
+    return Remark(
+        "analysis",
+        "capture.input-write-dropped",
+        describe(node),
+        "the model writes to its input; the captured program does not",
+        "a program that leaves its inputs alone can be compared with another one",
+        "copy the result yourself where the caller relies on the written input",
+    )
+
+
+def _replace(node: fx.Node, memory: Memory) -> None:
+    """Puts the functional operator in; what read the written tensor later reads the result."""
+    target, now = node.args[0], memory.order[node]
+    op = overload(node)
+    assert isinstance(target, fx.Node)
+    assert op is not None
+    twin = functional(op)
+    assert twin is not None
+    node.target = twin
+    target.replace_all_uses_with(node, delete_user_cb=lambda user: memory.order[user] > now)

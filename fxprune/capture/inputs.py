@@ -1,0 +1,160 @@
+"""Models and example inputs by name, for the command line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from fxprune.errors import OptionError
+
+_IMAGE = (2, 3, 224, 224)
+_VIDEO = (2, 3, 16, 112, 112)
+_INCEPTION = (2, 3, 299, 299)
+_VIDEO_SIZES = {"mvit_v1_b": 224, "mvit_v2_s": 224, "s3d": 224, "swin3d_t": 224}
+
+
+def load_model(spec: str) -> nn.Module:
+    """The model that `spec` names, in eval mode, weights random.
+
+    Args:
+        spec: `torchvision:NAME`, `timm:NAME` or `package.module:callable`; the callable takes no
+            argument and returns an nn.Module.
+
+    Raises:
+        OptionError: there is no such model; says the nearest name.
+    """
+    source, colon, name = spec.partition(":")
+    if not colon:
+        raise _not_a_spec(spec)
+    if source == "torchvision":
+        return _from_torchvision(name)
+    if source == "timm":
+        return _from_timm(name)
+    return _from_callable(spec, source, name)
+
+
+def parse_input(text: str) -> torch.Tensor:
+    """A random tensor of the given shape, `2x3x224x224`, and dtype, `2x16:int64`.
+
+    Integer tensors hold 0 and 1, which are indices into any table.
+
+    Raises:
+        OptionError: the text is not a shape, or torch has no such dtype.
+    """
+    shape_text, _, dtype_text = text.partition(":")
+    parts = shape_text.split("x") if shape_text else []
+    if not parts or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise OptionError(
+            f"{text!r} is not a shape",
+            where="--input",
+            do="write sizes with x between them: 2x3x224x224, or 2x16:int64",
+        )
+    shape, dtype = [int(p) for p in parts], _dtype(dtype_text or "float32")
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, dtype=dtype)
+    return torch.randint(0, 2, shape).to(dtype)
+
+
+def default_inputs(spec: str, model: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Example inputs of a model of a known family.
+
+    Raises:
+        OptionError: the family is not known.
+    """
+    source, _, name = spec.partition(":")
+    if source == "torchvision":
+        return (torch.randn(_torchvision_shape(name)),)
+    config = getattr(model, "default_cfg", None) or {}
+    if source == "timm" and "input_size" in config:
+        return (torch.randn(2, *config["input_size"]),)
+    raise OptionError(
+        f"no example input is known for {spec}",
+        where="--input",
+        do="say its shape: --input 2x3x224x224",
+    )
+
+
+def _torchvision_shape(name: str) -> tuple[int, ...]:
+    if name == "inception_v3":
+        return _INCEPTION
+    if name in _VIDEO_SIZES or name.startswith("swin3d"):
+        return (2, 3, 16, 224, 224)
+    return _VIDEO if name in {"r3d_18", "mc3_18", "r2plus1d_18"} else _IMAGE
+
+
+def _from_torchvision(name: str) -> nn.Module:
+    models = _imported("torchvision.models", f"torchvision:{name}")
+    known = models.list_models()
+    if name not in known:
+        raise _unknown(f"torchvision has no model {name!r}", name, known)
+    options = {"weights_backbone": None} if name in models.list_models(models.detection) else {}
+    if name in models.list_models(models.segmentation):
+        options = {"weights_backbone": None}
+    if name in {"googlenet", "inception_v3"}:
+        options = {"init_weights": True}
+    return cast(nn.Module, models.get_model(name, weights=None, **options)).eval()
+
+
+def _from_timm(name: str) -> nn.Module:
+    timm = _imported("timm", f"timm:{name}")
+    if not timm.is_model(name):
+        raise _unknown(f"timm has no model {name!r}", name, timm.list_models())
+    return cast(nn.Module, timm.create_model(name, pretrained=False)).eval()
+
+
+def _from_callable(spec: str, path: str, name: str) -> nn.Module:
+    module = _imported(path, spec)
+    if not hasattr(module, name):
+        raise _unknown(f"{path} has no {name!r}", name, dir(module))
+    make = cast(Callable[[], object], getattr(module, name))
+    model = make() if callable(make) and not isinstance(make, nn.Module) else make
+    if not isinstance(model, nn.Module):
+        raise OptionError(
+            f"{spec} gives a {type(model).__name__}, not an nn.Module",
+            where="MODEL",
+            do="name a function or class that returns the model when called with no argument",
+        )
+    return model.eval()
+
+
+def _imported(name: str, spec: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise OptionError(
+            f"cannot import {name}",
+            where=spec,
+            why=str(error),
+            do="install it, or run where Python finds it (PYTHONPATH)",
+        ) from error
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if isinstance(found, torch.dtype):
+        return found
+    known = [k for k, v in vars(torch).items() if isinstance(v, torch.dtype)]
+    raise _unknown(f"torch has no dtype {name!r}", name, known, "--input")
+
+
+def _unknown(what: str, name: str, known: Iterable[str], where: str = "MODEL") -> OptionError:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return OptionError(what, where=where, do=f"did you mean {', '.join(near)}?" if near else "")
+
+
+def _not_a_spec(spec: str) -> OptionError:
+    if Path(spec).is_dir():
+        return OptionError(
+            f"cannot load a saved program from {spec} yet", where="MODEL", do="use fxprune.load"
+        )
+    return OptionError(
+        f"{spec!r} names no model",
+        where="MODEL",
+        do="write torchvision:resnet50, timm:NAME, package.module:callable or a saved directory",
+    )

@@ -1,0 +1,264 @@
+"""Rewrites of a freshly exported graph into the one form the rules are written for."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.capture.inplace import make_functional
+from fxprune.capture.torch_private import (
+    decompose,
+    higher_order,
+    is_pointwise,
+    operator_name,
+    overload,
+)
+from fxprune.program import describe
+from fxprune.remark import Remark
+
+_KEPT_META = ("val", "nn_module_stack", "stack_trace")
+_NO_STACK = "_empty_nn_module_stack_from_metadata_hook"
+_MAX_DEPTH = 8
+_WITHOUT_RULE = {"aten.einsum"}
+_SPLITS = {
+    "aten.chunk",
+    "aten.unsafe_chunk",
+    "aten.split.Tensor",
+    "aten.split.sizes",
+    "aten.unsafe_split.Tensor",
+    "aten.unsafe_split_with_sizes",
+    "aten.tensor_split.sections",
+    "aten.tensor_split.indices",
+}
+
+
+def normalise(module: fx.GraphModule, has_rule: Callable[[str], bool] | None) -> list[Remark]:
+    """Normalises the graph of `module` in place.
+
+    Args:
+        module: an exported program's module, parameters as get_attr.
+        has_rule: whether an operator needs no decomposition; all but einsum if None.
+
+    Returns:
+        What the reader should know.
+    """
+    remarks = inline_regions(module)
+    drop_guards(module.graph)
+    trim_meta(module.graph)
+    remarks += make_functional(module.graph)
+    if decompose_without_rule(module, has_rule or (lambda name: name not in _WITHOUT_RULE)):
+        remarks += make_functional(module.graph)
+    spell_splits(module.graph)
+    drop_aliases(module.graph)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    return remarks
+
+
+def drop_guards(graph: fx.Graph) -> None:
+    """Erases the calls that only check inputs."""
+    for node in reversed(list(graph.nodes)):
+        name = str(node.target)
+        if node.op == "call_module" and name == "_guards_fn":
+            graph.erase_node(node)
+        elif node.op == "call_function" and name.startswith(("aten._assert", "aten.sym_constrain")):
+            graph.erase_node(node)
+
+
+def trim_meta(graph: fx.Graph) -> None:
+    """Keeps of the metadata what fxprune reads; the rest holds whole graphs alive.
+
+    A module called twice is `path@1` in torch's stack the second time: it is the same module.
+    """
+    for node in graph.nodes:
+        node.meta = {k: v for k, v in node.meta.items() if k in _KEPT_META}
+        if stack := node.meta.get("nn_module_stack"):
+            node.meta["nn_module_stack"] = {
+                key: (re.sub(r"@\d+", "", path), kind)
+                for key, (path, kind) in stack.items()
+                if path != _NO_STACK
+            }
+
+
+def inline_regions(module: fx.GraphModule) -> list[Remark]:
+    """Inlines `with no_grad()` and disabled autocast regions, which export makes submodules of."""
+    remarks = []
+    while found := [n for n in module.graph.nodes if _is_region(n)]:
+        for node in found:
+            remarks += _inline_region(module, node)
+    return remarks
+
+
+def _is_region(node: fx.Node) -> bool:
+    name = higher_order(node)
+    return name == "wrap_with_set_grad_enabled" or (
+        name == "wrap_with_autocast" and node.args[2] is False
+    )
+
+
+def _inline_region(module: fx.GraphModule, node: fx.Node) -> list[Remark]:
+    at = 1 if higher_order(node) == "wrap_with_set_grad_enabled" else 4
+    source, operands = node.args[at], list(node.args[at + 1 :])
+    assert isinstance(source, fx.Node)
+    body = getattr(module, str(source.target))
+    stopped = at == 1 and node.args[0] is False and any(map(_trains, operands))
+    where = describe(node)
+    _replace_by_graph(module, node, body, operands)
+    if not source.users:
+        module.graph.erase_node(source)
+        module.delete_submodule(str(source.target))
+    if not stopped:
+        return []
+    return [
+        Remark(
+            "analysis",
+            "capture.grad-mode-dropped",
+            where,
+            "a `torch.no_grad()` region around parameters became ordinary operators",
+            "the numbers are the same; in training, gradients flow through the region",
+            "freeze the parameters with requires_grad_(False) where they must not train",
+        )
+    ]
+
+
+def _trains(operand: Any) -> bool:
+    return isinstance(operand, fx.Node) and bool(getattr(operand.meta.get("val"), "requires_grad", False))
+
+
+def decompose_without_rule(module: fx.GraphModule, has_rule: Callable[[str], bool]) -> bool:
+    """Replaces operators without a rule by what torch makes of them, where it knows.
+
+    Returns:
+        Whether anything was replaced.
+    """
+    pending = [(node, 0) for node in module.graph.nodes]
+    changed = False
+    while pending:
+        node, depth = pending.pop()
+        op = overload(node)
+        if op is None or depth == _MAX_DEPTH or _ruled(op, has_rule):
+            continue
+        if not node.users and not op._schema.is_mutable:
+            continue
+        if (step := decompose(op, node.args, node.kwargs)) is None or _is_itself(step[0], op):
+            continue
+        if _replace_by_graph(module, node, *step, into=(new := [])):
+            changed = True
+            pending += [(n, depth + 1) for n in new]
+    return changed
+
+
+def _ruled(op: Any, has_rule: Callable[[str], bool]) -> bool:
+    return has_rule(operator_name(op)) or (is_pointwise(op) and has_rule("tag.pointwise"))
+
+
+def _is_itself(body: fx.GraphModule, op: Any) -> bool:
+    return any(n.target is op for n in body.graph.nodes)
+
+
+def _replace_by_graph(
+    module: fx.GraphModule,
+    node: fx.Node,
+    body: fx.GraphModule,
+    operands: list[Any],
+    into: list[fx.Node] | None = None,
+) -> bool:
+    """Puts the nodes of `body` in the place of `node`; false where its users forbid it."""
+    several = not isinstance(_result(body), fx.Node)
+    if several and any(u.target is not operator.getitem for u in node.users):
+        return False
+    known: dict[fx.Node, Any] = {}
+    values = iter(operands)
+    with module.graph.inserting_before(node):
+        for old in body.graph.nodes:
+            if old.op == "placeholder":
+                known[old] = next(values)
+            elif old.op != "output":
+                known[old] = _copy(module, body, old, known, node)
+                if into is not None:
+                    into.append(known[old])
+    result = fx.node.map_arg(_result(body), lambda n: known[n])
+    _redirect(node, result, several=several)
+    return True
+
+
+def _result(body: fx.GraphModule) -> Any:
+    return body.graph.output_node().args[0]
+
+
+def _copy(
+    module: fx.GraphModule,
+    body: fx.GraphModule,
+    old: fx.Node,
+    known: dict[fx.Node, Any],
+    like: fx.Node,
+) -> fx.Node:
+    new = module.graph.node_copy(old, lambda n: known[n])
+    new.meta = {k: v for k, v in old.meta.items() if k in _KEPT_META}
+    for key in ("nn_module_stack", "stack_trace"):
+        if key in like.meta and not old.meta.get("nn_module_stack"):
+            new.meta[key] = like.meta[key]
+    if old.op == "get_attr":
+        new.target = _adopt(module, body, str(old.target))
+    return new
+
+
+def _adopt(module: fx.GraphModule, body: fx.GraphModule, name: str) -> str:
+    """Gives `module` an attribute of `body` under a free name."""
+    value: Any = body
+    for part in name.split("."):
+        value = getattr(value, part)
+    count, free = 0, name.replace(".", "_")
+    while hasattr(module, free) and getattr(module, free) is not value:
+        count, free = count + 1, f"{name.replace('.', '_')}_{count}"
+    if isinstance(value, torch.Tensor):
+        module.register_buffer(free, value, persistent=False)
+    else:
+        setattr(module, free, value)
+    return free
+
+
+def _redirect(node: fx.Node, result: Any, *, several: bool) -> None:
+    if not several:
+        node.replace_all_uses_with(result)
+    for user in list(node.users):
+        user.replace_all_uses_with(result[user.args[1]])
+        node.graph.erase_node(user)
+    node.graph.erase_node(node)
+
+
+def spell_splits(graph: fx.Graph) -> None:
+    """Writes chunk, split and tensor_split as `split_with_sizes` where the sizes are numbers."""
+    for node in list(graph.nodes):
+        op = overload(node)
+        if op is None or operator_name(op) not in _SPLITS:
+            continue
+        dim = _argument(node, "dim", 2, 0)
+        sizes = [int_or_none(x.shape[dim]) for x in node.meta["val"]]
+        if all(s is not None for s in sizes):
+            node.target = torch.ops.aten.split_with_sizes.default
+            node.args, node.kwargs = (node.args[0], sizes, dim), {}
+
+
+def _argument(node: fx.Node, name: str, position: int, default: Any) -> Any:
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)
+
+
+def int_or_none(size: int | torch.SymInt) -> int | None:
+    """The size where it is a number, None where it is a symbol."""
+    return size if isinstance(size, int) else None
+
+
+def drop_aliases(graph: fx.Graph) -> None:
+    """Erases `aten.alias`, which is its input."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)

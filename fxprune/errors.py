@@ -1,0 +1,50 @@
+"""Errors that say what is wrong, where, why, and what to do about it."""
+
+from __future__ import annotations
+
+
+class FxpruneError(Exception):
+    """Base of every error fxprune raises on purpose.
+
+    Args:
+        what: one line, the fact.
+        where: the node, parameter, file or option concerned.
+        why: the cause, as far as it is known.
+        do: what the reader can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", do: str = "") -> None:
+        super().__init__(what, where, why, do)
+        self.what, self.where, self.why, self.do = what, where, why, do
+
+    def __str__(self) -> str:
+        parts = (("where", self.where), ("why", self.why), ("do", self.do))
+        return "\n".join([self.what, *(f"  {k:<5} {v}" for k, v in parts if v)])
+
+
+class CaptureError(FxpruneError):
+    """The model could not be turned into a Program."""
+
+
+class RuleError(FxpruneError):
+    """A rule met an operator call that contradicts the operator's own constraints."""
+
+
+class OptionError(FxpruneError):
+    """An option has a value that cannot be used."""
+
+
+class BudgetError(FxpruneError):
+    """The target cannot be reached, or nothing can be removed."""
+
+
+class PlanError(FxpruneError):
+    """A plan is inconsistent, was edited wrongly, or belongs to another model."""
+
+
+class VerifyError(FxpruneError):
+    """The smaller program does not compute what the silenced original computes."""
+
+
+class LoadError(FxpruneError):
+    """A saved program is incomplete, altered or of an unknown format."""

@@ -1,0 +1,97 @@
+"""Runs a program node by node in a chosen precision, with tensors from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.operands import is_operator
+from fxprune.program import Program
+
+Provide = Callable[[str, torch.Tensor], torch.Tensor]
+DROPOUT = ("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout")
+
+
+class Evaluator(fx.Interpreter):
+    """Interprets a program with every floating-point tensor, constant and cast in one precision.
+
+    Dropout is off, so that two programs of different sizes can be compared; the program's own tensors
+    are never written to.
+
+    Args:
+        program: what to run.
+        dtype: floating-point type of the run.
+        provide: gives the tensor to use for a parameter or buffer, in `dtype`, from its name and value.
+    """
+
+    def __init__(self, program: Program, dtype: torch.dtype, provide: Provide | None = None) -> None:
+        super().__init__(program.module, garbage_collect_values=True)
+        self.dtype = dtype
+        self._provide = provide
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def evaluate(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
+        """The flat outputs for inputs as the model takes them."""
+        flat = self.module.graph.process_inputs(*args, **dict(kwargs))
+        with torch.no_grad():
+            out = self.run(*(self._cast(x) for x in flat), enable_io_processing=False)
+        return pytree.tree_leaves(out)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A parameter or buffer, cast; written buffers keep what was written during the run."""
+        value = self.fetch_attr(target)
+        if not isinstance(value, torch.Tensor):
+            return value
+        if target in self._buffers:
+            return self._buffers[target]
+        out = self._cast(value)
+        if self._provide is not None:
+            out = self._provide(str(target), out)
+        out = out.clone() if out is value else out
+        if not value.is_floating_point() or target.rpartition(".")[2].startswith("running_"):
+            self._buffers[target] = out
+        return out
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operator, with casts and new tensors in the run's precision."""
+        if isinstance(target, torch._ops.OpOverload):
+            if target._schema.name in DROPOUT:
+                args = (*args[:2], False)
+            args, kwargs = pytree.tree_map(self._dtype, (args, kwargs))
+            kwargs = self._created(target, args, kwargs)
+        return super().call_function(target, args, kwargs)
+
+    def _created(self, target: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """New floating-point tensors without a named type take the run's."""
+        names = {a.name: i for i, a in enumerate(target._schema.arguments)}
+        if "dtype" not in names or "layout" not in names or any(isinstance(a, torch.Tensor) for a in args):
+            return kwargs
+        spoken = kwargs.get("dtype") is not None or names["dtype"] < len(args)
+        return kwargs if spoken or self._makes_integers(target, args) else {**kwargs, "dtype": self.dtype}
+
+    @staticmethod
+    def _makes_integers(target: Any, args: Any) -> bool:
+        numbers = [a for a in pytree.tree_leaves(args) if isinstance(a, int | float)]
+        counted = target._schema.name in ("aten::arange", "aten::randint", "aten::full", "aten::scalar_tensor", "aten::randperm")
+        return counted and not any(isinstance(n, float) for n in numbers)
+
+    def _cast(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value.to(self.dtype, copy=True)
+        if isinstance(value, torch.Tensor) and value.is_complex():
+            return value.to(self.dtype.to_complex())
+        return value
+
+    def _dtype(self, value: Any) -> Any:
+        if isinstance(value, torch.dtype) and value.is_floating_point:
+            return self.dtype
+        return self.dtype.to_complex() if isinstance(value, torch.dtype) and value.is_complex else value
+
+
+def is_mutable(node: fx.Node) -> bool:
+    """Whether a node writes into one of its arguments."""
+    return is_operator(node) and node.target._schema.is_mutable  # type: ignore[union-attr]

@@ -1,0 +1,148 @@
+"""Groups: units that cut the same set of parameter axes, with everything that goes with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from tabulate import tabulate
+
+from fxprune.algebra.label import IntArray
+from fxprune.axes import Axes
+
+Role = Literal["producer", "consumer", "elementwise"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One axis of a parameter or buffer that a group cuts.
+
+    Attributes:
+        param: name of the tensor.
+        axis: number of the axis.
+        role: producer (the axis comes out of a product), consumer (it is summed over) or elementwise.
+        positions: positions of the axis that belong to the group, ascending.
+        units: the unit of the group that removes each of `positions` (the first where several do).
+    """
+
+    param: str
+    axis: int
+    role: Role
+    positions: IntArray
+    units: IntArray
+
+    def of(self, unit: int) -> IntArray:
+        """The positions that one unit removes."""
+        return self.positions[self.units == unit]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that cut the same parameter axes; any of them may go alone.
+
+    Attributes:
+        name: the first producing axis, `parameter:axis`.
+        units: the units, ascending.
+        exact: removing them leaves the statistics of every norm alone.
+    """
+
+    name: str
+    units: IntArray
+    exact: bool
+    _axes: Axes
+    _cut: tuple[tuple[str, int, Role], ...]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """Every parameter axis the group cuts, in the order of the graph."""
+        inside = np.zeros(self._axes.n_units, bool)
+        inside[self.units] = True
+        return tuple(self._member(inside, *cut) for cut in self._cut)
+
+    def _member(self, inside: np.ndarray, param: str, axis: int, role: Role) -> Member:
+        label = self._axes.params[param][axis]
+        owner = np.zeros(len(label), np.int64)
+        for column in reversed(label.columns):
+            owner = np.where(inside[column], column, owner)
+        positions = np.flatnonzero(owner)
+        return Member(param, axis, role, positions, owner[positions])
+
+
+class Groups(list[Group]):
+    """The groups of a program; prints as a table."""
+
+    def __str__(self) -> str:
+        rows = [
+            (g.name, len(g), "exact" if g.exact else "renormalises", len(g._cut), _preview(g)) for g in self
+        ]
+        return tabulate(rows, ["group", "units", "removal", "axes", "cuts"], tablefmt="simple")
+
+
+def _preview(group: Group, shown: int = 3) -> str:
+    names = [f"{p}:{a}" for p, a, _ in group._cut]
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def find_groups(axes: Axes) -> Groups:
+    """The groups of a solved program, in the order of the graph; linear in the number of positions."""
+    roles = _roles(axes)
+    keys = [(name, i) for name, labels in axes.params.items() for i, x in enumerate(labels) if x.columns]
+    signature = _signatures(axes, keys)
+    signature[0] = 0
+    _, index = np.unique(signature, return_inverse=True)
+    cut: dict[int, dict[tuple[str, int, Role], None]] = {}
+    for name, i in keys:
+        for column in axes.params[name][i].columns:
+            for g in np.unique(index[column[column != 0]]):
+                cut.setdefault(int(g), {})[name, i, roles[name, i]] = None
+    order = np.argsort(index, kind="stable")
+    bounds = np.searchsorted(index[order], np.arange(index.max() + 2))
+    return Groups(
+        _group(axes, order[bounds[g] : bounds[g + 1]], tuple(members)) for g, members in cut.items()
+    )
+
+
+def _group(axes: Axes, units: IntArray, cut: tuple[tuple[str, int, Role], ...]) -> Group:
+    first = next((c for c in cut if c[2] == "producer"), cut[0])
+    return Group(f"{first[0]}:{first[1]}", np.sort(units), not axes.renormalised[units].any(), axes, cut)
+
+
+def _signatures(axes: Axes, keys: list[tuple[str, int]]) -> np.ndarray:
+    """For each unit a number that says which axes it cuts."""
+    weights = np.random.default_rng(0).integers(1, 2**63, len(keys), dtype=np.uint64)
+    signature = np.zeros(axes.n_units, np.uint64)
+    for (name, i), weight in zip(keys, weights, strict=True):
+        units = distinct(np.concatenate(axes.params[name][i].columns), axes.n_units)
+        signature[units] += weight
+    return signature
+
+
+def distinct(units: IntArray, n_units: int) -> IntArray:
+    """Each unit once, without the frozen one."""
+    units = np.unique(units) if len(units) * 8 < n_units else np.flatnonzero(np.bincount(units, minlength=n_units))
+    return units[units != 0]
+
+
+def _roles(axes: Axes) -> dict[tuple[str, int], Role]:
+    """What each parameter axis is to the operators that use it."""
+    first = {name: key for key, names in axes.names.items() for name in names}
+    roles: dict[tuple[str, int], Role] = {
+        (name, i): "elementwise" for name, labels in axes.params.items() for i in range(len(labels))
+    }
+    for node, labels in axes.nodes.items():
+        if node.op != "get_attr" or labels is None:
+            continue
+        for user in node.users:
+            silenced = {id(x) for x in axes.marks[user].silenced} if user in axes.marks else set()
+            for i, label in enumerate(labels):
+                if id(label) in silenced:
+                    roles[first[node.target], i] = "consumer"
+                elif silenced and roles[first[node.target], i] == "elementwise":
+                    roles[first[node.target], i] = "producer"
+    return roles

@@ -1,0 +1,137 @@
+"""Train and eval mode of a captured graph: the operator arguments that follow `training`.
+
+Capture marks each node whose behaviour follows the mode with `meta["fxprune_mode"]`, the pair
+(argument in train mode, argument in eval mode). `set_training` writes one of the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+MODE = "fxprune_mode"
+
+_DROPOUT = tuple(
+    f"{family}{suffix}"
+    for family in ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+    for suffix in ("", "_")
+)
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_FLAG = {
+    "batch_norm": "training",
+    "instance_norm": "use_input_stats",
+    "native_dropout": "train",
+    "rrelu": "training",
+    "rrelu_": "training",
+    "scaled_dot_product_attention": "dropout_p",
+    **dict.fromkeys(_DROPOUT + _RECURRENT, "train"),
+}
+_STATISTICS = {"batch_norm", "instance_norm"}
+
+
+def mode_argument(node: fx.Node) -> str:
+    """Name of the argument that says train or eval (`"train"`, `"dropout_p"`, ...), or ""."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
+        return ""
+    name = node.target._opname
+    if name in _STATISTICS and get_argument(node, "running_mean") is None:
+        return ""
+    return _FLAG.get(name, "")
+
+
+def get_argument(node: fx.Node, name: str) -> Any:
+    """Value of the operator argument `name`, its default where the call leaves it out."""
+    for i, argument in enumerate(_arguments(node)):
+        if argument.name == name:
+            given = node.args[i] if i < len(node.args) else node.kwargs.get(name)
+            return argument.default_value if given is None else given
+    return None
+
+
+def set_training(module: fx.GraphModule, mode: bool) -> bool:
+    """Switches batch norm, dropout and their like to train or eval mode.
+
+    Args:
+        module: a captured graph; only nodes that capture marked are switched.
+        mode: true for train mode.
+
+    Returns:
+        Whether the graph changed; the caller recompiles it then.
+    """
+    changed = False
+    for node in list(module.graph.nodes):
+        if MODE not in node.meta:
+            continue
+        wanted = node.meta[MODE][0 if mode else 1]
+        if get_argument(node, mode_argument(node)) != wanted:
+            _set_argument(node, mode_argument(node), wanted)
+            _switch_counter(module, node, mode)
+            changed = True
+    return changed
+
+
+def _arguments(node: fx.Node) -> list[Any]:
+    assert isinstance(node.target, torch._ops.OpOverload)
+    return list(node.target._schema.arguments)
+
+
+def _set_argument(node: fx.Node, name: str, value: Any) -> None:
+    index = [a.name for a in _arguments(node)].index(name)
+    if index < len(node.args):
+        node.update_arg(index, value)
+    else:
+        node.update_kwarg(name, value)
+
+
+def _switch_counter(module: fx.GraphModule, node: fx.Node, mode: bool) -> None:
+    """Adds or removes `num_batches_tracked += 1` of a batch norm."""
+    counter = _counter_name(module, node)
+    if counter and mode:
+        _insert_counter(module, node, counter)
+    elif counter:
+        _erase_counter(module.graph, counter)
+
+
+def _counter_name(module: fx.GraphModule, node: fx.Node) -> str:
+    mean = get_argument(node, "running_mean")
+    if mode_argument(node) != "training" or not isinstance(mean, fx.Node) or mean.op != "get_attr":
+        return ""
+    path, _, _ = str(mean.target).rpartition(".")
+    owner = module.get_submodule(path)
+    found = owner._buffers.get("num_batches_tracked")
+    return f"{path}.num_batches_tracked".lstrip(".") if found is not None else ""
+
+
+def _insert_counter(module: fx.GraphModule, node: fx.Node, counter: str) -> None:
+    buffer = _counter_node(module, get_argument(node, "running_mean"), counter)
+    with module.graph.inserting_before(node):
+        added = module.graph.call_function(torch.ops.aten.add_.Tensor, (buffer, 1))
+    added.meta = {k: v for k, v in node.meta.items() if k in ("nn_module_stack", "stack_trace")}
+    if "val" in buffer.meta:
+        added.meta["val"] = buffer.meta["val"]
+
+
+def _counter_node(module: fx.GraphModule, mean: fx.Node, counter: str) -> fx.Node:
+    """The get_attr node of the counter, made beside that of the running mean."""
+    known = (n for n in module.graph.find_nodes(op="get_attr") if n.target == counter)
+    if found := next(known, None):
+        return found
+    with module.graph.inserting_after(mean):
+        buffer = module.graph.get_attr(counter)
+    if (val := mean.meta.get("val")) is not None:
+        buffer.meta["val"] = val.fake_mode.from_tensor(module.get_buffer(counter))
+    return buffer
+
+
+def _erase_counter(graph: fx.Graph, counter: str) -> None:
+    """Erases every `counter += 1`; a module called twice adds to the sum of the first call."""
+    for buffer in graph.find_nodes(op="get_attr"):
+        if buffer.target != counter:
+            continue
+        while added := [u for u in buffer.users if u.target is torch.ops.aten.add_.Tensor]:
+            added[0].replace_all_uses_with(buffer)
+            graph.erase_node(added[0])
+        if not buffer.users:
+            graph.erase_node(buffer)

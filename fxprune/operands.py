@@ -1,0 +1,46 @@
+"""The arguments of an ATen call in a graph, by the names of the operator's schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+
+def is_operator(node: fx.Node) -> bool:
+    """Whether a node calls one overload of a torch operator."""
+    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+
+
+def bind(node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword-only arguments in the order of the schema, defaults filled in."""
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        default = argument.default_value if argument.has_default_value() else None
+        value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name, default)
+        if argument.kwarg_only:
+            keywords[argument.name] = value
+        else:
+            positional.append(value)
+    return positional, keywords
+
+
+def get_argument(node: fx.Node, name: str) -> Any:
+    """The value of one argument, or its default."""
+    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == name:
+            default = argument.default_value if argument.has_default_value() else None
+            return node.args[i] if i < len(node.args) else node.kwargs.get(name, default)
+    raise KeyError(name)
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Writes one argument where the call spells it, else as a keyword."""
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    place = names.index(name)
+    if place < len(node.args):
+        node.update_arg(place, value)
+    else:
+        node.update_kwarg(name, value)

@@ -1,0 +1,161 @@
+"""The Program: one captured network as a torch.fx graph of ATen calls, with its example inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.mode import set_training
+from fxprune.remark import Remark
+
+
+class TracedModule(fx.GraphModule):
+    """A GraphModule whose `train()` and `eval()` also switch batch norm and dropout in its graph."""
+
+    def train(self, mode: bool = True) -> TracedModule:
+        """Sets train or eval mode; returns itself."""
+        super().train(mode)
+        if set_training(self, mode):
+            self.recompile()
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A captured network.
+
+    Attributes:
+        module: the graph, with parameters and buffers under the model's own names.
+        args: example positional inputs, as the user gave them.
+        kwargs: example keyword inputs.
+        free_batch: whether the batch axis of the inputs may differ from the example's.
+        name: class of the captured model.
+        remarks: what capture had to say.
+    """
+
+    module: TracedModule
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    free_batch: bool
+    name: str
+    remarks: tuple[Remark, ...] = ()
+    _sizes: dict[Any, tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The torch.fx graph of `module`."""
+        return self.module.graph
+
+    @property
+    def nodes(self) -> Iterator[fx.Node]:
+        """The graph's nodes in execution order."""
+        return iter(self.module.graph.nodes)
+
+    @property
+    def training(self) -> bool:
+        """Whether batch norm and dropout are in train mode."""
+        return self.module.training
+
+    def train(self, mode: bool = True) -> Program:
+        """Switches batch norm and dropout to train mode, in place; returns itself."""
+        self.module.train(mode)
+        return self
+
+    def eval(self) -> Program:
+        """Switches batch norm and dropout to eval mode, in place; returns itself."""
+        return self.train(False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every parameter and buffer by name; a tensor of two names stands under both."""
+        found = dict(self.module.named_parameters(remove_duplicate=False))
+        found.update(self.module.named_buffers(remove_duplicate=False))
+        return found
+
+
+def module_path(node: fx.Node) -> str:
+    """Dotted path of the innermost module whose forward made the node; "" at the root."""
+    stack = node.meta.get("nn_module_stack")
+    return next(reversed(stack.values()))[0] if stack else ""
+
+
+def module_class(node: fx.Node) -> str:
+    """Class name of the innermost module whose forward made the node."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    kind = next(reversed(stack.values()))[1]
+    return str(kind).rsplit(".", 1)[-1] if isinstance(kind, str) else str(kind.__name__)
+
+
+def source_line(node: fx.Node) -> str:
+    """`file:line` of the model's own code that made the node, or ""."""
+    trace = node.meta.get("stack_trace") or ""
+    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    own = [f for f in frames if "/torch/nn/" not in f] or frames
+    if not own:
+        return ""
+    path, line = own[-1].split(", ")[:2]
+    return f"{path[6:-1]}:{line.removeprefix('line ')}"
+
+
+def describe(node: fx.Node) -> str:
+    """Node, operator, module path and source line, for remarks and errors."""
+    text = f"node {node.name} = {node.target}"
+    if path := module_path(node):
+        text += f" in {path} ({module_class(node)})"
+    if line := source_line(node):
+        text += f" at {line}"
+    return text
+
+
+def build_module(tree: torch.nn.Module, graph: fx.Graph, *, training: bool) -> TracedModule:
+    """A TracedModule over `graph` that holds every tensor of `tree`, used by the graph or not."""
+    module = TracedModule(tree, graph)
+    share_tensors(tree, module)
+    for node in graph.find_nodes(op="get_attr"):
+        _share_other(tree, module, str(node.target))
+    fx.GraphModule.train(module, training)
+    return module
+
+
+def clone_program(program: Program, **changes: Any) -> Program:
+    """A Program with a graph and a module tree of its own; tensors are shared."""
+    source = program.module
+    module = build_module(source, copy.deepcopy(source.graph), training=source.training)
+    values = {n: getattr(program, n) for n in ("args", "kwargs", "free_batch", "name", "remarks")}
+    return Program(module, **{**values, **changes})
+
+
+def share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
+    """Puts every parameter and buffer of `source` under its own name and order in `target`."""
+    target._parameters.clear()
+    target._buffers.clear()
+    for name, parameter in source._parameters.items():
+        target.register_parameter(name, parameter)
+    for name, buffer in source._buffers.items():
+        target.register_buffer(name, buffer, persistent=name not in source._non_persistent_buffers_set)
+    target._modules.clear()
+    for name, child in source._modules.items():
+        if child is not None:
+            twin = torch.nn.Module()
+            share_tensors(child, twin)
+            target._modules[name] = twin
+
+
+def _share_other(source: torch.nn.Module, target: torch.nn.Module, name: str) -> None:
+    """Gives `target` what a get_attr node names that is no tensor: a branch's graph, an object."""
+    path, _, leaf = name.rpartition(".")
+    value = getattr(source.get_submodule(path), leaf)
+    owner = target.get_submodule(path)
+    if isinstance(value, fx.GraphModule):
+        owner._modules[leaf] = value
+    elif not isinstance(value, torch.Tensor):
+        setattr(owner, leaf, value)

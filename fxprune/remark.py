@@ -1,0 +1,32 @@
+"""Remarks: what was done, what was left, and why, as data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Kind = Literal["applied", "missed", "analysis"]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One fact about one place of a program.
+
+    `code` is stable and listed in `docs/remarks.md`; `where` names the node, its module and source line.
+    """
+
+    kind: Kind
+    code: str
+    where: str
+    what: str
+    why: str = ""
+    do: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.kind:<8} {self.code}  {self.where}", f"  {self.what}"]
+        lines += [f"  {k}: {v}" for k, v in (("why", self.why), ("do", self.do)) if v]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, str]:
+        """The fields as a JSON object."""
+        return asdict(self)

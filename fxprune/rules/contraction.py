@@ -1,0 +1,115 @@
+"""Operators that multiply and sum: matrix products, linear layers, convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxprune.algebra.units import Axes, Label, Units, frozen, merge
+from fxprune.rules.table import present, rule
+
+
+@rule("aten.mm", "aten.bmm", "aten.matmul")
+def matmul(u: Units, a: Axes, b: Axes, *_: Any) -> Axes:
+    """[..., n, k] @ [..., k, m]; a vector stands for one row or one column."""
+    u.contract(a[-1], b[max(len(b) - 2, 0)])
+    batch = u.broadcast(a[:-2], b[:-2])
+    return (*batch, *a[-2:-1], *(b[-1:] if len(b) > 1 else ()))
+
+
+@rule("aten.mv", "aten.dot", "aten.vdot", "aten.inner")
+def inner(u: Units, a: Axes, b: Axes) -> Axes:
+    """The last axes of both are contracted."""
+    u.contract(a[-1], b[-1])
+    return a[:-1] + b[:-1]
+
+
+@rule("aten.outer", "aten.ger")
+def outer(u: Units, a: Axes, b: Axes) -> Axes:
+    """[n] x [m] -> [n, m]."""
+    return a + b
+
+
+@rule("aten.addmm", "aten.baddbmm", "aten.addbmm")
+def addmm(u: Units, bias: Axes, a: Axes, b: Axes, *_: Any, **__: Any) -> Axes:
+    """A matrix product plus a broadcast bias."""
+    return u.broadcast(matmul(u, a, b), bias)
+
+
+@rule("aten.linear")
+def linear(u: Units, x: Axes, w: Axes, bias: Axes | None = None) -> Axes:
+    """w is [out, in]."""
+    u.contract(x[-1], w[-1])
+    if bias is not None and len(w) > 1:
+        u.unify(w[0], *bias)
+    return x[:-1] + w[:-1]
+
+
+@rule("aten.bilinear")
+def bilinear(u: Units, a: Axes, b: Axes, w: Axes, bias: Axes | None = None) -> Axes:
+    """w is [out, in of a, in of b]."""
+    u.contract(a[-1], w[1])
+    u.contract(b[-1], w[2])
+    u.unify(w[0], *(bias or ()))
+    return (*u.broadcast(a[:-1], b[:-1]), w[0])
+
+
+@rule("aten.convolution", "aten._convolution")
+def convolution(
+    u: Units, x: Axes, w: Axes, bias: Axes | None, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, *_: Any,
+) -> Axes:
+    """w is [out, in/g, *k]; transposed [in, out/g, *k]; the input may lack its batch axis."""
+    channel = len(x) - len(w) + 1
+    x_in, space = x[channel], x[channel + 1 :]
+    u.freeze(*space, *w[2:], why="a window slides over this axis")
+    u.silence(x_in, w[0] if transposed else w[1])
+    out = _transposed_channels(u, x_in, w, groups) if transposed else _channels(u, x_in, w, groups)
+    out = u.unify(out, *(bias or ()))
+    return (*x[:channel], out, *frozen(u.out[channel + 1 :]))
+
+
+def _channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
+    """Output channels; only whole groups go, or the same channels of every group."""
+    if groups == 1:
+        u.unify(x, w[1])
+        return w[0]
+    (gx, cx), (gw, cw) = u.split(x, groups, -1), u.split(w[0], groups, -1)
+    u.unify(cx, w[1])
+    group = u.unify(gx, gw)
+    u.spell("groups", group, single=True)
+    return merge(group, cw)
+
+
+def _transposed_channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
+    """The same with w as [in, out/g, *k]."""
+    u.unify(x, w[0])
+    if groups == 1:
+        return w[1]
+    group, _ = u.split(w[0], groups, -1)
+    u.spell("groups", group, single=True)
+    return merge(group, w[1])
+
+
+@rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
+def conv(u: Units, x: Axes, w: Axes, bias: Axes | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Axes:
+    """The argument order of the training IR."""
+    return convolution(u, x, w, bias, stride, padding, dilation, False, None, groups)
+
+
+@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+def conv_transpose(
+    u: Units, x: Axes, w: Axes, bias: Axes | None, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
+) -> Axes:
+    """The argument order of the training IR."""
+    return convolution(u, x, w, bias, stride, padding, dilation, True, output_padding, groups)
+
+
+@rule("aten._grouped_mm")
+def grouped_mm(u: Units, a: Axes, b: Axes, offs: Any = None, bias: Any = None, *_: Any) -> Axes:
+    """[n, k] @ [e, k, m] with rows of `a` assigned to experts by `offs`."""
+    u.freeze(a[-2], *b[:-2], *(offs or ()), why="rows are assigned by data")
+    u.contract(a[-1], b[-2])
+    out = b[-1]
+    for extra in present(bias):
+        out = u.unify(out, extra[-1])
+    return (*frozen(u.out[:-1]), out)

@@ -1,0 +1,49 @@
+"""Operators that make tensors: one repeated value may be made smaller, numbered or random ones not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxprune.algebra.units import Axes, Label, Units, frozen
+from fxprune.rules.table import rule
+
+
+@rule("aten.zeros", "aten.ones", "aten.full", "aten.empty.memory_format")
+def constant(u: Units, size: Any, *_: Any, **__: Any) -> Axes:
+    """One value everywhere: any position may go, and the size is spelled."""
+    return _repeated(u)
+
+
+@rule("aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")
+def constant_like(u: Units, x: Axes, size: Any, *_: Any, **__: Any) -> Axes:
+    """One value everywhere; only type and device come from `x`."""
+    return _repeated(u)
+
+
+def _repeated(u: Units) -> Axes:
+    out = tuple(Label(n) if u.symbolic(i) else u.fresh([n])[0] for i, n in enumerate(u.out))
+    u.spell("size", *out)
+    return out
+
+
+@rule("aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.empty_like")
+def same_shape(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """The shape follows `x` at run time."""
+    return x
+
+
+@rule("aten.rand_like", "aten.randn_like", "aten.randint_like")
+def random_like(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """Random numbers are drawn in the order of positions."""
+    u.freeze(*x, why="random numbers are drawn in the order of positions")
+    return frozen([len(a) for a in x])
+
+
+@rule(
+    "aten.arange", "aten.linspace", "aten.logspace", "aten.eye", "aten.rand", "aten.randn", "aten.randint", "aten.randperm",
+    "aten.scalar_tensor", "aten.tril_indices", "aten.triu_indices", "aten.empty_strided", "aten.hann_window", "aten.range",
+    "aten.tensor", "aten.normal.float_float",
+)
+def numbered(u: Units, *_: Any, **__: Any) -> Axes:
+    """Values depend on their position, or on the order of drawing."""
+    return frozen(u.out)

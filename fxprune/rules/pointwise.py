@@ -1,0 +1,76 @@
+"""Operators that work element by element, and those that hand their input on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxprune.algebra.units import Axes, Label, Units, frozen
+from fxprune.rules.table import POINTWISE, rule
+
+
+@rule(POINTWISE)
+def pointwise(u: Units, *operands: Any, **_: Any) -> Axes | list[Axes]:
+    """Broadcast the operands; several outputs are alike."""
+    axes = u.broadcast(*operands)
+    many = bool(u.out) and not isinstance(u.out[0], int)
+    return [axes for _ in u.out] if many else axes
+
+
+@rule(
+    "aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout", "aten.native_dropout",
+    "aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.lift_fresh",
+    "aten.to", "aten._to_copy", "aten.float", "aten.type_as", "aten.relu6", "aten.hardtanh", "aten.selu", "aten.celu",
+    "aten.rrelu", "aten.rrelu_with_noise", "aten.bernoulli", "aten.resolve_conj", "aten.resolve_neg", "aten.conj",
+    "aten.nan_to_num", "aten.logical_not", "aten.positive", "aten.log_sigmoid", "aten.softplus", "aten.mish",
+    "aten.hardswish", "aten.square", "aten.rsub", "aten.true_divide", "aten.divide", "aten.multiply", "aten.subtract",
+    "aten.clip", "aten.fix", "aten.absolute", "aten.arctan", "aten.isfinite", "aten.isinf", "aten.isnan", "aten.float_power",
+    "aten.real", "aten.imag", "aten.angle", "aten.polar", "aten.complex", "aten.threshold", "aten.masked_fill",
+    "aten.copy", "aten.fill", "aten.zero", "aten.greater", "aten.less", "aten.not_equal", "aten.special_expm1",
+)
+def carry(u: Units, x: Any, *operands: Any, **_: Any) -> Axes | list[Axes]:
+    """Pointwise operators that carry no such tag."""
+    return pointwise(u, x, *operands)
+
+
+@rule("aten.prelu", "aten._prelu_kernel")
+def prelu(u: Units, x: Axes, weight: Axes) -> Axes:
+    """The weight has one value, or one per channel (axis 1)."""
+    if len(weight) == 1 and len(weight[0]) > 1 and len(x) > 1:
+        u.unify(x[1], weight[0])
+        return x
+    return u.broadcast(x, weight) if len(weight) == len(x) else x
+
+
+@rule("aten.glu")
+def glu(u: Units, x: Axes, dim: int = -1) -> Axes:
+    """One half gates the other."""
+    dim %= len(x)
+    half = len(x[dim]) // 2
+    out = u.unify(x[dim].take(slice(0, half)), x[dim].take(slice(half, None)))
+    return *x[:dim], out, *x[dim + 1 :]
+
+
+@rule("aten.view_as_complex")
+def view_as_complex(u: Units, x: Axes) -> Axes:
+    """The last axis is (real, imaginary)."""
+    u.freeze(x[-1])
+    return x[:-1]
+
+
+@rule("aten.view_as_real")
+def view_as_real(u: Units, x: Axes) -> Axes:
+    """A last axis of (real, imaginary) is added."""
+    return *x, Label(2)
+
+
+@rule("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
+def where(u: Units, *operands: Any) -> Axes:
+    """Condition and both choices are broadcast."""
+    return u.broadcast(*operands)
+
+
+@rule("aten.bernoulli_", "aten.uniform_", "aten.normal_")
+def fill_at_random(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """Random numbers are drawn in the order of positions."""
+    u.freeze(*x, why="random numbers are drawn in the order of positions")
+    return frozen([len(a) for a in x])

@@ -1,0 +1,60 @@
+"""Recurrent layers: one hidden unit through all gates, layers and directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fxprune.algebra.units import Axes, Label, Units, concat
+from fxprune.rules.table import rule
+
+State = tuple[Label, ...]
+
+
+@rule("aten.lstm.input")
+def lstm(u: Units, x: Axes, hx: Sequence[Axes], params: Sequence[Axes], biases: bool, layers: int, *args: Any) -> list[Axes]:
+    """Weights are [4*hidden, in] and [4*hidden, hidden]; a projection [out, hidden] may follow."""
+    h, c = hx
+    out = _recurrent(u, x, h, c, params, 4, biases=biases, both=bool(args[2]))
+    return [out, h, c]
+
+
+@rule("aten.gru.input")
+def gru(u: Units, x: Axes, hx: Axes, params: Sequence[Axes], biases: bool, layers: int, *args: Any) -> list[Axes]:
+    """Weights are [3*hidden, in] and [3*hidden, hidden]."""
+    return [_recurrent(u, x, hx, hx, params, 3, biases=biases, both=bool(args[2])), hx]
+
+
+@rule("aten.rnn_tanh.input", "aten.rnn_relu.input")
+def rnn(u: Units, x: Axes, hx: Axes, params: Sequence[Axes], biases: bool, layers: int, *args: Any) -> list[Axes]:
+    """Weights are [hidden, in] and [hidden, hidden]."""
+    return [_recurrent(u, x, hx, hx, params, 1, biases=biases, both=bool(args[2])), hx]
+
+
+def _recurrent(
+    u: Units, x: Axes, h: Axes, c: Axes, params: Sequence[Axes], gates: int, *, biases: bool, both: bool
+) -> Axes:
+    """All layers share the state's axis, so one unit goes through all of them."""
+    u.freeze(*x[:-1], h[0], c[0], why="time steps follow one another")
+    size = (4 if biases else 2) + int(len(h[-1]) != len(c[-1]))
+    cells = [params[i : i + size] for i in range(0, len(params), size)]
+    directions = 2 if both else 1
+    feature = x[-1]
+    for i in range(0, len(cells), directions):
+        for cell in cells[i : i + directions]:
+            _cell(u, feature, h[-1], c[-1], cell, gates)
+        feature = concat([h[-1]] * directions)
+    return *x[:-1], feature
+
+
+def _cell(u: Units, feature: Label, h: Label, c: Label, cell: Sequence[Axes], gates: int) -> None:
+    u.contract(feature, cell[0][1])
+    u.contract(h, cell[1][1])
+    for tensor in cell:
+        if len(tensor[0]) == gates * len(c):
+            u.unify(c, u.split(tensor[0], gates, -1)[1] if gates > 1 else tensor[0])
+    if len(cell) % 2:
+        u.contract(c, cell[-1][1])
+        u.unify(h, cell[-1][0])
+    else:
+        u.unify(h, c)

@@ -1,0 +1,318 @@
+"""Operators that move, join, cut or reinterpret axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fxprune.algebra.units import Axes, Label, Units, concat, drop, frozen, merge
+from fxprune.rules.table import rule
+
+END = 2**31
+
+
+@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten._reshape_alias", "aten._reshape_copy", "aten.view_copy")
+def reshape(u: Units, x: Axes, shape: Any, *_: Any) -> Axes:
+    """Runs of sizes with equal products are merged, then split."""
+    out = u.reshape(x, u.out)
+    u.spell("size" if u.argument("size") else "shape", *out)
+    return out
+
+
+@rule("aten.view.dtype")
+def view_dtype(u: Units, x: Axes, dtype: Any) -> Axes:
+    """Bits are read as another type."""
+    u.freeze(*x, why="bits are read as another type")
+    return frozen(u.out)
+
+
+@rule("aten.flatten", "aten.ravel")
+def flatten(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """Sizes are not spelled."""
+    return u.reshape(x, u.out)
+
+
+@rule("aten.unflatten.int")
+def unflatten(u: Units, x: Axes, dim: int, sizes: Sequence[Any]) -> Axes:
+    """One axis becomes several."""
+    out = u.reshape(x, u.out)
+    dim %= len(x)
+    u.spell("sizes", *out[dim : dim + len(sizes)])
+    return out
+
+
+@rule("aten.view_as", "aten.reshape_as")
+def view_as(u: Units, x: Axes, other: Axes) -> Axes:
+    """The shape of another tensor."""
+    return tuple(u.unify(a, b) for a, b in zip(u.reshape(x, u.out), other, strict=True))
+
+
+@rule("aten.permute")
+def permute(u: Units, x: Axes, dims: Sequence[int]) -> Axes:
+    """Axes in another order."""
+    return tuple(x[d] for d in dims)
+
+
+@rule("aten.transpose.int", "aten.swapaxes", "aten.swapdims")
+def transpose(u: Units, x: Axes, a: int, b: int) -> Axes:
+    """Two axes change places."""
+    order = list(x)
+    order[a], order[b] = order[b], order[a]
+    return tuple(order)
+
+
+@rule("aten.t", "aten.numpy_T", "aten.adjoint", "aten.mT", "aten.matrix_H")
+def t(u: Units, x: Axes) -> Axes:
+    """The last two axes change places; numpy_T reverses all, the same for a matrix."""
+    return x if len(x) < 2 else (*x[:-2], x[-1], x[-2])
+
+
+@rule("aten.movedim", "aten.moveaxis")
+def movedim(u: Units, x: Axes, source: Any, target: Any) -> Axes:
+    """Axes move, the others keep their order."""
+    pairs = [(source, target)] if isinstance(source, int) else list(zip(source, target, strict=True))
+    places = {b % len(x): x[a % len(x)] for a, b in pairs}
+    moved = {a % len(x) for a, _ in pairs}
+    rest = iter(label for i, label in enumerate(x) if i not in moved)
+    return tuple(places[i] if i in places else next(rest) for i in range(len(x)))
+
+
+@rule("aten.unsqueeze")
+def unsqueeze(u: Units, x: Axes, dim: int) -> Axes:
+    """A new axis of length 1."""
+    dim %= len(x) + 1
+    return *x[:dim], Label(1), *x[dim:]
+
+
+@rule("aten.squeeze")
+def squeeze(u: Units, x: Axes, dim: Any = None) -> Axes:
+    """Axes of length 1 go."""
+    named = range(len(x)) if dim is None else [dim] if isinstance(dim, int) else dim
+    gone = {d % len(x) for d in named if len(x[d]) == 1}
+    u.freeze(*(x[d] for d in gone), why="an axis of length 1 is dropped")
+    return drop(x, gone)
+
+
+@rule("aten.expand", "aten.broadcast_to")
+def expand(u: Units, x: Axes, size: Any, *_: Any, **__: Any) -> Axes:
+    """A repeated value may be repeated less often."""
+    lead = len(u.out) - len(x)
+    out = [_expanded(u, x[i - lead] if i >= lead else None, n, i) for i, n in enumerate(u.out)]
+    u.spell("size", *out)
+    return tuple(out)
+
+
+def _expanded(u: Units, label: Label | None, length: int, position: int) -> Label:
+    if label is not None and len(label) == length:
+        return label
+    if label is not None:
+        u.freeze(label, why="an axis of length 1 that broadcasts")
+    return Label(length) if u.symbolic(position) else u.fresh([length])[0]
+
+
+@rule("aten.expand_as")
+def expand_as(u: Units, x: Axes, other: Axes) -> Axes:
+    """The shape of another tensor."""
+    return u.broadcast(x, other)
+
+
+@rule("aten.broadcast_tensors")
+def broadcast_tensors(u: Units, tensors: Sequence[Axes]) -> list[Axes]:
+    """All to one shape."""
+    axes = u.broadcast(*tensors)
+    return [axes for _ in tensors]
+
+
+@rule("aten.cat", "aten.concat", "aten.concatenate")
+def cat(u: Units, tensors: Sequence[Axes], dim: int = 0) -> Axes:
+    """One axis is joined, the others are common; empty one-dimensional parts are skipped, as torch does."""
+    rank = max(len(x) for x in tensors)
+    parts = [x for x in tensors if len(x) == rank]
+    dim %= rank
+    return tuple(
+        concat(axes) if i == dim else u.unify(*axes) for i, axes in enumerate(zip(*parts, strict=True))
+    )
+
+
+@rule("aten.stack")
+def stack(u: Units, tensors: Sequence[Axes], dim: int = 0) -> Axes:
+    """A new axis, one position per tensor."""
+    axes = tuple(u.unify(*group) for group in zip(*tensors, strict=True))
+    dim %= len(axes) + 1
+    return *axes[:dim], Label(len(tensors)), *axes[dim:]
+
+
+@rule("aten.split_with_sizes", "aten.split.sizes", "aten.split_with_sizes_copy")
+def split_with_sizes(u: Units, x: Axes, sizes: Sequence[Any], dim: int = 0) -> list[Axes]:
+    """The axis is cut into parts."""
+    dim %= len(x)
+    ends = _ends([shape[dim] for shape in u.out])
+    parts = [x[dim].take(slice(a, b)) for a, b in ends]
+    u.spell("split_sizes", *parts)
+    return [(*x[:dim], part, *x[dim + 1 :]) for part in parts]
+
+
+@rule("aten.split.Tensor", "aten.chunk", "aten.tensor_split")
+def split_evenly(u: Units, x: Axes, _: Any, dim: int = 0) -> list[Axes]:
+    """Parts whose sizes the operator works out itself: the axis stays (capture spells the sizes where it can)."""
+    u.freeze(x[dim], why="cut into parts whose sizes are worked out at run time")
+    return [frozen_at(x, dim, shape[dim]) for shape in u.out]
+
+
+@rule("aten.unbind")
+def unbind(u: Units, x: Axes, dim: int = 0) -> list[Axes]:
+    """One tensor per position."""
+    u.freeze(x[dim], why="each position is taken by itself")
+    return [drop(x, [dim % len(x)]) for _ in u.out]
+
+
+@rule("aten.select.int", "aten.select_copy.int")
+def select(u: Units, x: Axes, dim: int, index: Any) -> Axes:
+    """One position is taken."""
+    u.freeze(x[dim], why="one position is taken by its number")
+    return drop(x, [dim % len(x)])
+
+
+@rule("aten.slice.Tensor", "aten.slice_copy.Tensor")
+def slice_(u: Units, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Axes:
+    """A stretch of positions; with a step, or bounds known at run time only, the axis stays."""
+    dim %= len(x)
+    whole, length = x[dim], u.out[dim]
+    if length == len(whole):
+        return x
+    numbers = all(n is None or isinstance(n, int) for n in (start, end))
+    if step != 1 or not numbers or u.symbolic(dim):
+        u.freeze(whole, why="positions are taken by their numbers")
+        return frozen_at(x, dim, length)
+    first = slice(start, end).indices(len(whole))[0]
+    cut = whole.take(slice(first, first + length))
+    u.spell("start", whole.take(slice(0, first)), single=True)
+    u.spell("end", whole.take(slice(0, first + length)), single=True)
+    return *x[:dim], cut, *x[dim + 1 :]
+
+
+@rule("aten.narrow")
+def narrow(u: Units, x: Axes, dim: int, start: Any, length: Any) -> Axes:
+    """A stretch of positions, by start and length."""
+    dim %= len(x)
+    if not (isinstance(start, int) and isinstance(length, int)):
+        u.freeze(x[dim], why="positions are taken by their numbers")
+        return frozen_at(x, dim, u.out[dim])
+    cut = x[dim].take(slice(start, start + length))
+    u.spell("start", x[dim].take(slice(0, start)), single=True)
+    u.spell("length", cut, single=True)
+    return *x[:dim], cut, *x[dim + 1 :]
+
+
+@rule("aten.slice_scatter")
+def slice_scatter(
+    u: Units, x: Axes, source: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Axes:
+    """A stretch of positions is overwritten."""
+    cut = slice_(u, x, dim, start, end, step)
+    tuple(u.unify(a, b) for a, b in zip(cut, source, strict=True))
+    return x
+
+
+@rule("aten.flip")
+def flip(u: Units, x: Axes, dims: Sequence[int]) -> Axes:
+    """Axes are turned round."""
+    turned = {d % len(x) for d in dims}
+    return tuple(a.take(slice(None, None, -1)) if i in turned else a for i, a in enumerate(x))
+
+
+@rule("aten.roll", "aten.rot90")
+def roll(u: Units, x: Axes, shifts: Any, dims: Sequence[int] = ()) -> Axes:
+    """Positions move along: the axes stay."""
+    u.freeze(*([x[d] for d in dims] if dims else x))
+    return x if len(u.out) == len(x) and all(n == len(a) for n, a in zip(u.out, x, strict=True)) else frozen(u.out)
+
+
+@rule("aten.repeat", "aten.tile")
+def repeat(u: Units, x: Axes, repeats: Sequence[Any]) -> Axes:
+    """The tensor is laid beside itself; new leading axes are frozen."""
+    lead = len(u.out) - len(x)
+    return (*frozen(u.out[:lead]), *(a.tile(n // len(a)) for a, n in zip(x, u.out[lead:], strict=True)))
+
+
+@rule("aten.repeat_interleave.self_int")
+def repeat_interleave(u: Units, x: Axes, repeats: Any, dim: Any = None, **_: Any) -> Axes:
+    """Each position is repeated."""
+    if dim is None:
+        return (merge(*x).repeat(u.out[0] // max(1, merge(*x).length)),)
+    dim %= len(x)
+    return *x[:dim], x[dim].repeat(u.out[dim] // len(x[dim])), *x[dim + 1 :]
+
+
+@rule("aten.pad", "aten.constant_pad_nd", "aten.reflection_pad1d", "aten.reflection_pad2d", "aten.reflection_pad3d",
+      "aten.replication_pad1d", "aten.replication_pad2d", "aten.replication_pad3d")
+def pad(u: Units, x: Axes, pads: Sequence[Any], *_: Any) -> Axes:
+    """Padded axes stay; `pads` counts from the last axis."""
+    touched = {len(x) - 1 - i // 2 for i, n in enumerate(pads) if n != 0}
+    u.freeze(*(x[i] for i in touched), why="this axis is padded")
+    return tuple(Label(u.out[i]) if i in touched else a for i, a in enumerate(x))
+
+
+@rule("aten.diagonal")
+def diagonal(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """Positions of two axes are paired by their numbers."""
+    u.freeze(*x)
+    return frozen(u.out)
+
+
+@rule("aten.tril", "aten.triu")
+def triangle(u: Units, x: Axes, *_: Any) -> Axes:
+    """Positions are compared by their numbers."""
+    u.freeze(*x[-2:])
+    return x
+
+
+@rule("aten.as_strided")
+def as_strided(u: Units, x: Axes, *_: Any) -> Axes:
+    """Memory is addressed directly."""
+    u.freeze(*x, why="memory is addressed directly")
+    return frozen(u.out)
+
+
+@rule("aten.meshgrid")
+def meshgrid(u: Units, tensors: Sequence[Axes], **_: Any) -> list[Axes]:
+    """Every tensor along an axis of its own."""
+    u.freeze(*(label for x in tensors for label in x))
+    return [frozen(shape) for shape in u.out]
+
+
+@rule("aten.pixel_shuffle")
+def pixel_shuffle(u: Units, x: Axes, factor: int) -> Axes:
+    """[..., c*r*r, h, w] -> [..., c, h*r, w*r]."""
+    channel, block = u.split(x[-3], -1, factor * factor)
+    u.freeze(block, *x[-2:], why="channels become pixels")
+    return *x[:-3], channel, *frozen(u.out[-2:])
+
+
+@rule("aten.pixel_unshuffle")
+def pixel_unshuffle(u: Units, x: Axes, factor: int) -> Axes:
+    """[..., c, h*r, w*r] -> [..., c*r*r, h, w]."""
+    u.freeze(*x[-2:], why="pixels become channels")
+    return *x[:-3], x[-3].repeat(factor * factor), *frozen(u.out[-2:])
+
+
+@rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+def channel_shuffle(u: Units, x: Axes, groups: int) -> Axes:
+    """[b, g*c, ...] -> [b, c*g, ...]."""
+    group, part = u.split(x[1], groups, -1)
+    u.spell("groups", group, single=True)
+    return x[0], merge(part, group), *x[2:]
+
+
+def frozen_at(x: Axes, dim: int, length: int) -> Axes:
+    """The labels with a frozen one of `length` at `dim`."""
+    dim %= len(x)
+    return *x[:dim], Label(length), *x[dim + 1 :]
+
+
+def _ends(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    total, out = 0, []
+    for size in sizes:
+        out.append((total, total + size))
+        total += size
+    return out

@@ -1,0 +1,80 @@
+"""Pooling, resampling and sliding windows over the trailing axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxprune.algebra.units import Axes, Units, frozen
+from fxprune.rules.table import rule
+
+WHY = "a window slides over this axis"
+
+
+@rule("aten.max_pool1d", "aten.avg_pool1d", "aten.adaptive_avg_pool1d", "aten.upsample_nearest1d", "aten.upsample_linear1d",
+      "aten._upsample_nearest_exact1d")
+def over_one(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """The last axis."""
+    return _trailing(u, x, 1)
+
+
+@rule("aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d", "aten.upsample_nearest2d",
+      "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten._upsample_nearest_exact2d", "aten._upsample_bilinear2d_aa",
+      "aten._upsample_bicubic2d_aa", "aten.lp_pool2d")
+def over_two(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """The last two axes."""
+    return _trailing(u, x, 2)
+
+
+@rule("aten.max_pool3d", "aten.avg_pool3d", "aten.adaptive_avg_pool3d", "aten._adaptive_avg_pool3d", "aten.upsample_nearest3d",
+      "aten.upsample_trilinear3d", "aten._upsample_nearest_exact3d")
+def over_three(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """The last three axes."""
+    return _trailing(u, x, 3)
+
+
+@rule("aten.max_pool1d_with_indices", "aten.adaptive_max_pool1d")
+def indexed_over_one(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
+    """Values and their positions in the window."""
+    return [_trailing(u, x, 1, shape) for shape in u.out]
+
+
+@rule("aten.max_pool2d_with_indices", "aten.adaptive_max_pool2d", "aten.fractional_max_pool2d")
+def indexed_over_two(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
+    """Values and their positions in the window."""
+    return [_trailing(u, x, 2, shape) for shape in u.out]
+
+
+@rule("aten.max_pool3d_with_indices", "aten.adaptive_max_pool3d")
+def indexed_over_three(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
+    """Values and their positions in the window."""
+    return [_trailing(u, x, 3, shape) for shape in u.out]
+
+
+@rule("aten.im2col")
+def im2col(u: Units, x: Axes, kernel: list[int], *_: Any) -> Axes:
+    """[b, c, h, w] -> [b, c*k*k, windows]."""
+    u.freeze(*x[-2:], why=WHY)
+    return *x[:-3], x[-3].repeat(kernel[0] * kernel[1]), *frozen(u.out[-1:])
+
+
+@rule("aten.col2im")
+def col2im(u: Units, x: Axes, size: Any, kernel: list[int], *_: Any) -> Axes:
+    """[b, c*k*k, windows] -> [b, c, h, w]."""
+    channel, window = u.split(x[-2], -1, kernel[0] * kernel[1])
+    u.freeze(window, x[-1], why=WHY)
+    return *x[:-2], channel, *frozen(u.out[-2:])
+
+
+@rule("aten.unfold")
+def unfold(u: Units, x: Axes, dim: int, size: int, step: int) -> Axes:
+    """Windows along `dim`, and a new last axis inside the window."""
+    dim %= len(x)
+    u.freeze(x[dim], why=WHY)
+    return *x[:dim], *frozen(u.out[dim : dim + 1]), *x[dim + 1 :], *frozen([size])
+
+
+def _trailing(u: Units, x: Axes, count: int, shape: Any = None) -> Axes:
+    u.freeze(*x[-count:], why=WHY)
+    return x[:-count] + frozen((shape or u.out)[-count:])
+
+

@@ -1,0 +1,28 @@
+"""Makes the smaller program of a plan; the program it is given stays as it is."""
+
+from __future__ import annotations
+
+from fxprune.axes import Axes
+from fxprune.plan import Plan
+from fxprune.program import Program, clone_program
+from fxprune.shrink.nodes import edit_graph
+from fxprune.shrink.tensors import slice_tensors
+from fxprune.shrink.values import update_values
+
+
+def apply_plan(program: Program, axes: Axes, plan: Plan) -> Program:
+    """The smaller program.
+
+    Every parameter and buffer is a new tensor, so training the result leaves the original alone.
+
+    Args:
+        program: what `axes` and `plan` were made for.
+        axes: its labels.
+        plan: a plan checked against them.
+    """
+    small = clone_program(program)
+    slice_tensors(small.module, plan.kept)
+    update_values(small, program, axes, plan)
+    edit_graph(small, plan.edits)
+    small.module.recompile()
+    return small

@@ -1,0 +1,55 @@
+"""Edits of the graph: spelled sizes, pinned defaults, rescaled averages."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.errors import PlanError
+from fxprune.operands import get_argument, set_argument
+from fxprune.plan import Edit, Rescale, ScaleArgument, SetArgument
+from fxprune.program import Program
+
+
+def edit_graph(program: Program, edits: Iterable[Edit]) -> None:
+    """Applies edits to the graph of a program of one's own."""
+    nodes = {node.name: node for node in program.nodes}
+    for edit in edits:
+        node = nodes[edit.node]
+        if isinstance(edit, Rescale):
+            _rescale(node, edit)
+            continue
+        whole = get_argument(node, edit.argument)
+        old = whole if edit.index is None else whole[edit.index]
+        new = _scaled(node, old, edit) if isinstance(edit, ScaleArgument) else _checked(old, edit)
+        if edit.index is not None:
+            new = [*whole[: edit.index], new, *whole[edit.index + 1 :]]
+        set_argument(node, edit.argument, new)
+
+
+def _checked(old: Any, edit: SetArgument) -> Any:
+    if old != edit.old:
+        raise PlanError(f"argument {edit.argument} is {old}, the plan expects {edit.old}", where=f"node {edit.node}")
+    return edit.new
+
+
+def _scaled(node: fx.Node, old: fx.Node, edit: ScaleArgument) -> fx.Node:
+    """old * numerator // denominator, computed in the graph."""
+    graph, value = node.graph, old.meta["val"]
+    with graph.inserting_before(node):
+        product = graph.call_function(operator.mul, (old, edit.numerator))
+        quotient = graph.call_function(operator.floordiv, (product, edit.denominator))
+    product.meta.update(old.meta, val=value * edit.numerator)
+    quotient.meta.update(old.meta, val=value * edit.numerator // edit.denominator)
+    return quotient
+
+
+def _rescale(node: fx.Node, edit: Rescale) -> None:
+    with node.graph.inserting_after(node):
+        scaled = node.graph.call_function(torch.ops.aten.mul.Tensor, (node, edit.numerator / edit.denominator))
+    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
+    scaled.meta.update(node.meta)

@@ -1,0 +1,261 @@
+"""Walks a Program once, calls a rule for every node, and solves what they said."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from functools import cache
+from inspect import Parameter, signature
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.algebra.forest import UnitForest
+from fxprune.algebra.label import IntArray, Label
+from fxprune.algebra.units import Axes as Labels
+from fxprune.algebra.units import Units, frozen
+from fxprune.axes import Axes, expand
+from fxprune.operands import bind
+from fxprune.program import Program, describe
+from fxprune.remark import Remark
+from fxprune.rules.table import Rule, lookup
+from fxprune.sizes import Sizes, is_symbolic, shapes, symbolic_axes
+
+
+@dataclass
+class _Walk:
+    program: Program
+    units: Units = field(default_factory=Units)
+    sizes: Sizes = field(default_factory=Sizes.of_primes)
+    env: dict[fx.Node, Any] = field(default_factory=dict)
+    params: dict[str, Labels] = field(default_factory=dict)
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    first: dict[int, str] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+
+
+def solve(program: Program) -> Axes:
+    """The labels of every axis of every tensor of a program.
+
+    Runs in time linear in nodes and positions; needs no weights. An operator without a rule, and a call its
+    rule cannot follow, freezes what it touches and leaves a remark.
+    """
+    walk = _Walk(program)
+    tensors = program.tensors()
+    _name_tensors(walk, tensors)
+    for node in program.nodes:
+        walk.env[node] = _visit(walk, node, tensors)
+    return _finish(walk)
+
+
+def _name_tensors(walk: _Walk, tensors: dict[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        first = walk.first.setdefault(id(tensor), name)
+        walk.names[first] = (*walk.names.get(first, ()), name)
+
+
+def _visit(walk: _Walk, node: fx.Node, tensors: dict[str, torch.Tensor]) -> Any:
+    if node.op == "placeholder":
+        shape = shapes(walk.sizes, node.meta.get("val"))
+        return None if shape is None else frozen(shape)
+    if node.op == "get_attr":
+        return _parameter(walk, node, tensors)
+    if node.op == "output":
+        walk.units.enter(node, ())
+        walk.units.freeze(*_labels_in(_arguments(walk, node.args)), why="an output of the network")
+        return None
+    if node.target is operator.getitem:
+        source = walk.env[node.args[0]]
+        return None if source is None else source[node.args[1]]
+    return _call(walk, node)
+
+
+def _parameter(walk: _Walk, node: fx.Node, tensors: dict[str, torch.Tensor]) -> Any:
+    tensor = tensors.get(str(node.target))
+    if tensor is None:
+        return None
+    first = walk.first[id(tensor)]
+    if first not in walk.params:
+        walk.params[first] = walk.units.fresh(list(tensor.shape))
+    return walk.params[first]
+
+
+def _call(walk: _Walk, node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    out = shapes(walk.sizes, value)
+    if is_symbolic(value) or isinstance(value, int | float | bool):
+        return None
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return _unknown(walk, node, out, "the call is not an operator of torch")
+    schema = node.target._schema
+    names = [a.name for a in schema.arguments]
+    walk.units.enter(node, out, symbolic=symbolic_axes(value), arguments=names)
+    found = find_rule(node.target)
+    if found is None:
+        return _unknown(walk, node, out, "no rule and no decomposition")
+    positional, keywords = bind(node)
+    named, rest = _keywords(found)
+    if not rest:
+        keywords = {k: v for k, v in keywords.items() if k in named}
+    try:
+        labels = found(walk.units, *_arguments(walk, positional), **_arguments(walk, keywords))
+    except (IndexError, ValueError, TypeError, ZeroDivisionError, StopIteration) as error:
+        return _unknown(walk, node, out, f"its rule cannot follow this call: {type(error).__name__}: {error}")
+    if not _fits(labels, out):
+        return _unknown(walk, node, out, "its rule gave labels of other lengths than the output has")
+    if schema.is_mutable:
+        _write_back(walk, node, labels)
+    return labels
+
+
+def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:
+    """An operator that writes into an argument couples it with what is written."""
+    for value, argument in zip(node.args, node.target._schema.arguments, strict=False):  # type: ignore[union-attr]
+        if argument.alias_info is None or not argument.alias_info.is_write or not isinstance(value, fx.Node):
+            continue
+        target = walk.env[value]
+        if isinstance(target, tuple) and isinstance(labels, tuple) and len(target) == len(labels):
+            for a, b in zip(target, labels, strict=True):
+                walk.units.unify(a, b)
+
+
+@cache
+def find_rule(target: torch._ops.OpOverload) -> Rule | None:
+    """The rule for an operator: its own, that of its functional twin, or the one for pointwise operators."""
+    name = f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
+    found = lookup(name, pointwise=torch.Tag.pointwise in target.tags)
+    if found is None and target._schema.is_mutable:
+        base, _, overload = name.rpartition(".")
+        twin = getattr(torch.ops.aten, base.removeprefix("aten.").removesuffix("_"), None)
+        tags = getattr(getattr(twin, overload, None), "tags", ())
+        found = lookup(f"{base.removesuffix('_')}.{overload}", pointwise=torch.Tag.pointwise in tags)
+    return found
+
+
+@cache
+def _keywords(function: Rule) -> tuple[frozenset[str], bool]:
+    """Keyword-only arguments a rule names, and whether it takes any others."""
+    kinds = signature(function).parameters.values()
+    named = frozenset(p.name for p in kinds if p.kind is Parameter.KEYWORD_ONLY)
+    return named, any(p.kind is Parameter.VAR_KEYWORD for p in kinds)
+
+
+def _arguments(walk: _Walk, value: Any) -> Any:
+    """Nodes replaced by the labels of what they hold; lengths known at run time stay nodes."""
+    if isinstance(value, fx.Node):
+        labels = walk.env[value]
+        return value if labels is None else labels
+    if isinstance(value, dict):
+        return {k: _arguments(walk, v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_arguments(walk, v) for v in value]
+    return value
+
+
+def _labels_in(value: Any) -> list[Label]:
+    leaves = pytree.tree_leaves(value, is_leaf=lambda x: isinstance(x, Label))
+    return [x for x in leaves if isinstance(x, Label)]
+
+
+def _fits(labels: Any, out: Any) -> bool:
+    if isinstance(labels, list):
+        return isinstance(out, list) and len(labels) == len(out) and all(map(_fits, labels, out))
+    if out is None or labels is None:
+        return out is None
+    return [len(x) for x in labels] == out
+
+
+def _unknown(walk: _Walk, node: fx.Node, out: Any, why: str) -> Any:
+    """Freezes all that the node touches, and says so."""
+    touched = _labels_in(_arguments(walk, (node.args, node.kwargs)))
+    walk.units.enter(node, out)
+    walk.units.freeze(*touched, why=why)
+    lost = sum(len(x) for x in touched if x.columns)
+    walk.remarks.append(
+        Remark(
+            "missed",
+            "solve.unknown-op",
+            describe(node),
+            f"froze {lost} positions of {len(touched)} axes",
+            why,
+            f'add a rule: @rule("{node.target}"), see docs/rules.md',
+        )
+    )
+    return _frozen_like(out)
+
+
+def _frozen_like(out: Any) -> Any:
+    if out is None:
+        return None
+    return [_frozen_like(o) for o in out] if out and not isinstance(out[0], int) else frozen(out)
+
+
+def _finish(walk: _Walk) -> Axes:
+    units = walk.units
+    expansion = _expansion(units.forest)
+    raw = {name: tuple(expand(x, expansion) for x in axes) for name, axes in walk.params.items()}
+    table, n_units = _number(expansion, raw)
+    axes = Axes(
+        n_units=n_units,
+        params={n: tuple(_renumber(x, table) for x in a) for n, a in raw.items()},
+        names=walk.names,
+        nodes=walk.env,
+        marks=units.marks,
+        renormalised=np.zeros(n_units, bool),
+        couplings=tuple(units.couplings),
+        remarks=tuple(walk.remarks),
+        _expansion=tuple(table[e] for e in expansion),
+    )
+    for marks in units.marks.values():
+        for label in marks.statistics:
+            for column in axes.final(label).columns:
+                axes.renormalised[column] = True
+    axes.renormalised[0] = False
+    axes.renormalised.flags.writeable = False
+    return axes
+
+
+def _renumber(label: Label, table: IntArray) -> Label:
+    return Label(len(label), tuple(table[c] for c in label.columns))
+
+
+def _expansion(forest: UnitForest) -> tuple[IntArray, ...]:
+    """For every raw unit, the final units that remove it: `[k]` tables of `[units]`, zeros last."""
+    aliased, tuples = forest.resolve()
+    root = forest.find(np.arange(forest.size))
+    tables = [root]
+    while aliased.size:
+        place = np.full(forest.size, -1)
+        place[aliased] = np.arange(len(aliased))
+        if not any((place[t] >= 0).any() for t in tables):
+            break
+        tables = _substitute(tables, place, tuples)
+    return tuple(tables)
+
+
+def _substitute(tables: list[IntArray], place: IntArray, tuples: IntArray) -> list[IntArray]:
+    """Replaces each aliased unit by its parts."""
+    out: list[IntArray] = []
+    for table in tables:
+        where = place[table]
+        hit = where >= 0
+        for k, parts in enumerate(tuples):
+            column = np.where(hit, parts[where], table if k == 0 else 0)
+            if column.any():
+                out.append(column)
+    return out
+
+
+def _number(expansion: tuple[IntArray, ...], params: dict[str, Labels]) -> tuple[IntArray, int]:
+    """Numbers the units that remove something of a parameter 1..n; others become frozen."""
+    seen = np.zeros(max(len(t) for t in expansion), bool)
+    for axes in params.values():
+        for label in axes:
+            for column in label.columns:
+                seen[column] = True
+    seen[0] = False
+    table = np.where(seen, np.cumsum(seen), 0)
+    return table, int(seen.sum()) + 1

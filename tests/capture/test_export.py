@@ -1,0 +1,236 @@
+"""Tests of fxprune.capture.export."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.capture.export import capture
+from fxprune.errors import CaptureError
+from fxprune.program import Program, clone_program, module_class, module_path, source_line
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)).eval()
+
+
+class Fn(nn.Module):
+    """A linear whose output goes through a function."""
+
+    def __init__(self, function: Callable[..., Any], width: int = 4) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.function = function
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.linear(x), *args, **kwargs)
+
+
+@dataclass
+class Pair:
+    first: Tensor
+    second: Tensor
+
+
+torch.export.register_dataclass(Pair)
+
+
+def codes(program: Program) -> list[str]:
+    return [r.code for r in program.remarks]
+
+
+def test_resnet18_is_the_model_at_another_batch() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.resnet18().eval()
+    program = capture(model, torch.randn(1, 3, 64, 64))
+    assert list(program.module.state_dict()) == list(model.state_dict())
+    assert program.free_batch
+    assert not program.remarks
+    x = torch.randn(5, 3, 64, 64)
+    torch.testing.assert_close(program(x), model(x), rtol=0, atol=0)
+
+
+def test_tensors_are_shared_and_the_model_is_as_before() -> None:
+    model = small().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    program = capture(model, torch.randn(2, 3, 8, 8))
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(program.tensors()[k] is v for k, v in model.named_parameters())
+
+
+def test_attributes_written_by_forward_are_put_back() -> None:
+    def remember(x: Tensor) -> Tensor:
+        model.last = [1]  # type: ignore[assignment]
+        return x
+
+    model = Fn(remember)
+    capture(model, torch.randn(2, 4))
+    assert "last" not in vars(model)
+
+
+def test_nodes_know_module_class_line_and_value() -> None:
+    program = capture(nn.Sequential(small()), torch.randn(2, 3, 8, 8))
+    node = next(n for n in program.nodes if "conv2d" in str(n.target))
+    assert (module_path(node), module_class(node)) == ("0.0", "Conv2d")
+    assert ":" in source_line(node)
+    assert not isinstance(node.meta["val"].shape[0], int)
+
+
+def test_fixed_batch_is_remarked() -> None:
+    program = capture(Fn(lambda x: x.view(2, 2, 2)), torch.randn(2, 4))
+    assert not program.free_batch
+    assert codes(program) == ["capture.batch-fixed"]
+    assert program.remarks[0].why
+
+
+def test_static_batch_on_request() -> None:
+    program = capture(small(), torch.randn(2, 3, 8, 8), dynamic_batch=False)
+    assert not program.free_batch
+    assert not program.remarks
+
+
+def test_example_batch_of_one_keeps_the_users_input() -> None:
+    x = torch.randn(1, 4)
+    program = capture(Fn(torch.relu), x)
+    assert program.free_batch
+    assert program.args[0] is x
+    assert program(torch.randn(3, 4)).shape == (3, 4)
+
+
+def test_a_mask_beside_the_batch_stays_static() -> None:
+    program = capture(Fn(lambda x, mask: x @ mask), (torch.randn(2, 3, 4), torch.randn(4, 4)))
+    assert program.free_batch
+    assert program(torch.randn(7, 3, 4), torch.eye(4)).shape == (7, 3, 4)
+
+
+def test_tied_weights_keep_both_names() -> None:
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7, bias=False))
+    model[1].weight = model[0].weight
+    program = capture(model, torch.tensor([[1, 2]]))
+    assert program.tensors()["0.weight"] is program.tensors()["1.weight"]
+    assert list(program.module.state_dict()) == list(model.state_dict())
+
+
+def test_a_shared_module_is_one_parameter_and_one_path() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    program = capture(nn.Sequential(conv, conv), torch.randn(2, 3, 4, 4))
+    calls = [n for n in program.nodes if "conv2d" in str(n.target)]
+    assert len(calls) == 2
+    assert calls[0].args[1] is calls[1].args[1]
+    assert {module_path(n) for n in calls} == {"0"} or "@" not in str(map(module_path, calls))
+
+
+def test_unused_parameter_and_flags_are_kept() -> None:
+    model = Fn(torch.relu)
+    model.unused = nn.Parameter(torch.ones(()), requires_grad=False)
+    model.to(torch.bfloat16)
+    program = capture(model, torch.randn(2, 4, dtype=torch.bfloat16))
+    kept = program.tensors()["unused"]
+    assert kept is model.unused
+    assert list(program.module.state_dict()) == list(model.state_dict())
+
+
+def test_kwargs_none_numbers_and_flags() -> None:
+    def function(x: Tensor, scale: float, *, other: Tensor, flag: bool, none: None = None) -> Any:
+        return x * scale + other if flag else x
+
+    model, x = Fn(function), torch.randn(2, 4)
+    program = capture(model, (x, 2.0), {"other": x, "flag": True, "none": None})
+    given = torch.randn(3, 4)
+    result = program(given, 2.0, other=given, flag=True, none=None)
+    torch.testing.assert_close(result, model(given, 2.0, other=given, flag=True))
+
+
+@pytest.mark.parametrize(
+    "pack", [lambda x: {"a": x, "b": [x, -x]}, lambda x: (x, (x * 2, None)), lambda x: Pair(x, -x)]
+)
+def test_structured_outputs(pack: Callable[[Tensor], Any]) -> None:
+    model, x = Fn(pack), torch.randn(3, 4)
+    got, want = capture(model, x)(x), model(x)
+    assert type(got) is type(want)
+    leaves = torch.utils._pytree.tree_leaves
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(leaves(got), leaves(want), strict=True))
+
+
+def test_clone_runs_and_keeps_constants() -> None:
+    table = torch.arange(4.0)
+    model = Fn(lambda x: x + table + torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    program, x = clone_program(capture(model, torch.randn(2, 4))), torch.randn(3, 4)
+    torch.testing.assert_close(program(x), model(x))
+    assert list(program.module.state_dict()) == list(model.state_dict())
+
+
+def test_symbolically_traced_graph_module() -> None:
+    model = small()
+    program = capture(fx.symbolic_trace(model), torch.randn(2, 3, 8, 8))
+    x = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(program(x), model(x))
+    assert list(program.module.state_dict()) == list(model.state_dict())
+    assert "0" in {module_path(n) for n in program.nodes}
+
+
+def test_exported_program() -> None:
+    model, x = small(), torch.randn(2, 3, 8, 8)
+    program = capture(torch.export.export(model, (x,)))
+    torch.testing.assert_close(program(x), model(x))
+    assert not program.free_batch
+    assert not program.training
+    assert list(program.module.state_dict()) == list(model.state_dict())
+
+
+def test_model_on_meta() -> None:
+    with torch.device("meta"):
+        model = small()
+    program = capture(model, torch.randn(2, 3, 8, 8))
+    assert program.free_batch
+    assert program.tensors()["0.weight"].is_meta
+    assert not program.args[0].is_meta
+
+
+def test_multi_head_attention_with_a_mask() -> None:
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return self.attend(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+    model, mask = Attend().eval().requires_grad_(False), torch.zeros(5, 5)
+    program, x = capture(model, (torch.randn(2, 5, 8), mask)), torch.randn(3, 5, 8)
+    torch.testing.assert_close(program(x, mask), model(x, mask))
+
+
+def branch_on_data(x: Tensor) -> Tensor:
+    return x + 1 if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "said"),
+    [
+        (small(), None, "no example input"),
+        (small(), {"x": torch.ones(1)}, "args is a mapping"),
+        (small(), torch.randn(2, 5, 8, 8), "cannot be run"),
+        (small(), (torch.randn(2, 3, 8, 8), 1), "does not take these inputs"),
+        (Fn(branch_on_data), torch.randn(2, 4), "depends on the values"),
+        (lambda x: x, torch.ones(1), "cannot capture a function"),
+    ],
+)
+def test_errors(model: Any, args: Any, said: str) -> None:
+    with pytest.raises(CaptureError, match=said) as caught:
+        capture(model, args)
+    assert caught.value.do
+
+
+def test_an_error_names_the_users_line_and_leaves_the_model() -> None:
+    model = Fn(branch_on_data).train()
+    attributes = dict(vars(model))
+    with pytest.raises(CaptureError) as caught:
+        capture(model, torch.randn(2, 4))
+    assert "test_export.py" in caught.value.where
+    assert "branch_on_data" in caught.value.where
+    assert dict(vars(model)) == attributes

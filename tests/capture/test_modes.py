@@ -1,0 +1,114 @@
+"""Tests of fxprune.capture.modes, and of fxprune.mode through captured programs."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fxprune.capture.export import capture
+
+
+class Doubler(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if self.training else x
+
+
+class Attend(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        rate = 0.5 if self.training else 0.0
+        return functional.scaled_dot_product_attention(x, x, x, dropout_p=rate)
+
+
+class Always(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, 0.5)
+
+
+def network() -> nn.Module:
+    norm = nn.BatchNorm2d(4)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Dropout(0.3), nn.InstanceNorm2d(4), nn.RReLU(), norm
+    )
+
+
+@pytest.mark.parametrize("captured", [True, False])
+@pytest.mark.parametrize("mode", [True, False])
+def test_switching_equals_the_model(captured: bool, mode: bool) -> None:
+    model, x = network().train(captured), torch.randn(2, 3, 8, 8)
+    twin = copy.deepcopy(model)
+    program = capture(model, x).train(mode)
+    twin.train(mode)
+    torch.manual_seed(0)
+    got = program(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(got, twin(x), rtol=0, atol=0)
+    for name, value in program.module.state_dict().items():
+        torch.testing.assert_close(value, twin.state_dict()[name])
+
+
+def test_switching_there_and_back_is_the_same_graph() -> None:
+    program = capture(network().train(), torch.randn(2, 3, 8, 8))
+    before = [(n.op, str(n.target), str(n.args)) for n in program.nodes]
+    program.eval().train()
+    assert len([n for n in program.nodes]) == len(before)
+    program.module.graph.lint()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent(kind: Any) -> None:
+    program = capture(kind(4, 4, num_layers=2, dropout=0.5).eval(), torch.randn(3, 2, 4)).train()
+    assert any(n.args[-3] is True for n in program.nodes if str(n.target).endswith(".input"))
+
+
+def test_no_remark_where_the_graph_has_every_switch() -> None:
+    assert not capture(network(), torch.randn(2, 3, 8, 8)).remarks
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_branch_on_training_is_remarked(training: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Doubler()).train(training)
+    (remark,) = capture(model, torch.randn(2, 4)).remarks
+    assert remark.code == "capture.mode-fixed"
+    assert ": 1" in remark.what
+    assert ("train mode" in remark.what) == training
+    assert model.training == training
+
+
+def test_stochastic_depth_is_remarked() -> None:
+    ops = pytest.importorskip("torchvision.ops")
+    (remark,) = capture(nn.Sequential(ops.StochasticDepth(0.2, "row")), torch.randn(2, 4)).remarks
+    assert remark.code == "capture.mode-fixed"
+    inert = nn.Sequential(ops.StochasticDepth(0.0, "row"))
+    assert not capture(inert, torch.randn(2, 4)).remarks
+
+
+def test_attention_dropout_is_switched() -> None:
+    program = capture(Attend().eval(), torch.randn(2, 3, 4))
+    assert not program.remarks
+    rates = []
+    for mode in (True, False, True):
+        node = next(n for n in program.train(mode).nodes if "scaled_dot" in str(n.target))
+        rates.append(node.kwargs.get("dropout_p", (*node.args, 0.0, 0.0)[4]))
+    assert rates == [0.5, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_that_is_always_on_stays_on(training: bool) -> None:
+    program = capture(Always().train(training), torch.ones(2, 400)).eval()
+    assert (program(torch.ones(2, 400)) == 0).any()
+
+
+def test_a_cumulative_average_is_remarked() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(4, momentum=None)).eval()
+    assert [r.code for r in capture(model, torch.randn(2, 4)).remarks] == ["capture.mode-fixed"]
+
+
+def test_a_frozen_norm_follows_like_the_module() -> None:
+    model = network().train()
+    model[1].eval()
+    program = capture(model, torch.randn(2, 3, 8, 8)).train()
+    norms = [n for n in program.nodes if "batch_norm" in str(n.target)]
+    assert all(n.args[5] for n in norms)
