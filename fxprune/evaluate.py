@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import fx
+from torch.fx._pytree import tree_flatten_spec
 from torch.utils import _pytree as pytree
 
 from fxprune.operands import is_operator
@@ -14,6 +15,14 @@ from fxprune.program import Program
 
 Provide = Callable[[str, torch.Tensor], torch.Tensor]
 DROPOUT = ("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout")
+
+
+def flat_inputs(module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """What the placeholders take, in their order; keywords in any order."""
+    info = getattr(module.graph._codegen, "pytree_info", None)
+    if info is None:
+        return [*args, *kwargs.values()]
+    return list(tree_flatten_spec((args, dict(kwargs)), info.in_spec))
 
 
 class Evaluator(fx.Interpreter):
@@ -36,7 +45,7 @@ class Evaluator(fx.Interpreter):
 
     def evaluate(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
         """The flat outputs for inputs as the model takes them."""
-        flat = self.module.graph.process_inputs(*args, **dict(kwargs))
+        flat = flat_inputs(self.module, args, kwargs)
         with torch.no_grad():
             out = self.run(*(self._cast(x) for x in flat), enable_io_processing=False)
         return pytree.tree_leaves(out)

@@ -1,0 +1,386 @@
+"""The zoo: 30 % of each group of every network, at random, planned, shrunk and verified.
+
+    python benchmarks/zoo.py [--only REGEX] [--timm] [--fresh] [--render]
+
+One process per network; results are kept in `benchmarks/.results/zoo.jsonl` as they come, so a run
+that was stopped goes on where it was. `docs/zoo.md` is written at the end, or by `--render` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / ".results" / "zoo.jsonl"
+PAGE = ROOT / "docs" / "zoo.md"
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.networks import Network, networks  # noqa: E402
+
+SHARE = 0.3
+GIB = 2**30
+Row = dict[str, Any]
+
+
+# One network, in a process of its own
+
+
+class _Clock:
+    """CPU seconds of this process, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        start = time.process_time()
+        try:
+            return work()
+        finally:
+            self.seconds[name] = round(time.process_time() - start, 3)
+
+
+def measure(network: Network, seed: int = 0) -> Row:
+    """The row of one network."""
+    import torch
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(int(os.environ.get("ZOO_THREADS", "1")))
+    model, args, kwargs = network.build()
+    row: Row = {"name": network.name, "kind": network.kind, "share_wanted": network.share}
+    clock = _Clock()
+    try:
+        _measure_program(network, model, args, kwargs, seed, row, clock)
+    finally:
+        row["seconds"] = clock.seconds
+    return row
+
+
+def _measure_program(
+    network: Network, model: Any, args: Any, kwargs: Any, seed: int, row: Row, clock: _Clock
+) -> None:
+    import torch
+
+    import fxprune as fp
+    from fxprune import api
+
+    if network.partial:
+        from fxprune.partial import capture_partial
+
+        partial = clock("capture", lambda: capture_partial(model, args, kwargs))
+        program = partial.program
+        row["parts"] = len(partial.parts)
+    else:
+        program = clock("capture", lambda: fp.capture(model, args, kwargs))
+    row["nodes"] = len(program.graph.nodes)
+    row["free_batch"] = program.free_batch
+    axes = clock("solve", lambda: api.solved(program))
+    row["unknown"] = _unknown(axes.remarks)
+    _count(network, model, program, axes, row)
+    groups = clock("groups", lambda: fp.groups(program))
+    units = draw(groups, seed)
+    row["groups"], row["units"] = len(groups), len(units)
+    plan = clock("plan", lambda: fp.plan(program, units))
+    small = clock("shrink", lambda: fp.shrink(program, plan))
+    left = sum({id(t): t.numel() for t in small.module.parameters()}.values())
+    row["removed"] = 1 - left / row["parameters"]
+    for dtype in (torch.float64, torch.float32):
+        check = clock(f"verify {dtype}", lambda t=dtype: fp.verify(program, plan, small, dtype=t))
+        row[check.dtype] = check.max_relative_error
+        if not check.ok:
+            row.setdefault("why", str(check))
+    row["ok"] = "why" not in row
+    if network.partial:
+        row["whole"] = clock("verify whole", lambda: partial.verify(plan).max_relative_error)
+
+
+def draw(groups: Iterable[Any], seed: int, share: float = SHARE) -> Any:
+    """That share of every group, at random: at least one unit goes and one stays."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.choice(g.units, min(max(1, int(share * len(g))), len(g) - 1), replace=False)
+        for g in groups
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *chosen])
+
+
+def _unknown(remarks: Iterable[Any]) -> dict[str, int]:
+    """Operators that were frozen for want of a rule, and how often."""
+    places = [r.where for r in remarks if r.code == "solve.unknown-op"]
+    return dict(Counter(re.sub(r".* = (\S+).*", r"\1", place, flags=re.S) for place in places))
+
+
+def _count(network: Network, model: Any, program: Any, axes: Any, row: Row) -> None:
+    """Parameters of the graph, and the shares of them that can lose a position."""
+    parameters = dict(program.module.named_parameters(remove_duplicate=False))
+    total = free = others = free_others = 0
+    for name, labels in axes.params.items():
+        if name not in parameters:
+            continue
+        size = parameters[name].numel()
+        prunable = size * any((c != 0).any() for x in labels for c in x.columns)
+        total, free = total + size, free + prunable
+        if not any(part in n for n in axes.names[name] for part in network.apart):
+            others, free_others = others + size, free_others + prunable
+    row["parameters"] = sum({id(p): p.numel() for p in model.parameters()}.values())
+    row["unused"] = row["parameters"] - total
+    row["prunable"] = free / max(total, 1)
+    if network.apart:
+        row["prunable_inner"] = free_others / max(others, 1)
+
+
+# All of them
+
+
+def run_all(chosen: list[Network], options: argparse.Namespace) -> None:
+    """Runs what has no good result yet, one process after another."""
+    done = {} if options.fresh else read_rows()
+    for i, network in enumerate(chosen, 1):
+        known = done.get(network.name)
+        if known and known.get("ok") and not options.again:
+            continue
+        start = time.time()
+        row = run_one(network, options)
+        row["commit"] = _commit()
+        append(row)
+        state = "ok" if row.get("ok") else f"FAILED {str(row.get('why')).splitlines()[0][:160]}"
+        print(f"{i}/{len(chosen)} {network.name} {time.time() - start:.0f} s {state}", flush=True)
+
+
+def run_one(network: Network, options: argparse.Namespace) -> Row:
+    """One network in a process with limits; a failure is a row too."""
+    command = [sys.executable, __file__, "--one", network.name]
+    empty: Row = {"name": network.name, "kind": network.kind, "ok": False}
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=options.timeout,
+            check=False,
+            preexec_fn=lambda: _limit_memory(options.memory),  # noqa: PLW1509
+        )
+    except subprocess.TimeoutExpired:
+        return {**empty, "why": f"more than {options.timeout} s"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        row: Row = json.loads(lines[-1])
+        return row
+    tail = done.stderr.strip().splitlines()[-12:]
+    return {**empty, "why": (tail[-1] if tail else f"exit {done.returncode}"), "trace": tail}
+
+
+def _limit_memory(gibibytes: float) -> None:
+    limit = int(gibibytes * GIB)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def one(name: str) -> None:
+    """The work of a process: prints the row as JSON."""
+    network = next(n for n in networks(timm=name.startswith("timm:")) if n.name == name)
+    row: Row = {"name": name, "kind": network.kind, "ok": False}
+    try:
+        row = measure(network)
+    except Exception as error:  # a row for every network, whatever it met
+        import traceback
+
+        row["why"] = f"{type(error).__name__}: {error}"
+        row["trace"] = traceback.format_exc().splitlines()[-12:]
+    row["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    print("\n" + json.dumps(row))
+
+
+def read_rows() -> dict[str, Row]:
+    """The newest row of each network."""
+    if not RESULTS.exists():
+        return {}
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines() if line]
+    return {row["name"]: row for row in rows}
+
+
+def append(row: Row) -> None:
+    """Adds a row to the file of results, which git does not see."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    (RESULTS.parent / ".gitignore").write_text("*\n")
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+
+
+# The page
+
+COLUMNS = (
+    "network",
+    "nodes",
+    "parameters",
+    "prunable",
+    "outside embeddings",
+    "removed",
+    "float64",
+    "float32",
+    "unknown operators",
+    "capture s",
+    "rest s",
+    "verified",
+)
+
+
+def render(rows: Mapping[str, Row], order: list[Network]) -> str:
+    """The page, as Markdown."""
+    known = [rows[n.name] for n in order if n.name in rows]
+    parts = [_HEAD.format(versions=_versions(), totals=_totals(known))]
+    for kind in dict.fromkeys(r["kind"] for r in known):
+        here = [r for r in known if r["kind"] == kind]
+        columns = [c for c in COLUMNS if c != "outside embeddings" or kind == "transformers"]
+        parts.append(f"## {kind.replace('_', ' ').capitalize()}\n")
+        parts.append("| " + " | ".join(columns) + " |")
+        parts.append("| " + " | ".join("---" if c in COLUMNS[:1] else "---:" for c in columns) + " |")
+        parts += ["| " + " | ".join(_cells(r)[c] for c in columns) + " |" for r in here]
+        parts.append("")
+    failed = [r for r in known if not r.get("ok")]
+    if failed:
+        parts.append("## Not verified\n")
+        parts += [f"- `{r['name']}`: {str(r.get('why')).splitlines()[0][:300]}" for r in failed]
+        parts.append("")
+    return "\n".join(parts)
+
+
+_HEAD = """# The zoo
+
+Made by `make zoo`, that is `python benchmarks/zoo.py`. {versions}
+
+Of every group of every network 30 % of the units (at least one, never all), drawn at random, are
+removed; the smaller program is held against the silenced original in float64 and in float32, at a
+second batch size too where the batch is free. Tensors of one repeated value (norms, layer scales,
+heads of zeros) are given noise for that. Weights are random. *Prunable* is the share of the
+parameters used by the graph that have an axis which can lose a position; *removed*, what went of all
+parameters; *rest*, solve + groups + plan + shrink. Seconds are CPU time of one thread.
+
+{totals}
+"""
+
+
+def _cells(row: Row) -> dict[str, str]:
+    seconds = row.get("seconds", {})
+    rest = [seconds[k] for k in ("solve", "groups", "plan", "shrink") if k in seconds]
+    name = row["name"].split(":")[1]
+    return {
+        "network": name + (f" ({row['parts']} parts)" if "parts" in row else ""),
+        "nodes": str(row.get("nodes", "")),
+        "parameters": f"{row['parameters']:,}" if "parameters" in row else "",
+        "prunable": _percent(row.get("prunable")),
+        "outside embeddings": _percent(row.get("prunable_inner")),
+        "removed": _percent(row.get("removed")),
+        "float64": _error(max_error(row, "float64")),
+        "float32": _error(max_error(row, "float32")),
+        "unknown operators": ", ".join(f"{k} x {n}" for k, n in row.get("unknown", {}).items()) or "0",
+        "capture s": f"{seconds['capture']:.2f}" if "capture" in seconds else "",
+        "rest s": f"{sum(rest):.2f}" if rest else "",
+        "verified": "yes" if row.get("ok") else "**no**",
+    }
+
+
+def max_error(row: Row, dtype: str) -> float | None:
+    """The worst error of a row; of the parts and of the whole, for a network captured in parts."""
+    found = [row[k] for k in (dtype, "whole" if dtype == "float64" else dtype) if k in row]
+    return max(found, default=None)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.0e}"
+
+
+def _totals(rows: list[Row]) -> str:
+    good = [r for r in rows if r.get("ok")]
+    lines = [f"- {len(good)} of {len(rows)} networks verified."]
+    for dtype in ("float64", "float32"):
+        errors = [e for r in good if (e := max_error(r, dtype)) is not None]
+        if errors:
+            lines.append(f"- Worst error in {dtype}: {max(errors):.1e}.")
+    unknown = sum((Counter(r.get("unknown", {})) for r in rows), Counter[str]())
+    named = ", ".join(f"`{k}` {n} times" for k, n in unknown.items())
+    lines.append(f"- Operators without a rule: {named or 'none'}.")
+    lines.append(_low_shares(rows))
+    ratios = [_ratio(r) for r in good if "capture" in r.get("seconds", {})]
+    if ratios:
+        median, worst = statistics.median(ratios), max(ratios)
+        lines.append(f"- Rest over capture: median {median:.2f}, highest {worst:.2f}.")
+    return "\n".join(lines)
+
+
+def _ratio(row: Row) -> float:
+    seconds: dict[str, float] = row["seconds"]
+    return sum(seconds[k] for k in ("solve", "groups", "plan", "shrink")) / seconds["capture"]
+
+
+def _low_shares(rows: list[Row]) -> str:
+    short = [
+        r
+        for r in rows
+        if r.get("prunable", 1.0) < r.get("share_wanted", 0) or r.get("prunable_inner", 1.0) < 0.9
+    ]
+    names = ", ".join(r["name"] for r in short)
+    wanted = "99 % in classifiers, 97 % in ConvNeXt and Swin, 90 % of a transformer's inside"
+    return f"- Below the share wanted ({wanted}): {names or 'none'}."
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    names = ("torch", "torchvision", "transformers", "timm")
+    found = ", ".join(f"{n} {version(n)}" for n in names)
+    return f"Python {platform.python_version()}, {found}, fxprune at {_commit()}."
+
+
+def main() -> None:
+    """Reads the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", default="", help="networks whose name matches this")
+    parser.add_argument("--timm", action="store_true", help="one of each timm family too")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--again", action="store_true", help="run what was verified before, too")
+    parser.add_argument("--render", action="store_true", help="write the page, run nothing")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for one network")
+    parser.add_argument("--memory", type=float, default=16, help="GiB for one network")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        one(options.one)
+        return
+    every = networks(timm=options.timm)
+    if not options.render:
+        if options.fresh:
+            RESULTS.unlink(missing_ok=True)
+        run_all([n for n in every if re.search(options.only, n.name)], options)
+    rows = read_rows()
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(render(rows, networks(timm=any(n.startswith("timm:") for n in rows))))
+    bad = [n.name for n in every if not rows.get(n.name, {}).get("ok")]
+    print(f"{PAGE.relative_to(ROOT)}: {len(rows)} networks, {len(bad)} missing or not verified")
+
+
+if __name__ == "__main__":
+    main()
