@@ -1,0 +1,7 @@
+"""What a program costs: multiply-accumulates, parameters and bytes, before and after a removal."""
+
+from fxprune.cost.bytes import byte_terms, tensor_bytes
+from fxprune.cost.macs import mac_terms, node_macs
+from fxprune.cost.terms import Cost, Term, param_terms
+
+__all__ = ["Cost", "Term", "byte_terms", "mac_terms", "node_macs", "param_terms", "tensor_bytes"]

@@ -1,0 +1,20 @@
+"""Memory of parameters and buffers."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.axes import Axes
+from fxprune.cost.terms import Term, tensor_term
+from fxprune.program import Program
+
+
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's elements."""
+    return tensor.numel() * tensor.element_size()
+
+
+def byte_terms(program: Program, axes: Axes) -> list[Term]:
+    """The bytes of each parameter and buffer, once where it has several names."""
+    stored = [*program.module.named_parameters(), *program.module.named_buffers()]
+    return [tensor_term(name, t, axes, t.element_size()) for name, t in stored]
