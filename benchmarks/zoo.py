@@ -74,8 +74,13 @@ def _measure_program(
 ) -> None:
     import torch
 
-    import fxprune as fp
-    from fxprune import api
+    from fxprune.capture import capture
+    from fxprune.group import find_groups
+    from fxprune.plan import plan_removal
+    from fxprune.rules.table import has_rule
+    from fxprune.shrink import apply_plan
+    from fxprune.solve import solve
+    from fxprune.verify import compare_programs
 
     if network.partial:
         from fxprune.partial import capture_partial
@@ -84,21 +89,24 @@ def _measure_program(
         program = partial.program
         row["parts"] = len(partial.parts)
     else:
-        program = clock("capture", lambda: fp.capture(model, args, kwargs))
+        program = clock("capture", lambda: capture(model, args, kwargs, has_rule=has_rule))
     row["nodes"] = len(program.graph.nodes)
     row["free_batch"] = program.free_batch
-    axes = clock("solve", lambda: api.solved(program))
+    axes = clock("solve", lambda: solve(program))
     row["unknown"] = _unknown(axes.remarks)
     _count(network, model, program, axes, row)
-    groups = clock("groups", lambda: fp.groups(program))
+    groups = clock("groups", lambda: find_groups(axes))
     units = draw(groups, seed)
     row["groups"], row["units"] = len(groups), len(units)
-    plan = clock("plan", lambda: fp.plan(program, units))
-    small = clock("shrink", lambda: fp.shrink(program, plan))
+    plan = clock("plan", lambda: plan_removal(program, axes, units))
+    small = clock("shrink", lambda: apply_plan(program, axes, plan))
     left = sum({id(t): t.numel() for t in small.module.parameters()}.values())
     row["removed"] = 1 - left / row["parameters"]
     for dtype in (torch.float64, torch.float32):
-        check = clock(f"verify {dtype}", lambda t=dtype: fp.verify(program, plan, small, dtype=t))
+        check = clock(
+            f"verify {dtype}",
+            lambda t=dtype: compare_programs(program, axes, plan, small, dtype=t),
+        )
         row[check.dtype] = check.max_relative_error
         if not check.ok:
             row.setdefault("why", str(check))

@@ -104,7 +104,7 @@ def conv_transpose(
     return convolution(u, x, w, bias, stride, padding, dilation, True, output_padding, groups)
 
 
-@rule("aten._grouped_mm")
+@rule("aten._grouped_mm", "transformers.grouped_mm_fallback")
 def grouped_mm(u: Units, a: Axes, b: Axes, offs: Any = None, bias: Any = None, *_: Any) -> Axes:
     """[n, k] @ [e, k, m] with rows of `a` assigned to experts by `offs`."""
     u.freeze(a[-2], *b[:-2], *(offs or ()), why="rows are assigned by data")
