@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 
-from fxprune.axes import Axes
+from fxprune.axes import Axes, BoolArray
+from fxprune.capture import capture
+from fxprune.choose import Candidates, Metric, Target, choose, find_candidates, ignored_parameters
+from fxprune.cost import Cost, mac_terms, param_terms
+from fxprune.errors import BudgetError
 from fxprune.group import Groups, find_groups
+from fxprune.importance import Importance, score_units
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
-from fxprune.program import Program
+from fxprune.program import Program, module_path
+from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.solve import solve
 from fxprune.verify import Check, compare_programs
+from fxprune.why import Explanation, explain_axis
 
 _solved: WeakKeyDictionary[Program, Axes] = WeakKeyDictionary()
 
@@ -30,6 +38,15 @@ def solved(program: Program) -> Axes:
 def groups(program: Program) -> Groups:
     """What may be removed: units by the parameter axes they cut; prints as a table."""
     return find_groups(solved(program))
+
+
+def explain(program: Program, param: str, axis: int) -> Explanation:
+    """What goes with an axis of a parameter and why, as paths of operators, or why it stays.
+
+    Raises:
+        PlanError: the program has no such axis.
+    """
+    return explain_axis(solved(program), param, axis)
 
 
 def plan(program: Program, removed: Iterable[int] | Mapping[str, tuple[int, Iterable[int]]]) -> Plan:
@@ -59,3 +76,158 @@ def shrink(program: Program, plan: Plan) -> Program:
 def verify(program: Program, plan: Plan, small: Program, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Check:
     """Holds a smaller program against the silenced original on random inputs."""
     return compare_programs(program, solved(program), plan, small, dtype=dtype, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What `prune` returns.
+
+    Attributes:
+        program: the smaller program; `program.module` is an ordinary GraphModule.
+        plan: what was decided.
+        report: sizes before and after, groups, checks, remarks and seconds; prints as tables.
+        original: the program that was pruned.
+    """
+
+    program: Program
+    plan: Plan
+    report: Any
+    original: Program = field(repr=False)
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What was done, what was left, and why."""
+        return self.report.remarks
+
+
+def prune(
+    model_or_program: torch.nn.Module | torch.export.ExportedProgram | Program,
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    keep: float = 0.5,
+    metric: Metric = "macs",
+    importance: str | Importance = "magnitude",
+    scope: Literal["global", "group"] = "global",
+    ignore: Sequence[str] = (),
+    multiple_of: int = 1,
+    verify: bool = True,
+    seed: int = 0,
+    *,
+    at_least: int = 1,
+    dynamic_batch: bool = True,
+) -> Outcome:
+    """Removes the least important units until `keep` of a metric is left, and checks the result.
+
+    Args:
+        model_or_program: what to prune; it stays as it is.
+        args: example inputs of a model.
+        kwargs: example keyword inputs of a model.
+        keep: share that stays, 0 < keep <= 1; reached within 1 % where the sizes of units allow.
+        metric: macs, params, or units (that share of each group).
+        importance: a criterion by name, or an `fp.Importance` with its options.
+        scope: global: all units compete; group: each group loses the same share.
+        ignore: globs of module paths whose own outputs stay as they are; their inputs may still narrow.
+        multiple_of: lengths of shrunk axes are multiples of this.
+        verify: hold the result against the silenced original in float64; an error where they differ.
+        seed: for random scores and for the inputs of the check.
+        at_least: units that every group keeps.
+        dynamic_batch: see `capture`.
+
+    Raises:
+        CaptureError, OptionError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
+    """
+    target = Target(keep, metric, scope, at_least, multiple_of)
+    how = Importance(importance) if isinstance(importance, str) else importance
+    clock = _Clock()
+    program = _as_program(model_or_program, args, kwargs, dynamic_batch=dynamic_batch)
+    clock.lap("capture")
+    axes = solved(program)
+    found = find_groups(axes)
+    clock.lap("solve")
+    decided, candidates = _decide(program, axes, found, target, how, ignore, seed)
+    clock.lap("decide")
+    small = apply_plan(program, axes, decided)
+    clock.lap("shrink")
+    checks = [compare_programs(program, axes, decided, small, seed=seed).raise_if_bad()] if verify else []
+    clock.lap("verify")
+    from fxprune.report import Report, summary
+
+    report = Report(
+        before=summary(program),
+        after=summary(small),
+        groups=_group_rows(found, decided),
+        checks=tuple(checks),
+        remarks=(*program.remarks, *axes.remarks, *_left(candidates)),
+        seconds=clock.laps,
+    )
+    return Outcome(small, decided, report, program)
+
+
+def _as_program(source: Any, args: Any, kwargs: Mapping[str, Any] | None, *, dynamic_batch: bool) -> Program:
+    if isinstance(source, Program):
+        return source
+    return capture(source, args, None if kwargs is None else dict(kwargs), dynamic_batch=dynamic_batch)
+
+
+def _decide(
+    program: Program, axes: Axes, found: Groups, target: Target, how: Importance, ignore: Sequence[str], seed: int
+) -> tuple[Plan, Candidates]:
+    ignored = ignored_parameters(list(axes.params), module_paths(program), ignore)
+    scores = score_units(program, axes, found, how, seed)
+    candidates = find_candidates(axes, found, scores, target, ignored)
+    units = choose(axes, candidates, scores, target, cost_of(program, axes, target.metric))
+    if not units.size:
+        raise BudgetError(
+            "nothing would be removed",
+            why="\n        ".join(["no candidate may lose a unit:", *_reasons(axes, candidates, target)]),
+            do="lower keep, multiple_of or at_least, or ignore less",
+        )
+    return plan_removal(program, axes, units), candidates
+
+
+def cost_of(program: Program, axes: Axes, metric: Metric) -> Callable[[BoolArray], int]:
+    """The exact cost of a program after a removal, by metric."""
+    terms = mac_terms(program, axes) if metric == "macs" else param_terms(program, axes)
+    return Cost(terms, axes.n_units).total
+
+
+def module_paths(program: Program) -> list[str]:
+    """Every module path that holds tensors or made a node."""
+    paths = {name.rpartition(".")[0] for name in program.tensors()} | {module_path(n) for n in program.nodes}
+    parents = {p.rsplit(".", i)[0] for p in paths for i in range(p.count(".") + 1)}
+    return sorted((paths | parents) - {""})
+
+
+def _reasons(axes: Axes, candidates: Candidates, target: Target) -> list[str]:
+    """One line for each candidate that was left."""
+    lines = [f"{name}: {why}" for name, why in candidates.refused.items()]
+    lines += [
+        f"{g.name}: {len(g)} units in steps of {step}, keep={target.keep} asks for less than a step"
+        for g, step in zip(candidates.groups, candidates.steps, strict=True)
+    ]
+    for name, labels in axes.params.items():
+        for i, label in enumerate(labels[:1] if len(labels) > 1 else ()):
+            if not any(c.any() for c in label.columns):
+                lines.append(f"{name}:{i}: {explain_axis(axes, name, i).frozen.splitlines()[-1].strip()}")
+    return lines
+
+
+def _left(candidates: Candidates) -> list[Remark]:
+    return [Remark("missed", "choose.left", name, "no unit was removed", why) for name, why in candidates.refused.items()]
+
+
+def _group_rows(found: Groups, decided: Plan) -> Any:
+    from fxprune.report import GroupRow
+
+    gone = set(decided.removed.tolist())
+    return tuple(GroupRow(g.name, len(g), len(g) - len(gone.intersection(g.units.tolist())), g.exact) for g in found)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.laps[name], self._last = now - self._last, now

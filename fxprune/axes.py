@@ -54,11 +54,16 @@ class Axes:
         return found[1]
 
     def removed(self, label: Label, gone: BoolArray) -> BoolArray:
-        """Which positions of an axis go when the units in `gone` `[n_units]` go."""
-        out = np.zeros(len(label), bool)
-        for column in self.final(label).columns:
-            out |= gone[column]
-        return out
+        """Which positions of a node's axis go when the units in `gone` `[n_units]` go."""
+        return lost_positions(self.final(label), gone)
+
+
+def lost_positions(label: Label, gone: BoolArray) -> BoolArray:
+    """Which positions go, for a label over final units such as those of `Axes.params`."""
+    out = np.zeros(len(label), bool)
+    for column in label.columns:
+        out |= gone[column]
+    return out
 
 
 def expand(label: Label, expansion: tuple[IntArray, ...]) -> Label:

@@ -38,6 +38,10 @@ class BudgetError(FxpruneError):
     """The target cannot be reached, or nothing can be removed."""
 
 
+class ScoreError(FxpruneError):
+    """Importance cannot be worked out: weights or losses that are not finite, or data that is missing."""
+
+
 class PlanError(FxpruneError):
     """A plan is inconsistent, was edited wrongly, or belongs to another model."""
 

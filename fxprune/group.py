@@ -1,4 +1,4 @@
-"""Groups: units that cut the same set of parameter axes, with everything that goes with them."""
+"""Groups: units that cut the same parameter axes in the same way, with everything that goes with them."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def _group(axes: Axes, units: IntArray, cut: tuple[tuple[str, int, Role], ...]) 
 
 
 def _signatures(axes: Axes, keys: list[tuple[str, int]]) -> np.ndarray:
-    """For each unit a number that says which axes it cuts."""
-    weights = np.random.default_rng(0).integers(1, 2**63, len(keys), dtype=np.uint64)
+    """For each unit a number that says which axes it cuts, and as which factor of each (head or head channel)."""
+    columns = [column for name, i in keys for column in axes.params[name][i].columns]
+    weights = np.random.default_rng(0).integers(1, 2**63, len(columns), dtype=np.uint64)
     signature = np.zeros(axes.n_units, np.uint64)
-    for (name, i), weight in zip(keys, weights, strict=True):
-        units = distinct(np.concatenate(axes.params[name][i].columns), axes.n_units)
-        signature[units] += weight
+    for column, weight in zip(columns, weights, strict=True):
+        signature[distinct(column, axes.n_units)] += weight
     return signature
 
 

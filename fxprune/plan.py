@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from torch import fx
 
 from fxprune.algebra.label import IntArray, Label
-from fxprune.axes import Axes, BoolArray
+from fxprune.axes import Axes, BoolArray, lost_positions
 from fxprune.errors import PlanError
 from fxprune.operands import get_argument
 from fxprune.program import Program
@@ -66,12 +65,14 @@ class Plan:
         edits: changes of the graph, a function of the program and of what is removed.
         fingerprint: of the program that the plan was made for.
         removed: the removed units, as numbered by the analysis of that program.
+        program: that program, where the plan was made from it and not read from a file.
     """
 
     kept: Kept
     edits: tuple[Edit, ...]
     fingerprint: str
     removed: IntArray
+    program: Program | None = field(default=None, repr=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and self.digest == other.digest
@@ -105,7 +106,7 @@ def plan_removal(program: Program, axes: Axes, removed: Iterable[int]) -> Plan:
         )
     gone[units] = True
     kept = _kept(axes, gone)
-    return Plan(kept, tuple(_edits(program, axes, gone)), fingerprint(program), units)
+    return Plan(kept, tuple(_edits(program, axes, gone)), fingerprint(program), units, program)
 
 
 def _kept(axes: Axes, gone: BoolArray) -> dict[str, dict[int, IntArray]]:
@@ -113,8 +114,8 @@ def _kept(axes: Axes, gone: BoolArray) -> dict[str, dict[int, IntArray]]:
     for first, labels in axes.params.items():
         cut: dict[int, IntArray] = {}
         for i, label in enumerate(labels):
-            lost = _lost(label, gone)
-            if lost is not None and lost.any():
+            lost = lost_positions(label, gone)
+            if lost.any():
                 cut[i] = np.flatnonzero(~lost)
                 if not cut[i].size:
                     raise PlanError(
@@ -123,13 +124,6 @@ def _kept(axes: Axes, gone: BoolArray) -> dict[str, dict[int, IntArray]]:
         if cut:
             kept.update(dict.fromkeys(axes.names[first], cut))
     return kept
-
-
-def _lost(label: Label, gone: BoolArray) -> BoolArray | None:
-    lost: BoolArray | None = None
-    for column in label.columns:
-        lost = gone[column] if lost is None else lost | gone[column]
-    return lost
 
 
 class _Lengths:
@@ -266,22 +260,13 @@ def _widen(label: Label, rest: BoolArray, where: str) -> IntArray:
 
 def fingerprint(program: Program) -> str:
     """A hash of the graph's operators and of the names, shapes and types of its tensors; not of weights."""
-    state = hashlib.sha256()
-    numbers = {node: i for i, node in enumerate(program.nodes)}
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, fx.Node):
-            return f"%{numbers[value]}"
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else str(value)
-
+    numbers = {node: f"%{i}" for i, node in enumerate(program.nodes)}
+    lines: list[Any] = []
     for node in program.nodes:
-        line = [node.op, str(node.target), plain(node.args), plain(dict(node.kwargs))]
-        state.update(json.dumps(line).encode())
-    for name, tensor in program.tensors().items():
-        state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-    return state.hexdigest()
+        operands = fx.map_arg((node.args, dict(node.kwargs)), lambda n: numbers[n])
+        lines.append(f"{node.op} {node.target} {operands}")
+    lines += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in program.tensors().items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def check_plan(program: Program, plan: Plan, solved: Callable[[Program], Axes]) -> Plan:
@@ -290,6 +275,8 @@ def check_plan(program: Program, plan: Plan, solved: Callable[[Program], Axes]) 
     Raises:
         PlanError: the plan was made for another program, or says what no removal leads to.
     """
+    if plan.program is program:
+        return plan
     if plan.fingerprint != fingerprint(program):
         raise PlanError(
             "the plan was made for another program",

@@ -59,9 +59,14 @@ class UnitForest:
         ids = ids[ids != 0]
         return self.union(ids, np.zeros_like(ids)) if ids.size else False
 
-    def alias(self, units: IntArray, tuples: IntArray) -> None:
-        """Defines that units[i] goes when any of tuples[:, i] goes; 0 in a tuple is neutral."""
-        self._aliases.append((units, tuples))
+    def define(self, units: IntArray, tuples: IntArray) -> None:
+        """Says that units[i] goes when any of tuples[:, i] goes, and only then; 0 in a tuple is neutral."""
+        count = (tuples != 0).sum(axis=0)
+        self.freeze(units[count == 0])
+        single = count == 1
+        self.union(units[single], tuples.max(axis=0)[single])
+        if (count > 1).any():
+            self._aliases.append((units[count > 1], tuples[:, count > 1]))
 
     def resolve(self) -> tuple[IntArray, IntArray]:
         """Brings aliases and unions to a fixpoint.
@@ -145,8 +150,8 @@ def pack_label(label: Label, forest: UnitForest) -> tuple[IntArray, IntArray]:
 
 
 def unique_aliases(units: IntArray, tuples: IntArray) -> tuple[IntArray, IntArray]:
-    """The aliases sorted by unit, each once."""
-    order = np.lexsort((*tuples[::-1], units))
+    """The aliases sorted by unit, without neighbours that say the same."""
+    order = np.argsort(units, kind="stable")
     units, tuples = units[order], tuples[:, order]
     new = np.ones(len(units), bool)
     new[1:] = (units[1:] != units[:-1]) | (tuples[:, 1:] != tuples[:, :-1]).any(axis=0)

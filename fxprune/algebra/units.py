@@ -124,8 +124,8 @@ class Units:
         rows = min(len(ta), len(tb))
         self.forest.union(ta[:rows, both].ravel(), tb[:rows, both].ravel())
         lead, follow = (na == 1) & (nb > 1), (nb == 1) & (na > 1)
-        self.forest.alias(ta[0, lead], tb[:, lead])
-        self.forest.alias(tb[0, follow], ta[:, follow])
+        self.forest.define(ta[0, lead], tb[:, lead])
+        self.forest.define(tb[0, follow], ta[:, follow])
         rest = ~(both | lead | follow)
         self.forest.freeze(ta[:, rest].ravel())
         self.forest.freeze(tb[:, rest].ravel())
@@ -164,25 +164,30 @@ class Units:
         for column in label.columns:
             grid = self.forest.find(column).reshape(outer, inner)
             if (grid == grid[:, :1]).all():
-                rows.append(grid[:, 0])
+                parts = grid[:, 0], np.zeros(inner, np.int64)
             elif (grid == grid[:1]).all():
-                columns.append(grid[0])
+                parts = np.zeros(outer, np.int64), grid[0]
             else:
-                row, inside = self._rectangle(grid)
-                rows.append(row)
-                columns.append(inside)
+                parts = self._rectangle(grid)
+            for found, known in zip(parts, (rows, columns), strict=True):
+                if found.any() and not any(np.array_equal(found, k) for k in known):
+                    known.append(found)
         return Label(outer, tuple(rows)), Label(inner, tuple(columns))
 
     def _rectangle(self, grid: IntArray) -> tuple[IntArray, IntArray]:
-        """Units for the rows and the columns of a grid of units that follows neither."""
+        """Units for the rows and the columns of a grid of units that follows neither.
+
+        A row or column with a position that stays cannot go: its unit is 0.
+        """
         key = (grid.tobytes(), len(grid))
         if key not in self._splits:
             outer, inner = grid.shape
-            row, column = self.forest.fresh(outer), self.forest.fresh(inner)
-            self.forest.alias(grid.ravel(), np.stack([np.repeat(row, inner), np.tile(column, outer)]))
-            whole = Label(grid.size, (grid.ravel(),))
-            parts = Label(grid.size, (np.repeat(row, inner), np.tile(column, outer)))
-            self._log(whole, parts, f"viewed as {outer} x {inner}")
+            stays = grid == 0
+            row = np.where(stays.any(axis=1), 0, self.forest.fresh(outer))
+            column = np.where(stays.any(axis=0), 0, self.forest.fresh(inner))
+            parts = np.stack([np.repeat(row, inner), np.tile(column, outer)])
+            self.forest.define(grid.ravel(), parts)
+            self._log(Label(grid.size, (grid.ravel(),)), Label(grid.size, tuple(parts)), f"viewed as {outer} x {inner}")
             self._splits[key] = row, column
         return self._splits[key]
 

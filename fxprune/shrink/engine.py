@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 from fxprune.axes import Axes
 from fxprune.plan import Plan
-from fxprune.program import Program, clone_program
+from fxprune.program import Program, build_module
 from fxprune.shrink.nodes import edit_graph
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.shrink.values import update_values
@@ -20,9 +23,9 @@ def apply_plan(program: Program, axes: Axes, plan: Plan) -> Program:
         axes: its labels.
         plan: a plan checked against them.
     """
-    small = clone_program(program)
-    slice_tensors(small.module, plan.kept)
-    update_values(small, program, axes, plan)
-    edit_graph(small, plan.edits)
-    small.module.recompile()
-    return small
+    graph = copy.deepcopy(program.graph)
+    update_values(graph, program, axes, plan)
+    edit_graph(graph, plan.edits)
+    module = build_module(program.module, graph, training=program.training)
+    slice_tensors(module, plan.kept)
+    return replace(program, module=module)

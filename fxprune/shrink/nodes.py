@@ -12,12 +12,11 @@ from torch import fx
 from fxprune.errors import PlanError
 from fxprune.operands import get_argument, set_argument
 from fxprune.plan import Edit, Rescale, ScaleArgument, SetArgument
-from fxprune.program import Program
 
 
-def edit_graph(program: Program, edits: Iterable[Edit]) -> None:
-    """Applies edits to the graph of a program of one's own."""
-    nodes = {node.name: node for node in program.nodes}
+def edit_graph(graph: fx.Graph, edits: Iterable[Edit]) -> None:
+    """Applies edits to a graph, in place."""
+    nodes = {node.name: node for node in graph.nodes}
     for edit in edits:
         node = nodes[edit.node]
         if isinstance(edit, Rescale):

@@ -6,35 +6,52 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
 from fxprune.algebra.label import Label
 from fxprune.axes import Axes, BoolArray
 from fxprune.plan import Plan
 from fxprune.program import Program
+from fxprune.torch_private import resized
 
 
-def update_values(small: Program, program: Program, axes: Axes, plan: Plan) -> None:
-    """Gives the nodes of `small`, a copy of `program`, values of the sizes that the plan leads to."""
+def update_values(graph: fx.Graph, program: Program, axes: Axes, plan: Plan) -> None:
+    """Gives the nodes of `graph`, a copy of the program's, values of the sizes that the plan leads to."""
     gone = np.zeros(axes.n_units, bool)
     gone[plan.removed] = True
-    for ours, theirs in zip(small.nodes, program.nodes, strict=True):
+    shrinker = _Shrinker(axes, gone)
+    for ours, theirs in zip(graph.nodes, program.nodes, strict=True):
         labels = axes.nodes.get(theirs)
         if labels is not None and "val" in ours.meta:
-            ours.meta["val"] = _shrunk(ours.meta["val"], labels, axes, gone)
+            ours.meta["val"] = shrinker.value(ours.meta["val"], labels)
             ours.meta.pop("tensor_meta", None)
 
 
-def _shrunk(value: Any, labels: Any, axes: Axes, gone: BoolArray) -> Any:
-    if isinstance(labels, list):
-        return [_shrunk(v, x, axes, gone) for v, x in zip(value, labels, strict=True)]
-    if not isinstance(value, torch.Tensor) or labels is None:
-        return value
-    sizes = [_length(n, x, axes, gone) for n, x in zip(value.shape, labels, strict=True)]
-    return value if sizes == list(value.shape) else value.new_empty(sizes)
+class _Shrinker:
+    """Makes values of smaller sizes; nodes of one size and type share one."""
 
+    def __init__(self, axes: Axes, gone: BoolArray) -> None:
+        self._axes, self._gone = axes, gone
+        self._kept: dict[int, int] = {}
+        self._made: dict[Any, torch.Tensor] = {}
 
-def _length(size: Any, label: Label, axes: Axes, gone: BoolArray) -> Any:
-    if not label.columns:
-        return size
-    kept = len(label) - int(axes.removed(label, gone).sum())
-    return size if kept == len(label) else size * kept // len(label)
+    def value(self, value: Any, labels: Any) -> Any:
+        if isinstance(labels, list):
+            return [self.value(v, x) for v, x in zip(value, labels, strict=True)]
+        if not isinstance(value, torch.Tensor) or labels is None:
+            return value
+        lengths = [self._length(n, x) for n, x in zip(value.shape, labels, strict=True)]
+        if all(new is old for new, old in zip(lengths, value.shape, strict=True)):
+            return value
+        key = (tuple(map(str, lengths)), value.dtype, value.device)
+        if key not in self._made:
+            self._made[key] = resized(value, lengths)
+        return self._made[key]
+
+    def _length(self, size: Any, label: Label) -> Any:
+        if not label.columns:
+            return size
+        if id(label) not in self._kept:
+            self._kept[id(label)] = len(label) - int(self._axes.removed(label, self._gone).sum())
+        kept = self._kept[id(label)]
+        return size if kept == len(label) else size * kept // len(label)

@@ -1,0 +1,6 @@
+"""How much each unit matters: criteria by name, and what they need to know."""
+
+from fxprune.importance.score import Importance, score_units
+from fxprune.importance.table import criterion, criterion_names, unit_criterion
+
+__all__ = ["Importance", "criterion", "criterion_names", "score_units", "unit_criterion"]

@@ -1,0 +1,58 @@
+"""Criteria from what flows through the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.algebra.label import Label
+from fxprune.evaluate import Evaluator
+from fxprune.importance.table import Evidence, FloatArray, unit_criterion
+
+
+@unit_criterion("activation")
+def activation(evidence: Evidence) -> FloatArray:
+    """Mean |value| of a unit where it enters an operator that sums over it, over all batches.
+
+    Several entries are averaged. Without batches of the user's, the program's example inputs are used.
+    """
+    totals = np.zeros(evidence.axes.n_units)
+    counts = np.zeros(evidence.axes.n_units)
+    watch = _Watch(evidence, totals, counts)
+    batches: Iterable[tuple[Any, ...]] = evidence.batches or [evidence.program.args]
+    for args in batches:
+        watch.evaluate(tuple(args), evidence.program.kwargs)
+    return totals / np.maximum(counts, 1)
+
+
+class _Watch(Evaluator):
+    """Adds up magnitudes at every contraction."""
+
+    def __init__(self, evidence: Evidence, totals: FloatArray, counts: FloatArray) -> None:
+        super().__init__(evidence.program, torch.float32)
+        self._axes, self._totals, self._counts = evidence.axes, totals, counts
+
+    def run_node(self, n: fx.Node) -> Any:
+        marks = self._axes.marks.get(n)
+        if marks is not None:
+            wanted = {id(x) for x in marks.silenced}
+            for value, axis, label in self._activations(n, wanted):
+                self._add(value.abs().double().mean([d for d in range(value.dim()) if d != axis]), label)
+        return super().run_node(n)
+
+    def _activations(self, node: fx.Node, wanted: set[int]) -> Iterator[tuple[torch.Tensor, int, Label]]:
+        for source in node.all_input_nodes:
+            labels, value = self._axes.nodes.get(source), self.env.get(source)
+            if source.op != "get_attr" and isinstance(value, torch.Tensor) and isinstance(labels, tuple):
+                for axis, label in enumerate(labels):
+                    if id(label) in wanted and len(label) == value.shape[axis]:
+                        yield value, axis, label
+
+    def _add(self, magnitude: torch.Tensor, label: Label) -> None:
+        for column in self._axes.final(label).columns:
+            np.add.at(self._totals, column, magnitude.numpy())
+            np.add.at(self._counts, column, 1)

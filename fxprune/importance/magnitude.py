@@ -1,0 +1,50 @@
+"""Criteria from the weights alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.importance.table import Evidence, criterion
+from fxprune.operands import is_operator
+
+NORMS = ("aten::batch_norm", "aten::layer_norm", "aten::group_norm", "aten::instance_norm", "aten::rms_norm")
+
+
+@criterion("magnitude", "l2", finish=np.sqrt)
+def l2(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """L2 norm of what a unit cuts (Li et al., arXiv 1608.08710, use L1; L2 is its usual variant)."""
+    return tensor.square()
+
+
+@criterion("l1")
+def l1(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """L1 norm of what a unit cuts (Li et al., arXiv 1608.08710)."""
+    return tensor.abs()
+
+
+@criterion("bn-scale")
+def norm_scale(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
+    """Size of a norm's scale (Liu et al., Network Slimming, arXiv 1708.06519); other tensors do not count."""
+    if "scales" not in evidence.gathered:
+        evidence.gathered["scales"] = {n: torch.empty(0) for n in _scales(evidence)}
+    return tensor.abs() if name in evidence.gathered["scales"] else None
+
+
+def _scales(evidence: Evidence) -> list[str]:
+    norms = [n for n in evidence.program.nodes if is_operator(n) and n.target._schema.name in NORMS]  # type: ignore[union-attr]
+    weights = [n.args[2 if "layer" in str(n.target) or "group" in str(n.target) or "rms" in str(n.target) else 1]
+               for n in norms if len(n.args) > 2 or "batch" in str(n.target)]
+    return [str(w.target) for w in weights if isinstance(w, fx.Node) and w.op == "get_attr"]
+
+
+@criterion("lamp")
+def lamp(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Layer-adaptive magnitude: w^2 over the sum of all w^2 of the tensor at least as large (arXiv 2010.07611, eq. 1)."""
+    flat = tensor.square().flatten()
+    ordered, index = flat.sort()
+    larger = ordered.flip(0).cumsum(0).flip(0)
+    out = torch.empty_like(flat)
+    out[index] = ordered / larger.clamp(min=torch.finfo(flat.dtype).tiny)
+    return out.view_as(tensor)
