@@ -1,4 +1,4 @@
-"""Multiply-accumulates of products and convolutions: half of what `torch.utils.flop_counter` counts."""
+"""Multiply-accumulates of products and convolutions: half of what torch.utils.flop_counter says."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _bilinear(node: fx.Node, args: list[Any]) -> list[Product]:
 
 
 def _convolution(node: fx.Node, args: list[Any]) -> list[Product]:
-    """Each output element sums over w `[.., in/g, *k]`; transposed, each input feeds `[.., out/g, *k]`."""
+    """An output sums over w `[.., in/g, *k]`; transposed, an input feeds `[.., out/g, *k]`."""
     transposed = "transpose" in _name(node) or (len(args) > 6 and args[6] is True)
     return [_extents(args[0] if transposed else node) + _extents(args[1], 1)]
 

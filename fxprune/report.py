@@ -1,0 +1,359 @@
+"""Summaries, comparisons and the report of a pruning: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import fx
+
+from fxprune.cost import node_macs, tensor_bytes
+from fxprune.cost.macs import example_sizes
+from fxprune.group import Group
+from fxprune.program import Program, module_path
+from fxprune.remark import Remark
+from fxprune.sizes import Sizes
+from fxprune.verify import Check
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one module costs by itself or, in a folded table, with all below it.
+
+    Attributes:
+        path: dotted path of the module; "" is the network itself.
+        kind: class name.
+        output: sizes of its last output, at the example's batch size; () where it has none.
+        parameters: number of elements; a shared parameter counts where it stands first.
+        macs: multiply-accumulates for the example inputs.
+        bytes: of parameters and buffers.
+    """
+
+    path: str
+    kind: str
+    output: Shape
+    parameters: int = 0
+    macs: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Row) -> Row:
+        return replace(
+            self,
+            parameters=self.parameters + other.parameters,
+            macs=self.macs + other.macs,
+            bytes=self.bytes + other.bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network by module; prints as a table.
+
+    Attributes:
+        name: class of the network.
+        inputs: sizes of the example inputs that MACs are counted for.
+        rows: modules with a cost of their own, in the order of the graph.
+    """
+
+    name: str
+    inputs: tuple[Shape, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def total(self) -> Row:
+        """All rows added up."""
+        return sum(self.rows, Row("total", "", ()))
+
+    def __str__(self) -> str:
+        total = self.total
+        scale, unit = _scale(total.macs)
+        lines = [
+            (_name(r), r.kind, _shape(r.output), f"{r.parameters:,}", _macs(r, scale), _kib(r))
+            for r in (*_shown(self.rows), total)
+        ]
+        header = ["module", "class", "output", "parameters", f"MACs{unit}", "KiB"]
+        return f"{self._title}\n{_table(lines, header)}"
+
+    @property
+    def _title(self) -> str:
+        return f"{self.name}, for inputs {', '.join(map(_shape, self.inputs))}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` gives the summary back."""
+        return {**_plain(asdict(self)), "total": _plain(asdict(self.total))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Summary:
+        """The summary of `to_json()`."""
+        rows = tuple(Row(**{**r, "output": tuple(r["output"])}) for r in data["rows"])
+        return cls(data["name"], tuple(map(tuple, data["inputs"])), rows)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two summaries side by side; prints as a table."""
+
+    before: Summary
+    after: Summary
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What is left of parameters, MACs and bytes; 1 where there were none."""
+        a, b = self.before.total, self.after.total
+        names = ("parameters", "macs", "bytes")
+        pairs = ((n, getattr(a, n), getattr(b, n)) for n in names)
+        return {name: new / old if old else 1.0 for name, old, new in pairs}
+
+    def rows(self) -> Iterator[tuple[Row, Row]]:
+        """Modules of both, then those that are new; a module that is missing counts as nothing."""
+        old = {r.path: r for r in self.before.rows}
+        new = {r.path: r for r in self.after.rows}
+        for path in {**old, **new}:
+            a, b = old.get(path), new.get(path)
+            empty = Row(path, (a or b or self.before.total).kind, ())
+            yield a or empty, b or empty
+
+    def __str__(self) -> str:
+        totals = (self.before.total, self.after.total)
+        scale, unit = _scale(totals[0].macs)
+        rows = [(a, b) for a, b in self.rows() if _shown((a, b))]
+        lines = [_compared(a, b, scale) for a, b in (*rows, totals)]
+        header = ["module", "class", "output"]
+        for name in ("parameters", f"MACs{unit}", "KiB"):
+            header += [name, "after", "left"]
+        return f"{self.before._title}\n{_table(lines, header)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` gives the comparison back."""
+        sides = {"before": self.before.to_json(), "after": self.after.to_json()}
+        return {**sides, "ratios": self.ratios}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Comparison:
+        """The comparison of `to_json()`."""
+        return cls(Summary.from_json(data["before"]), Summary.from_json(data["after"]))
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A group of a pruning: how many units it had, how many stay, whether its removal is exact."""
+
+    name: str
+    units: int
+    kept: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a pruning did; prints as text.
+
+    Attributes:
+        before: the network as it was, every module.
+        after: the smaller network, every module.
+        groups: units and how many of them stay.
+        checks: verifications, in the order they were made.
+        remarks: what was done, what was left, and why.
+        seconds: wall time of each stage.
+    """
+
+    before: Summary
+    after: Summary
+    groups: Sequence[GroupRow] = ()
+    checks: Sequence[Check] = ()
+    remarks: Sequence[Remark] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    @property
+    def comparison(self) -> Comparison:
+        """Before beside after."""
+        return Comparison(self.before, self.after)
+
+    def text(self, depth: int | None = 2) -> str:
+        """The report for a person, modules folded to a depth; None shows them all."""
+        table = Comparison(fold(self.before, depth), fold(self.after, depth))
+        parts = [str(table), _groups_text(self.groups)]
+        parts += ["\n".join(f"check    {c}" for c in self.checks)]
+        parts += ["\n".join(map(str, self.remarks))]
+        parts += [", ".join(f"{name} {s:.2f} s" for name, s in self.seconds.items())]
+        return "\n\n".join(p for p in parts if p)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` gives the report back."""
+        return {
+            **self.comparison.to_json(),
+            "groups": [asdict(g) for g in self.groups],
+            "checks": [_plain(asdict(c)) for c in self.checks],
+            "remarks": [r.to_json() for r in self.remarks],
+            "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The report of `to_json()`."""
+        return cls(
+            Summary.from_json(data["before"]),
+            Summary.from_json(data["after"]),
+            [GroupRow(**g) for g in data["groups"]],
+            [_check(c) for c in data["checks"]],
+            [Remark(**r) for r in data["remarks"]],
+            dict(data["seconds"]),
+        )
+
+
+def summary(program: Program, depth: int | None = None) -> Summary:
+    """Parameters, MACs and bytes of a program by module.
+
+    Args:
+        program: a captured network.
+        depth: add modules deeper than this to those above them.
+    """
+    sizes = example_sizes(program)
+    rows = _modules(program, sizes)
+    for path, cost in _costs(program):
+        rows[path] = rows.get(path, Row(path, "", ())) + cost
+    values = (n.meta.get("val") for n in program.graph.find_nodes(op="placeholder"))
+    inputs = tuple(tuple(sizes.shape(v)) for v in values if isinstance(v, torch.Tensor))
+    return fold(Summary(program.name, inputs, tuple(rows.values())), depth)
+
+
+def compare(before: Program, after: Program, depth: int | None = None) -> Comparison:
+    """Parameters, MACs and bytes of two programs, module by module."""
+    return Comparison(summary(before, depth), summary(after, depth))
+
+
+def fold(whole: Summary, depth: int | None) -> Summary:
+    """The summary with modules deeper than `depth` added to those above them; None leaves it."""
+    if depth is None:
+        return whole
+    rows: dict[str, Row] = {}
+    for row in whole.rows:
+        path = ".".join(row.path.split(".")[:depth]) if row.path else ""
+        if path == row.path:
+            rows[path] = row + rows[path] if path in rows else row
+        else:
+            rows[path] = rows.get(path, Row(path, "", ())) + row
+    return replace(whole, rows=tuple(rows.values()))
+
+
+def group_rows(groups: Iterable[Group], removed: Iterable[int]) -> list[GroupRow]:
+    """How many units of each group stay when some are removed."""
+    gone = set(map(int, removed))
+    return [
+        GroupRow(g.name, len(g), sum(int(u) not in gone for u in g.units), g.exact) for g in groups
+    ]
+
+
+def _modules(program: Program, sizes: Sizes) -> dict[str, Row]:
+    """Every module that made a node, with its class and its last output."""
+    rows = {"": Row("", program.name, ())}
+    for node in program.nodes:
+        for path, kind in (node.meta.get("nn_module_stack") or {}).values():
+            name = kind if isinstance(kind, str) else kind.__name__
+            rows[path] = Row(path, name.rpartition(".")[2], _output(node, sizes))
+    (output,) = program.graph.find_nodes(op="output")
+    results = [n for n in output.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
+    shape = _output(results[0], sizes) if results else ()
+    return {**rows, "": Row("", program.name, shape)}
+
+
+def _output(node: fx.Node, sizes: Sizes) -> Shape:
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    return tuple(sizes.shape(first)) if isinstance(first, torch.Tensor) else ()
+
+
+def _costs(program: Program) -> Iterator[tuple[str, Row]]:
+    """What nodes and tensors add to their modules."""
+    for node, macs in node_macs(program).items():
+        yield module_path(node), Row("", "", (), macs=macs)
+    for name, parameter in program.module.named_parameters():
+        count = parameter.numel()
+        yield name.rpartition(".")[0], Row("", "", (), count, 0, tensor_bytes(parameter))
+    for name, buffer in program.module.named_buffers():
+        yield name.rpartition(".")[0], Row("", "", (), bytes=tensor_bytes(buffer))
+
+
+def _shown(rows: Iterable[Row]) -> list[Row]:
+    return [r for r in rows if r.parameters or r.macs or r.bytes]
+
+
+def _name(row: Row) -> str:
+    return row.path or "(itself)"
+
+
+def _shape(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _kib(row: Row) -> str:
+    return f"{row.bytes / 1024:,.1f}"
+
+
+def _scale(total: int) -> tuple[int, str]:
+    """A unit in which a table of MACs is easy to read."""
+    for scale, unit in ((1, ""), (10**3, " (thousand)"), (10**6, " (million)")):
+        if total < 10**5 * scale:
+            return scale, unit
+    return 10**9, " (billion)"
+
+
+def _macs(row: Row, scale: int) -> str:
+    return f"{row.macs:,}" if scale == 1 else f"{row.macs / scale:,.1f}"
+
+
+def _compared(a: Row, b: Row, scale: int) -> list[str]:
+    """One line of a comparison; the output after, and before where it was another."""
+    shape = (
+        _shape(a.output) if a.output == b.output else f"{_shape(a.output)} -> {_shape(b.output)}"
+    )
+    line = [_name(a), a.kind, shape]
+    line += [f"{a.parameters:,}", f"{b.parameters:,}", _left(a.parameters, b.parameters)]
+    line += [_macs(a, scale), _macs(b, scale), _left(a.macs, b.macs)]
+    return [*line, _kib(a), _kib(b), _left(a.bytes, b.bytes)]
+
+
+def _left(before: int, after: int) -> str:
+    return f"{100 * after / before:.0f} %" if before else ""
+
+
+def _table(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Text left, numbers right, a rule above the last line."""
+    align = ["left"] * 3 + ["right"] * (len(header) - 3)
+    text = tabulate(lines, header, tablefmt="simple", colalign=align, disable_numparse=True)
+    *body, last = text.splitlines()
+    return "\n".join([*body, body[1], last])
+
+
+def _groups_text(groups: Sequence[GroupRow], shown: int = 20) -> str:
+    if not groups:
+        return ""
+    cut = [g for g in groups if g.kept < g.units]
+    lines = [(g.name, g.units, g.kept, "exact" if g.exact else "renormalises") for g in cut[:shown]]
+    title = f"{len(cut)} of {len(groups)} groups lose units"
+    title += f"; the first {shown}:" if len(cut) > shown else ""
+    return f"{title}\n{tabulate(lines, ['group', 'units', 'kept', 'removal'], tablefmt='simple')}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples become lists and infinite numbers text, as JSON has neither."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check(data: Mapping[str, Any]) -> Check:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    values["max_relative_error"] = float(data["max_relative_error"])
+    return Check(**values)
