@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from fxprune.algebra.label import IntArray, Label
 from fxprune.axes import Axes, BoolArray, lost_positions
 from fxprune.errors import PlanError
 from fxprune.operands import get_argument
+from fxprune.plan_json import PlanData, read_plan, to_text
 from fxprune.program import Program
 from fxprune.sizes import Sizes, is_symbolic
 
@@ -54,6 +57,7 @@ class Rescale:
 
 
 Edit = SetArgument | ScaleArgument | Rescale
+KINDS: dict[str, type[Edit]] = {"set": SetArgument, "scale": ScaleArgument, "rescale": Rescale}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,8 @@ class Plan:
         kept: parameter or buffer -> axis -> original positions that stay, ascending; only what loses some.
         edits: changes of the graph, a function of the program and of what is removed.
         fingerprint: of the program that the plan was made for.
-        removed: the removed units, as numbered by the analysis of that program.
+        removed: the removed units, as numbered by the analysis of that program; none in a plan from a file.
+        lengths: parameter or buffer -> axis -> its original length, for every axis in `kept`.
         program: that program, where the plan was made from it and not read from a file.
     """
 
@@ -72,6 +77,7 @@ class Plan:
     edits: tuple[Edit, ...]
     fingerprint: str
     removed: IntArray
+    lengths: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False)
     program: Program | None = field(default=None, repr=False)
 
     def __eq__(self, other: object) -> bool:
@@ -88,6 +94,21 @@ class Plan:
             for axis, positions in sorted(self.kept[name].items()):
                 state.update(f"{name}:{axis}:".encode() + positions.astype("<i8").tobytes())
         return state.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the plan as JSON, see docs/plan-format.md."""
+        data = PlanData(dict(self.kept), dict(self.lengths), self.edits, self.fingerprint)
+        Path(path).write_text(to_text(data, KINDS), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Reads a plan; `fp.shrink` checks it against the program and works out the units.
+
+        Raises:
+            PlanError: no such file, or one that was edited wrongly.
+        """
+        data = read_plan(Path(path), KINDS)
+        return cls(data.kept, data.edits, data.fingerprint, np.zeros(0, np.int64), data.lengths)
 
 
 def plan_removal(program: Program, axes: Axes, removed: Iterable[int]) -> Plan:
@@ -106,7 +127,10 @@ def plan_removal(program: Program, axes: Axes, removed: Iterable[int]) -> Plan:
         )
     gone[units] = True
     kept = _kept(axes, gone)
-    return Plan(kept, tuple(_edits(program, axes, gone)), fingerprint(program), units, program)
+    edits = tuple(_edits(program, axes, gone))
+    first = {name: key for key, names in axes.names.items() for name in names}
+    lengths = {n: {i: len(axes.params[first[n]][i]) for i in cut} for n, cut in kept.items()}
+    return Plan(kept, edits, fingerprint(program), units, lengths, program)
 
 
 def _kept(axes: Axes, gone: BoolArray) -> dict[str, dict[int, IntArray]]:

@@ -13,7 +13,6 @@ from torch import fx
 
 from fxprune.cost import node_macs, tensor_bytes
 from fxprune.cost.macs import example_sizes
-from fxprune.group import Group
 from fxprune.program import Program, module_path
 from fxprune.remark import Remark
 from fxprune.sizes import Sizes
@@ -203,9 +202,9 @@ class Report:
         return cls(
             Summary.from_json(data["before"]),
             Summary.from_json(data["after"]),
-            [GroupRow(**g) for g in data["groups"]],
-            [_check(c) for c in data["checks"]],
-            [Remark(**r) for r in data["remarks"]],
+            tuple(GroupRow(**g) for g in data["groups"]),
+            tuple(_check(c) for c in data["checks"]),
+            tuple(Remark(**r) for r in data["remarks"]),
             dict(data["seconds"]),
         )
 
@@ -243,14 +242,6 @@ def fold(whole: Summary, depth: int | None) -> Summary:
         else:
             rows[path] = rows.get(path, Row(path, "", ())) + row
     return replace(whole, rows=tuple(rows.values()))
-
-
-def group_rows(groups: Iterable[Group], removed: Iterable[int]) -> list[GroupRow]:
-    """How many units of each group stay when some are removed."""
-    gone = set(map(int, removed))
-    return [
-        GroupRow(g.name, len(g), sum(int(u) not in gone for u in g.units), g.exact) for g in groups
-    ]
 
 
 def _modules(program: Program, sizes: Sizes) -> dict[str, Row]:

@@ -9,7 +9,7 @@ from torch import nn
 import fxprune as fp
 from fxprune.program import Program
 from fxprune.remark import Remark
-from fxprune.report import Comparison, GroupRow, Report, Summary, compare, fold, group_rows, summary
+from fxprune.report import Comparison, GroupRow, Report, Summary, compare, fold, summary
 
 
 class Twice(nn.Module):
@@ -86,12 +86,6 @@ def test_ratios_are_what_is_left(program: Program, small: Program) -> None:
     assert ratios["parameters"] == summary(small).total.parameters / 200
 
 
-def test_group_rows_count_what_stays(program: Program) -> None:
-    groups = fp.groups(program)
-    rows = group_rows(groups, groups[0].units[:2])
-    assert (rows[0].units, rows[0].kept) == (8, 6)
-
-
 def test_summary_round_trips_through_json(program: Program) -> None:
     whole = summary(program)
     assert Summary.from_json(json.loads(json.dumps(whole.to_json()))) == whole
@@ -104,9 +98,9 @@ def test_comparison_round_trips_through_json(program: Program, small: Program) -
 
 def report(program: Program, small: Program) -> Report:
     plan = fp.plan(program, {"body.0.weight": (0, [1, 5])})
-    checks = [fp.verify(program, plan, small)]
-    remarks = [Remark("missed", "solve.unknown-op", "node roi", "froze 3 units")]
-    rows = [GroupRow("body.0.weight:0", 8, 6, True)]
+    checks = (fp.verify(program, plan, small),)
+    remarks = (Remark("missed", "solve.unknown-op", "node roi", "froze 3 units"),)
+    rows = (GroupRow("body.0.weight:0", 8, 6, True),)
     return Report(summary(program), summary(small), rows, checks, remarks, {"capture": 1.5})
 
 
