@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -43,7 +44,7 @@ class Group:
     """Units that cut the same parameter axes; any of them may go alone.
 
     Attributes:
-        name: the first producing axis, `parameter:axis`.
+        name: the first producing axis, `parameter:axis`, and a number where several groups cut it.
         units: the units, ascending.
         exact: removing them leaves the statistics of every norm alone.
     """
@@ -103,14 +104,21 @@ def find_groups(axes: Axes) -> Groups:
                 cut.setdefault(int(g), {})[name, i, roles[name, i]] = None
     order = np.argsort(index, kind="stable")
     bounds = np.searchsorted(index[order], np.arange(index.max() + 2))
-    return Groups(
-        _group(axes, order[bounds[g] : bounds[g + 1]], tuple(members)) for g, members in cut.items()
-    )
+    names: Counter[str] = Counter()
+    found = Groups()
+    for g, members in cut.items():
+        name = _name(tuple(members), names)
+        units = np.sort(order[bounds[g] : bounds[g + 1]])
+        found.append(Group(name, units, not axes.renormalised[units].any(), axes, tuple(members)))
+    return found
 
 
-def _group(axes: Axes, units: IntArray, cut: tuple[tuple[str, int, Role], ...]) -> Group:
-    first = next((c for c in cut if c[2] == "producer"), cut[0])
-    return Group(f"{first[0]}:{first[1]}", np.sort(units), not axes.renormalised[units].any(), axes, cut)
+def _name(cut: tuple[tuple[str, int, Role], ...], names: Counter[str]) -> str:
+    """The first producing axis; heads and head channels of one axis are told apart by a number."""
+    param, axis, _ = next((c for c in cut if c[2] == "producer"), cut[0])
+    name = f"{param}:{axis}"
+    names[name] += 1
+    return name if names[name] == 1 else f"{name}#{names[name]}"
 
 
 def _signatures(axes: Axes, keys: list[tuple[str, int]]) -> np.ndarray:

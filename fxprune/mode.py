@@ -6,7 +6,7 @@ Capture marks each node whose behaviour follows the mode with `meta["fxprune_mod
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -116,8 +116,8 @@ def _insert_counter(module: fx.GraphModule, node: fx.Node, counter: str) -> None
 def _counter_node(module: fx.GraphModule, mean: fx.Node, counter: str) -> fx.Node:
     """The get_attr node of the counter, made beside that of the running mean."""
     known = (n for n in module.graph.find_nodes(op="get_attr") if n.target == counter)
-    if found := next(known, None):
-        return found
+    if (found := next(known, None)) is not None:
+        return cast(fx.Node, found)
     with module.graph.inserting_after(mean):
         buffer = module.graph.get_attr(counter)
     if (val := mean.meta.get("val")) is not None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from fxprune.remark import Remark
 
 
 class TracedModule(fx.GraphModule):
-    """A GraphModule whose `train()` and `eval()` also switch batch norm and dropout in its graph."""
+    """A GraphModule whose `train()` and `eval()` also switch batch norm, dropout in its graph."""
 
     def train(self, mode: bool = True) -> TracedModule:
         """Sets train or eval mode; returns itself."""
@@ -44,7 +43,6 @@ class Program:
     free_batch: bool
     name: str
     remarks: tuple[Remark, ...] = ()
-    _sizes: dict[Any, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     @property
     def graph(self) -> fx.Graph:
@@ -75,7 +73,8 @@ class Program:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every parameter and buffer by name; a tensor of two names stands under both."""
-        found = dict(self.module.named_parameters(remove_duplicate=False))
+        found: dict[str, torch.Tensor] = {}
+        found.update(self.module.named_parameters(remove_duplicate=False))
         found.update(self.module.named_buffers(remove_duplicate=False))
         return found
 
@@ -126,14 +125,6 @@ def build_module(tree: torch.nn.Module, graph: fx.Graph, *, training: bool) -> T
     return module
 
 
-def clone_program(program: Program, **changes: Any) -> Program:
-    """A Program with a graph and a module tree of its own; tensors are shared."""
-    source = program.module
-    module = build_module(source, copy.deepcopy(source.graph), training=source.training)
-    values = {n: getattr(program, n) for n in ("args", "kwargs", "free_batch", "name", "remarks")}
-    return Program(module, **{**values, **changes})
-
-
 def share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
     """Puts every parameter and buffer of `source` under its own name and order in `target`."""
     target._parameters.clear()
@@ -141,7 +132,8 @@ def share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
     for name, parameter in source._parameters.items():
         target.register_parameter(name, parameter)
     for name, buffer in source._buffers.items():
-        target.register_buffer(name, buffer, persistent=name not in source._non_persistent_buffers_set)
+        kept = name not in source._non_persistent_buffers_set
+        target.register_buffer(name, buffer, persistent=kept)
     target._modules.clear()
     for name, child in source._modules.items():
         if child is not None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from fxprune.torch_private import static_size
+
 PRIMES = (31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
 
@@ -62,7 +64,7 @@ def symbolic_axes(value: Any) -> frozenset[int]:
     """Axes of a tensor whose length may differ from run to run."""
     if not isinstance(value, torch.Tensor):
         return frozenset()
-    return frozenset(i for i, s in enumerate(value.shape) if isinstance(s, torch.SymInt))
+    return frozenset(i for i, s in enumerate(value.shape) if static_size(s) is None)
 
 
 def is_symbolic(value: Any) -> bool:

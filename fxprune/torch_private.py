@@ -1,12 +1,168 @@
-"""Private names of torch, in one place; `tests/test_torch_private.py` says what each is for."""
+"""Every private name of torch that fxprune needs, behind functions of our own.
+
+torch has no public way to decompose one operator of a graph, to read an operator's aliasing, to run a
+model on tensors without data, or to make a fake tensor of other sizes cheaply. When torch moves these,
+this is the only file to mend; `tests/test_torch_private.py` says what each is for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+
+def overload(node: fx.Node) -> torch._ops.OpOverload[Any, Any] | None:
+    """The operator that a call_function node calls, None for Python functions."""
+    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        return node.target
+    return None
+
+
+def higher_order(node: fx.Node) -> str:
+    """Name of the higher-order operator (`"cond"`, ...) a node calls, or ""."""
+    found = isinstance(node.target, torch._ops.HigherOrderOperator)
+    return str(getattr(node.target, "__name__", "")) if found else ""
+
+
+def operator_name(op: torch._ops.OpOverload[Any, Any]) -> str:
+    """`aten.mean.dim`; the default overload goes unsaid: `aten.einsum`."""
+    return str(op).removesuffix(".default")
+
+
+def is_pointwise(op: torch._ops.OpOverload[Any, Any]) -> bool:
+    """Whether torch tags the operator as pointwise."""
+    return torch.Tag.pointwise in op.tags
+
+
+@cache
+def aliased(op: torch._ops.OpOverload[Any, Any]) -> tuple[int, ...]:
+    """Positions of the arguments that an output may share memory with."""
+    schema = op._schema
+    if not any(r.alias_info for r in schema.returns) and not op._opname.endswith("dropout"):
+        return ()
+    if op._opname.endswith("dropout"):
+        return (0,)
+    return tuple(i for i, a in enumerate(schema.arguments) if a.alias_info)
+
+
+@cache
+def mutated(op: torch._ops.OpOverload[Any, Any]) -> tuple[int, ...]:
+    """Positions of the arguments that the operator writes to."""
+    found = enumerate(op._schema.arguments)
+    return tuple(i for i, a in found if a.alias_info and a.alias_info.is_write)
+
+
+@cache
+def functional(
+    op: torch._ops.OpOverload[Any, Any],
+) -> torch._ops.OpOverload[Any, Any] | None:
+    """`aten.relu` for `aten.relu_`, None where no operator has the same arguments."""
+    if not op._opname.endswith("_") or mutated(op) != (0,):
+        return None
+    packet = getattr(getattr(torch.ops, op.namespace), op._opname[:-1], None)
+    twin = getattr(packet, op._overloadname, None)
+    if twin is None or mutated(twin) or len(twin._schema.returns) != 1:
+        return None
+    same = [(a.name, str(a.type)) for a in op._schema.arguments] == [
+        (a.name, str(a.type)) for a in twin._schema.arguments
+    ]
+    return twin if same else None
+
+
+def static_size(size: int | torch.SymInt) -> int | None:
+    """The size where it is known; a symbol that torch.export has since fixed is known too."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
+
+
+def fake_result(op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What the operator returns on tensors without data; nodes stand for their `meta["val"]`."""
+    args, kwargs = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
+    mode = fake_mode_of((args, kwargs))
+    if mode is None:
+        return op(*args, **kwargs)
+    with mode:
+        return op(*args, **kwargs)
+
+
+def fake_mode_of(values: Any) -> FakeTensorMode | None:
+    """The fake mode of the first fake tensor inside `values`."""
+    leaves = pytree.tree_leaves(values)
+    return next((x.fake_mode for x in leaves if isinstance(x, FakeTensor)), None)
+
+
+def decompose(
+    op: torch._ops.OpOverload[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[fx.GraphModule, list[fx.Node]] | None:
+    """One step of decomposition of a call.
+
+    Returns:
+        A graph whose placeholders stand for the listed nodes in order; None where torch has none.
+    """
+    body = _decomposition(op)
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    nodes = list(dict.fromkeys(x for x in leaves if isinstance(x, fx.Node)))
+    values = [n.meta.get("val") for n in nodes]
+    mode = fake_mode_of(values)
+    if body is None or mode is None or any(v is None for v in values):
+        return None
+
+    def call(*given: Any) -> Any:
+        known = dict(zip(nodes, given, strict=True))
+        flat = [known.get(x, x) if isinstance(x, fx.Node) else x for x in leaves]
+        call_args, call_kwargs = pytree.tree_unflatten(flat, spec)
+        return op(*call_args, **call_kwargs)
+
+    with mode, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Two nodes may hold one value, and make_fx tells its inputs apart by identity.
+        values = [v.detach() if isinstance(v, torch.Tensor) else v for v in values]
+        return make_fx(call, decomposition_table={op: body}, pre_dispatch=True)(*values), nodes
+
+
+def _decomposition(op: torch._ops.OpOverload[Any, Any]) -> Callable[..., Any] | None:
+    if op._can_decompose():
+        return op.decompose
+    return _table().get(op)
+
+
+@cache
+def _table() -> dict[Any, Callable[..., Any]]:
+    return dict(torch._decomp.core_aten_decompositions())
+
+
+class WithoutData:
+    """A model and its inputs as tensors that have no data; its own tensors are not touched."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._model = model
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._known: dict[int, torch.Tensor] = {}
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._state = {name: self._empty(x) for name, x in tensors.items()}
+        self._inputs = pytree.tree_map_only(torch.Tensor, self._empty, (args, dict(kwargs)))
+
+    def __call__(self) -> Any:
+        """What the model returns, without data."""
+        args, kwargs = self._inputs
+        with self._mode, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return functional_call(self._model, self._state, args, kwargs)
+
+    def _empty(self, x: torch.Tensor) -> torch.Tensor:
+        if id(x) not in self._known:
+            with self._mode:
+                new = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+            self._known[id(x)] = new.requires_grad_(x.requires_grad)
+        return self._known[id(x)]
 
 
 def resized(value: torch.Tensor, sizes: Sequence[Any]) -> torch.Tensor:

@@ -22,9 +22,11 @@ from fxprune.capture.modes import (
     mode_remark,
 )
 from fxprune.capture.normalise import normalise
+from fxprune.torch_private import static_size
 from fxprune.errors import CaptureError
 from fxprune.program import Program, TracedModule, build_module, share_tensors
 from fxprune.remark import Remark
+from fxprune.rules.table import has_rule
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,6 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_batch: bool = True,
-    has_rule: Callable[[str], bool] | None = None,
 ) -> Program:
     """Captures a network as a Program; the model is not changed and its tensors are shared.
 
@@ -60,18 +61,19 @@ def capture(
         args: example positional inputs; a tensor stands for a tuple of one.
         kwargs: example keyword inputs.
         dynamic_batch: leave axis 0 of the tensor inputs free.
-        has_rule: whether an operator (`"aten.mean.dim"`) needs no decomposition; all if None.
 
     Raises:
         CaptureError: the model could not be exported.
     """
     if isinstance(model, ExportedProgram):
-        return _from_exported(model, has_rule)
+        return _from_exported(model, _example_inputs(model, args, kwargs))
     inputs = _checked_inputs(model, args, kwargs)
     with _unchanged(model):
-        exported, free, remarks = _export_batched(model, _on_device_of(model, inputs), dynamic_batch)
+        exported, free, remarks = _export_batched(
+            model, _on_device_of(model, inputs), dynamic_batch
+        )
         check = check_modes(model, inputs.args, inputs.kwargs)
-    module, more = _build(exported, model, check, has_rule)
+    module, more = _build(exported, model, check)
     return Program(
         module,
         inputs.args,
@@ -82,13 +84,22 @@ def capture(
     )
 
 
-def _from_exported(exported: ExportedProgram, has_rule: Callable[[str], bool] | None) -> Program:
-    args, kwargs = exported.example_inputs or ((), {})
-    module, remarks = _build(exported, None, ModeCheck(), has_rule)
+def _example_inputs(
+    exported: ExportedProgram, args: Any, kwargs: Mapping[str, Any] | None
+) -> _Inputs:
+    if args is None and not kwargs:
+        args, kwargs = exported.example_inputs or (None, None)
+    return _checked_inputs(exported.graph_module, args, kwargs)
+
+
+def _from_exported(
+    exported: ExportedProgram, inputs: _Inputs
+) -> Program:
+    module, remarks = _build(exported, None, ModeCheck())
     return Program(
         module,
-        tuple(args),
-        dict(kwargs),
+        inputs.args,
+        inputs.kwargs,
         free_batch=_batch_is_free(module.graph),
         name="ExportedProgram",
         remarks=tuple(remarks),
@@ -191,10 +202,12 @@ def _at_least_two(inputs: _Inputs) -> _Inputs:
 def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProgram:
     shapes = None
     if dynamic:
-        collection = ShapesCollection()
+        collection = ShapesCollection()  # type: ignore[no-untyped-call]
         for x in inputs.batched():
             collection[x] = {0: Dim.AUTO}
-        shapes = collection.dynamic_shapes(model, inputs.args, inputs.kwargs)
+        shapes = collection.dynamic_shapes(  # type: ignore[no-untyped-call]
+            model, inputs.args, inputs.kwargs
+        )
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         return torch.export.export(
@@ -206,7 +219,7 @@ def _batch_is_free(graph: fx.Graph) -> bool:
     """Whether axis 0 of some input is a symbol."""
     values = [n.meta.get("val") for n in graph.find_nodes(op="placeholder")]
     return any(
-        isinstance(v, torch.Tensor) and v.ndim and not isinstance(v.shape[0], int) for v in values
+        isinstance(v, torch.Tensor) and v.ndim and static_size(v.shape[0]) is None for v in values
     )
 
 
@@ -214,12 +227,11 @@ def _build(
     exported: ExportedProgram,
     model: nn.Module | None,
     check: ModeCheck,
-    has_rule: Callable[[str], bool] | None,
 ) -> tuple[TracedModule, list[Remark]]:
     """A plain TracedModule with get_attr parameters, normalised, its mode switches marked."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        unlifted = cast(fx.GraphModule, exported.module(check_guards=False))
+        unlifted = exported.module(check_guards=False)
     remarks = normalise(unlifted, has_rule)
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training

@@ -49,7 +49,7 @@ def _advice(error: Exception) -> tuple[str, str]:
     if any(t in text for t in ("data-dependent", "DataDependent", "Eq(u0", "unbacked")):
         return (
             "the model's control flow depends on the values of a tensor",
-            "move the branch out of forward, use torch.where or torch.cond, or capture the submodules",
+            "move the branch out of forward, use torch.where, or capture its submodules",
         )
     if any(t in text for t in ("register_dataclass", "register_pytree_node", "Unsupported output")):
         return (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.capture.torch_private import (
+from fxprune.torch_private import (
     aliased,
     fake_result,
     functional,
@@ -74,15 +74,28 @@ def make_functional(graph: fx.Graph) -> list[Remark]:
 def _shares_with(node: fx.Node) -> list[fx.Node]:
     if node.op == "output":
         return []
-    if node.target is operator.getitem or higher_order(node):
+    if node.target is operator.getitem:
+        return _shares_element(node)
+    if higher_order(node):
         return list(node.all_input_nodes)
     if (op := overload(node)) is None:
         return [] if node.op == "call_function" else list(node.all_input_nodes)
     found: list[fx.Node] = []
     for i in aliased(op):
-        value = node.args[i] if i < len(node.args) else node.kwargs.get(op._schema.arguments[i].name)
+        value = (
+            node.args[i] if i < len(node.args) else node.kwargs.get(op._schema.arguments[i].name)
+        )
         fx.node.map_arg(value, found.append)
     return found
+
+
+def _shares_element(node: fx.Node) -> list[fx.Node]:
+    """An output of topk or lstm is memory of its own; one of split is a view."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    if (op := overload(source)) is None or aliased(op):
+        return [source]
+    return [u for u in source.users if u.args[1:] == node.args[1:] and u.target is node.target]
 
 
 def _is_safe(node: fx.Node, memory: Memory) -> bool:

@@ -93,10 +93,10 @@ def _from_torchvision(name: str) -> nn.Module:
     known = models.list_models()
     if name not in known:
         raise _unknown(f"torchvision has no model {name!r}", name, known)
-    options = {"weights_backbone": None} if name in models.list_models(models.detection) else {}
-    if name in models.list_models(models.segmentation):
+    options: dict[str, object] = {}
+    if any(name in models.list_models(m) for m in (models.detection, models.segmentation)):
         options = {"weights_backbone": None}
-    if name in {"googlenet", "inception_v3"}:
+    elif name in {"googlenet", "inception_v3"}:
         options = {"init_weights": True}
     return cast(nn.Module, models.get_model(name, weights=None, **options)).eval()
 

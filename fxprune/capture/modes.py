@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
-from fxprune.capture.torch_private import WithoutData
+from fxprune.torch_private import WithoutData
 from fxprune.mode import MODE, get_argument, mode_argument
 from fxprune.program import module_path
 from fxprune.remark import Remark
@@ -45,16 +44,16 @@ class ModeCheck:
     dropouts: dict[str, list[float]] = field(default_factory=dict)
 
 
-def check_modes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> ModeCheck:
+def check_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModeCheck:
     """Finds the modules whose forward takes another way in the other mode.
 
     Only classes whose code names `training` are suspects, and only with a suspect is the model run:
     once per mode on tensors without data, comparing the torch functions each module calls.
     The model's `training` flags are changed; the caller restores them.
     """
-    suspects = [path for path, m in model.named_modules() if _is_suspect(m)]
+    kinds = {type(m) for m in model.modules()}
+    readers = {k for k in kinds if not _is_torch(k) and _reads_training(k)}
+    suspects = [path for path, m in model.named_modules() if type(m) in readers]
     if not suspects:
         return ModeCheck()
     calls: dict[bool, dict[str, list[Any]]] = {}
@@ -131,11 +130,6 @@ def _is_torch(kind: type) -> bool:
     return kind.__module__.startswith("torch.nn.")
 
 
-def _is_suspect(module: nn.Module) -> bool:
-    return not _is_torch(type(module)) and _reads_training(type(module))
-
-
-@cache
 def _reads_training(kind: type) -> bool:
     """Whether a method of the class, or of its bases below nn.Module, names `training`."""
     return any(
@@ -198,7 +192,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _counts_batches(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether the call is a batch norm's `num_batches_tracked.add_(1)`, which the graph switches."""
+    """Whether the call is a batch norm's `num_batches_tracked.add_(1)`, a graph switch."""
     if name != "add_" or len(args) != 2 or not isinstance(args[1], int):
         return False
     return bool(args[0].dtype == torch.long and not args[0].ndim)
@@ -226,7 +220,7 @@ def _follows(modules: list[nn.Module]) -> bool:
     if modules and isinstance(modules[-1], nn.modules.batchnorm._NormBase):
         return modules[-1].momentum is not None
     return not modules or any(
-        isinstance(m, fx.GraphModule) or _reads_training(type(m)) for m in modules
+        isinstance(m, fx.GraphModule) or _reads_training(type(m)) for m in reversed(modules)
     )
 
 

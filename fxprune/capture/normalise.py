@@ -11,20 +11,21 @@ import torch
 from torch import fx
 
 from fxprune.capture.inplace import make_functional
-from fxprune.capture.torch_private import (
+from fxprune.torch_private import (
     decompose,
     higher_order,
     is_pointwise,
     operator_name,
     overload,
+    static_size,
 )
 from fxprune.program import describe
 from fxprune.remark import Remark
 
 _KEPT_META = ("val", "nn_module_stack", "stack_trace")
 _NO_STACK = "_empty_nn_module_stack_from_metadata_hook"
+_GUARDS = ("aten._assert", "aten.sym_constrain_range")
 _MAX_DEPTH = 8
-_WITHOUT_RULE = {"aten.einsum"}
 _SPLITS = {
     "aten.chunk",
     "aten.unsafe_chunk",
@@ -37,12 +38,12 @@ _SPLITS = {
 }
 
 
-def normalise(module: fx.GraphModule, has_rule: Callable[[str], bool] | None) -> list[Remark]:
+def normalise(module: fx.GraphModule, has_rule: Callable[[str], bool]) -> list[Remark]:
     """Normalises the graph of `module` in place.
 
     Args:
         module: an exported program's module, parameters as get_attr.
-        has_rule: whether an operator needs no decomposition; all but einsum if None.
+        has_rule: whether an operator needs no decomposition.
 
     Returns:
         What the reader should know.
@@ -51,7 +52,7 @@ def normalise(module: fx.GraphModule, has_rule: Callable[[str], bool] | None) ->
     drop_guards(module.graph)
     trim_meta(module.graph)
     remarks += make_functional(module.graph)
-    if decompose_without_rule(module, has_rule or (lambda name: name not in _WITHOUT_RULE)):
+    if decompose_without_rule(module, has_rule):
         remarks += make_functional(module.graph)
     spell_splits(module.graph)
     drop_aliases(module.graph)
@@ -64,9 +65,7 @@ def drop_guards(graph: fx.Graph) -> None:
     """Erases the calls that only check inputs."""
     for node in reversed(list(graph.nodes)):
         name = str(node.target)
-        if node.op == "call_module" and name == "_guards_fn":
-            graph.erase_node(node)
-        elif node.op == "call_function" and name.startswith(("aten._assert", "aten.sym_constrain")):
+        if name == "_guards_fn" or name.startswith(_GUARDS):
             graph.erase_node(node)
 
 
@@ -89,9 +88,21 @@ def inline_regions(module: fx.GraphModule) -> list[Remark]:
     """Inlines `with no_grad()` and disabled autocast regions, which export makes submodules of."""
     remarks = []
     while found := [n for n in module.graph.nodes if _is_region(n)]:
+        trained = _depend_on_parameters(module)
         for node in found:
-            remarks += _inline_region(module, node)
+            remarks += _inline_region(module, node, trained)
     return remarks
+
+
+def _depend_on_parameters(module: fx.GraphModule) -> set[fx.Node]:
+    """The nodes whose value gradients would flow through to a parameter."""
+    trainable = {n for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    found: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        parameter = node.op == "get_attr" and node.target in trainable
+        if parameter or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _is_region(node: fx.Node) -> bool:
@@ -101,12 +112,12 @@ def _is_region(node: fx.Node) -> bool:
     )
 
 
-def _inline_region(module: fx.GraphModule, node: fx.Node) -> list[Remark]:
+def _inline_region(module: fx.GraphModule, node: fx.Node, trained: set[fx.Node]) -> list[Remark]:
     at = 1 if higher_order(node) == "wrap_with_set_grad_enabled" else 4
     source, operands = node.args[at], list(node.args[at + 1 :])
     assert isinstance(source, fx.Node)
     body = getattr(module, str(source.target))
-    stopped = at == 1 and node.args[0] is False and any(map(_trains, operands))
+    stopped = at == 1 and node.args[0] is False and not trained.isdisjoint(operands)
     where = describe(node)
     _replace_by_graph(module, node, body, operands)
     if not source.users:
@@ -126,10 +137,6 @@ def _inline_region(module: fx.GraphModule, node: fx.Node) -> list[Remark]:
     ]
 
 
-def _trains(operand: Any) -> bool:
-    return isinstance(operand, fx.Node) and bool(getattr(operand.meta.get("val"), "requires_grad", False))
-
-
 def decompose_without_rule(module: fx.GraphModule, has_rule: Callable[[str], bool]) -> bool:
     """Replaces operators without a rule by what torch makes of them, where it knows.
 
@@ -147,7 +154,8 @@ def decompose_without_rule(module: fx.GraphModule, has_rule: Callable[[str], boo
             continue
         if (step := decompose(op, node.args, node.kwargs)) is None or _is_itself(step[0], op):
             continue
-        if _replace_by_graph(module, node, *step, into=(new := [])):
+        new: list[fx.Node] = []
+        if _replace_by_graph(module, node, *step, new):
             changed = True
             pending += [(n, depth + 1) for n in new]
     return changed
@@ -239,7 +247,7 @@ def spell_splits(graph: fx.Graph) -> None:
         if op is None or operator_name(op) not in _SPLITS:
             continue
         dim = _argument(node, "dim", 2, 0)
-        sizes = [int_or_none(x.shape[dim]) for x in node.meta["val"]]
+        sizes = [static_size(x.shape[dim]) for x in node.meta["val"]]
         if all(s is not None for s in sizes):
             node.target = torch.ops.aten.split_with_sizes.default
             node.args, node.kwargs = (node.args[0], sizes, dim), {}
@@ -249,11 +257,6 @@ def _argument(node: fx.Node, name: str, position: int, default: Any) -> Any:
     if len(node.args) > position:
         return node.args[position]
     return node.kwargs.get(name, default)
-
-
-def int_or_none(size: int | torch.SymInt) -> int | None:
-    """The size where it is a number, None where it is a symbol."""
-    return size if isinstance(size, int) else None
 
 
 def drop_aliases(graph: fx.Graph) -> None:

@@ -53,7 +53,7 @@ def test_switching_there_and_back_is_the_same_graph() -> None:
     program = capture(network().train(), torch.randn(2, 3, 8, 8))
     before = [(n.op, str(n.target), str(n.args)) for n in program.nodes]
     program.eval().train()
-    assert len([n for n in program.nodes]) == len(before)
+    assert len(list(program.nodes)) == len(before)
     program.module.graph.lint()
 
 
@@ -108,7 +108,7 @@ def test_a_cumulative_average_is_remarked() -> None:
 
 def test_a_frozen_norm_follows_like_the_module() -> None:
     model = network().train()
-    model[1].eval()
+    model.get_submodule("1").eval()
     program = capture(model, torch.randn(2, 3, 8, 8)).train()
     norms = [n for n in program.nodes if "batch_norm" in str(n.target)]
     assert all(n.args[5] for n in norms)

@@ -1,0 +1,135 @@
+"""Tests of fxprune.capture.normalise."""
+
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune.capture.export import capture
+from fxprune.program import Program, module_path, source_line
+from fxprune.rules.table import has_rule
+from fxprune.torch_private import operator_name, overload
+
+Function = Callable[[Tensor], Any]
+
+
+class Fn(nn.Module):
+    """A convolution, then a function."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.conv(x))
+
+
+def captured(function: Function, rules: Callable[[str], bool] = has_rule) -> Program:
+    """The program of a function, checked against it at another batch size."""
+    model = Fn(function)
+    with patch("fxprune.capture.export.has_rule", rules):
+        program = capture(model, torch.randn(2, 4, 3, 3))
+    x = torch.randn(5, 4, 3, 3)
+    torch.testing.assert_close(program(x), model(x))
+    assert program.free_batch
+    assert all("val" in n.meta for n in program.nodes if n.op not in ("output", "get_attr"))
+    return program
+
+
+def names(program: Program) -> list[str]:
+    return [operator_name(op) for n in program.nodes if (op := overload(n)) is not None]
+
+
+def no_grad(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y = x * 2
+    return x + y
+
+
+def no_autocast(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return x * 2
+
+
+def test_einsum_is_decomposed_and_keeps_its_place() -> None:
+    program = captured(lambda x: torch.einsum("bchw,bdhw->bcd", x, x))
+    assert "aten.einsum" not in names(program)
+    made = [n for n in program.nodes if "bmm" in str(n.target)]
+    assert made
+    assert "test_normalise" in source_line(made[0])
+    assert module_path(made[0]) == ""
+    assert "nn_module_stack" in made[0].meta
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [
+        (lambda x: torch.pixel_shuffle(x, 2), "aten.pixel_shuffle"),
+        (lambda x: nn.functional.hardswish(x), "aten.hardswish"),
+        (lambda x: torch.tensordot(x, x, dims=([0, 1], [0, 1])), "aten.tensordot"),
+        (lambda x: torch.var_mean(x, (2, 3)), "aten.var_mean.dim"),
+        (lambda x: x.reshape(x.shape[0], -1).unflatten(1, (4, 9)), "aten.unflatten.int"),
+    ],
+)
+def test_operators_without_rule_are_decomposed(function: Function, op: str) -> None:
+    assert op in names(captured(function, lambda name: True))
+    assert op not in names(captured(function, lambda name: name != op))
+
+
+def test_an_operator_without_decomposition_stays() -> None:
+    program = captured(lambda x: x.cumsum(1), lambda name: False)
+    assert "aten.cumsum" in names(program)
+    assert "aten.convolution" in names(program)
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        lambda x: x.chunk(2, 1),
+        lambda x: x.chunk(3, dim=-3),
+        lambda x: x.split(3, 1),
+        lambda x: x.split([1, 3], 1),
+        lambda x: x.tensor_split(3, 1),
+        lambda x: x.unsafe_chunk(2, 1),
+    ],
+)
+def test_splits_are_spelled(split: Function) -> None:
+    found = names(captured(split))
+    assert found == ["aten.conv2d", "aten.split_with_sizes"]
+
+
+def test_a_split_of_the_batch_stays() -> None:
+    program = capture(Fn(lambda x: x.chunk(2, 0)), torch.randn(4, 4, 3, 3))
+    assert "aten.split_with_sizes" not in names(program)
+
+
+def test_regions_are_inlined() -> None:
+    program = captured(no_grad)
+    assert names(program) == ["aten.conv2d", "aten.mul.Tensor", "aten.add.Tensor"]
+    assert [r.code for r in program.remarks] == ["capture.grad-mode-dropped"]
+    assert set(dict(program.module.named_modules())) == {"", "conv"}
+    assert names(captured(no_autocast)) == ["aten.conv2d", "aten.mul.Tensor"]
+
+
+def test_enabled_autocast_stays_one_opaque_call() -> None:
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return x @ x
+
+    program = capture(Mixed(), torch.randn(2, 3, 3))
+    x = torch.randn(4, 3, 3)
+    assert program(x).dtype == torch.bfloat16
+    torch.testing.assert_close(program(x), Mixed()(x))
+
+
+def test_checks_of_the_batch_are_dropped() -> None:
+    def function(x: Tensor) -> Tensor:
+        torch._check(x.shape[0] < 100)
+        return x.to(torch.float32)
+
+    assert all("assert" not in str(n.target) for n in captured(function).nodes)
