@@ -32,14 +32,17 @@ if TYPE_CHECKING:
     from fxprune.capture import capture
     from fxprune.errors import FxpruneError
     from fxprune.group import Group, Member
+    from fxprune.importance import Importance, criterion, unit_criterion
     from fxprune.plan import Plan
     from fxprune.program import Program
     from fxprune.remark import Remark
+    from fxprune.rules.table import rule
 
 __version__ = "0.1.0"
 __all__ = [
     "FxpruneError",
     "Group",
+    "Importance",
     "Member",
     "Outcome",
     "Plan",
@@ -47,14 +50,17 @@ __all__ = [
     "Remark",
     "capture",
     "compare",
+    "criterion",
     "explain",
     "groups",
     "load",
     "plan",
     "prune",
+    "rule",
     "save",
     "shrink",
     "summary",
+    "unit_criterion",
     "verify",
     "write_back",
 ]
@@ -62,11 +68,15 @@ __all__ = [
 _HOME = {
     "FxpruneError": "fxprune.errors",
     "Group": "fxprune.group",
+    "Importance": "fxprune.importance",
     "Member": "fxprune.group",
     "Plan": "fxprune.plan",
     "Program": "fxprune.program",
     "Remark": "fxprune.remark",
     "capture": "fxprune.capture",
+    "criterion": "fxprune.importance",
+    "rule": "fxprune.rules.table",
+    "unit_criterion": "fxprune.importance",
 }
 
 

@@ -20,10 +20,24 @@ from fxprune.importance import Importance, score_units
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
 from fxprune.program import Program, module_path
 from fxprune.remark import Remark
+from fxprune.report import GroupRow, Report, compare, summary
 from fxprune.shrink import apply_plan
 from fxprune.solve import solve
 from fxprune.verify import Check, compare_programs
 from fxprune.why import Explanation, explain_axis
+
+__all__ = [
+    "Outcome",
+    "capture",
+    "compare",
+    "explain",
+    "groups",
+    "plan",
+    "prune",
+    "shrink",
+    "summary",
+    "verify",
+]
 
 _solved: WeakKeyDictionary[Program, Axes] = WeakKeyDictionary()
 
@@ -91,7 +105,7 @@ class Outcome:
 
     program: Program
     plan: Plan
-    report: Any
+    report: Report
     original: Program = field(repr=False)
 
     @property
@@ -150,13 +164,11 @@ def prune(
     clock.lap("shrink")
     checks = [compare_programs(program, axes, decided, small, seed=seed).raise_if_bad()] if verify else []
     clock.lap("verify")
-    from fxprune.report import Report, summary
-
     report = Report(
         before=summary(program),
         after=summary(small),
         groups=_group_rows(found, decided),
-        checks=tuple(checks),
+        checks=checks,
         remarks=(*program.remarks, *axes.remarks, *_left(candidates)),
         seconds=clock.laps,
     )
@@ -216,9 +228,7 @@ def _left(candidates: Candidates) -> list[Remark]:
     return [Remark("missed", "choose.left", name, "no unit was removed", why) for name, why in candidates.refused.items()]
 
 
-def _group_rows(found: Groups, decided: Plan) -> Any:
-    from fxprune.report import GroupRow
-
+def _group_rows(found: Groups, decided: Plan) -> tuple[GroupRow, ...]:
     gone = set(decided.removed.tolist())
     return tuple(GroupRow(g.name, len(g), len(g) - len(gone.intersection(g.units.tolist())), g.exact) for g in found)
 

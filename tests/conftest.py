@@ -1,0 +1,40 @@
+"""Small captured networks that many tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune as fp
+from fxprune.program import Program
+
+
+class Residual(nn.Module):
+    """A stem, two residual blocks of unequal weight, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.one = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 16, 3, padding=1))
+        self.two = nn.Sequential(nn.Conv2d(16, 40, 1), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 16, 1))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.one(x))
+        x = torch.relu(x + self.two(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="session")
+def residual() -> nn.Module:
+    """The network, in eval mode."""
+    torch.manual_seed(0)
+    return Residual().eval()
+
+
+@pytest.fixture(scope="session")
+def program(residual: nn.Module) -> Program:
+    """The network, captured."""
+    return fp.capture(residual, torch.randn(2, 3, 8, 8))

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune as fp
+from fxprune.errors import VerifyError
+from fxprune.program import Program
+from fxprune.verify import relative_error
+
+
+def half(program: Program) -> tuple[object, Program]:
+    plan = fp.plan(program, [u for g in fp.groups(program) for u in g.units[::2]])
+    return plan, fp.shrink(program, plan)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_agreement(program: Program, dtype: torch.dtype) -> None:
+    plan, small = half(program)
+    check = fp.verify(program, plan, small, dtype=dtype)  # type: ignore[arg-type]
+    assert check.ok
+    assert check.batches == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["one.0.bias", "two.1.running_var", "head.weight", "stem.0.weight"])
+def test_one_wrong_number_in_any_tensor_is_found(program: Program, name: str) -> None:
+    plan, small = half(program)
+    with torch.no_grad():
+        small.tensors()[name].view(-1)[0] += 0.5
+    check = fp.verify(program, plan, small)  # type: ignore[arg-type]
+    assert not check.ok
+    assert name.split(".")[0] in check.first_bad_node
+    with pytest.raises(VerifyError, match="differs"):
+        check.raise_if_bad()
+
+
+def test_swapped_channels_are_found(program: Program) -> None:
+    plan, small = half(program)
+    with torch.no_grad():
+        weight = small.tensors()["one.2.weight"]
+        weight.copy_(weight[:, torch.randperm(weight.shape[1])])
+    assert not fp.verify(program, plan, small).ok  # type: ignore[arg-type]
+
+
+def test_zero_head_does_not_hide_errors(residual: nn.Module) -> None:
+    import copy
+
+    model = copy.deepcopy(residual)
+    nn.init.zeros_(model.get_parameter("head.weight"))
+    program = fp.capture(model, torch.randn(2, 3, 8, 8))
+    plan, small = half(program)
+    with torch.no_grad():
+        small.tensors()["stem.0.weight"].view(-1)[0] += 0.5
+    assert not fp.verify(program, plan, small).ok  # type: ignore[arg-type]
+
+
+def test_train_mode_is_verified_with_batch_statistics(residual: nn.Module) -> None:
+    import copy
+
+    program = fp.capture(copy.deepcopy(residual).train(), torch.randn(4, 3, 8, 8))
+    before = {n: t.clone() for n, t in program.tensors().items()}
+    plan, small = half(program)
+    assert fp.verify(program, plan, small).ok  # type: ignore[arg-type]
+    assert all(torch.equal(t, before[n]) for n, t in program.tensors().items())
+
+
+def test_meta_programs_are_planned_but_not_verified() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    outcome = fp.prune(model, torch.randn(2, 8), importance="random", verify=False)
+    assert all(t.is_meta for t in outcome.program.tensors().values())
+    with pytest.raises(VerifyError, match="meta"):
+        fp.verify(outcome.original, outcome.plan, outcome.program)
+
+
+def test_not_finite_and_misshapen_are_infinitely_wrong() -> None:
+    one = torch.ones(3)
+    assert relative_error(one * float("nan"), one) == float("inf")
+    assert relative_error(torch.ones(4), one) == float("inf")
+    assert relative_error(torch.tensor([1, 2]), torch.tensor([1, 3])) == float("inf")
+    assert relative_error(one * 1.5, one) == 0.5
