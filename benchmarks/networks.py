@@ -135,10 +135,9 @@ def _detector(name: str) -> Example:
 def _widen_detections(model: nn.Module) -> None:
     """Lets random weights detect something: thresholds of zero, few boxes."""
     for module in model.modules():
-        if hasattr(module, "score_thresh"):
-            module.score_thresh = 0.0
-        if hasattr(module, "detections_per_img"):
-            module.detections_per_img = 20
+        for name, value in (("score_thresh", 0.0), ("detections_per_img", 20)):
+            if hasattr(module, name):
+                setattr(module, name, value)
 
 
 # transformers, two layers each
@@ -272,28 +271,28 @@ def _mamba() -> Example:
 
 # timm, one model of each family
 
-_TIMM = (
-    "beit_base_patch16_224 botnet26t_256 eca_halonext26ts gernet_s repvgg_a0 cait_xxs24_224 "
-    "coat_tiny convit_tiny convmixer_768_32 convnextv2_atto crossvit_tiny_240 cspresnet50 "
-    "darknet53 davit_tiny deit3_small_patch16_224 densenet121 dla34 dpn68 edgenext_xx_small "
-    "efficientformer_l1 efficientformerv2_s0 efficientnet_b0 efficientvit_b0 efficientvit_m0 "
-    "eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100 "
-    "hgnet_tiny hiera_tiny_224 hrnet_w18_small inception_next_tiny inception_resnet_v2 "
-    "inception_v4 levit_128s mambaout_femto maxvit_tiny_rw_224 coatnet_0_rw_224 "
-    "poolformer_s12 caformer_s18 mixer_s32_224 gmlp_s16_224 resmlp_12_224 mobilenetv3_small_050 "
-    "mobilenetv4_conv_small mobilevit_xxs mobilevitv2_050 mvitv2_tiny nasnetalarge nest_tiny "
-    "nextvit_small dm_nfnet_f0 nf_regnet_b0 pit_ti_224 pnasnet5large pvt_v2_b0 rdnet_tiny "
-    "regnety_002 repghostnet_050 repvit_m0_9 res2net50_26w_4s resnest14d resnet18 resnetv2_50 "
-    "rexnet_100 selecsls42b seresnet33ts sequencer2d_s skresnet18 starnet_s1 swiftformer_xs "
-    "swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 swinv2_tiny_window8_256 tf_efficientnetv2_b0 "
-    "tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_pcpvt_small twins_svt_small "
-    "vgg11_bn visformer_tiny vit_tiny_patch16_224 vit_relpos_small_patch16_224 vitamin_small_224 "
-    "volo_d1_224 ese_vovnet19b_dw xception41 xcit_nano_12_p16_224"
-).split()
+_FAMILIES = """
+beit_base_patch16_224 botnet26t_256 eca_halonext26ts gernet_s repvgg_a0 cait_xxs24_224
+coat_tiny convit_tiny convmixer_768_32 convnextv2_atto crossvit_tiny_240 cspresnet50
+darknet53 davit_tiny deit3_small_patch16_224 densenet121 dla34 dpn68 edgenext_xx_small
+efficientformer_l1 efficientformerv2_s0 efficientnet_b0 efficientvit_b0 efficientvit_m0
+eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100
+hgnet_tiny hiera_tiny_224 hrnet_w18_small inception_next_tiny inception_resnet_v2
+inception_v4 levit_128s mambaout_femto maxvit_tiny_rw_224 coatnet_0_rw_224
+poolformer_s12 caformer_s18 mixer_s32_224 gmlp_s16_224 resmlp_12_224 mobilenetv3_small_050
+mobilenetv4_conv_small mobilevit_xxs mobilevitv2_050 mvitv2_tiny nasnetalarge nest_tiny
+nextvit_small dm_nfnet_f0 nf_regnet_b0 pit_ti_224 pnasnet5large pvt_v2_b0 rdnet_tiny
+regnety_002 repghostnet_050 repvit_m0_9 res2net50_26w_4s resnest14d resnet18 resnetv2_50
+rexnet_100 selecsls42b seresnet33ts sequencer2d_s skresnet18 starnet_s1 swiftformer_xs
+swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 swinv2_tiny_window8_256 tf_efficientnetv2_b0
+tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_pcpvt_small twins_svt_small
+vgg11_bn visformer_tiny vit_tiny_patch16_224 vit_relpos_small_patch16_224 vitamin_small_224
+volo_d1_224 ese_vovnet19b_dw xception41 xcit_nano_12_p16_224
+"""
 
 
 def _timm() -> Iterator[Network]:
-    for name in _TIMM:
+    for name in _FAMILIES.split():
         yield Network(f"timm:{name}", "timm", lambda name=name: _of_timm(name))  # type: ignore[misc]
 
 

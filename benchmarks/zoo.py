@@ -20,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,6 @@ def _measure_program(
     from fxprune.capture import capture
     from fxprune.group import find_groups
     from fxprune.plan import plan_removal
-    from fxprune.rules.table import has_rule
     from fxprune.shrink import apply_plan
     from fxprune.solve import solve
     from fxprune.verify import compare_programs
@@ -89,7 +89,7 @@ def _measure_program(
         program = partial.program
         row["parts"] = len(partial.parts)
     else:
-        program = clock("capture", lambda: capture(model, args, kwargs, has_rule=has_rule))
+        program = clock("capture", lambda: capture(model, args, kwargs))
     row["nodes"] = len(program.graph.nodes)
     row["free_batch"] = program.free_batch
     axes = clock("solve", lambda: solve(program))
@@ -103,10 +103,8 @@ def _measure_program(
     left = sum({id(t): t.numel() for t in small.module.parameters()}.values())
     row["removed"] = 1 - left / row["parameters"]
     for dtype in (torch.float64, torch.float32):
-        check = clock(
-            f"verify {dtype}",
-            lambda t=dtype: compare_programs(program, axes, plan, small, dtype=t),
-        )
+        verify = partial_call(compare_programs, program, axes, plan, small, dtype=dtype)
+        check = clock(f"verify {dtype}", verify)
         row[check.dtype] = check.max_relative_error
         if not check.ok:
             row.setdefault("why", str(check))
@@ -181,7 +179,7 @@ def run_one(network: Network, options: argparse.Namespace) -> Row:
             text=True,
             timeout=options.timeout,
             check=False,
-            preexec_fn=lambda: _limit_memory(options.memory),  # noqa: PLW1509
+            preexec_fn=lambda: _limit_memory(options.memory),
         )
     except subprocess.TimeoutExpired:
         return {**empty, "why": f"more than {options.timeout} s"}
@@ -231,7 +229,9 @@ def append(row: Row) -> None:
 
 def _commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False
+    ).stdout.strip()
 
 
 # The page
@@ -261,7 +261,9 @@ def render(rows: Mapping[str, Row], order: list[Network]) -> str:
         columns = [c for c in COLUMNS if c != "outside embeddings" or kind == "transformers"]
         parts.append(f"## {kind.replace('_', ' ').capitalize()}\n")
         parts.append("| " + " | ".join(columns) + " |")
-        parts.append("| " + " | ".join("---" if c in COLUMNS[:1] else "---:" for c in columns) + " |")
+        parts.append(
+            "| " + " | ".join("---" if c in COLUMNS[:1] else "---:" for c in columns) + " |"
+        )
         parts += ["| " + " | ".join(_cells(r)[c] for c in columns) + " |" for r in here]
         parts.append("")
     failed = [r for r in known if not r.get("ok")]
@@ -280,8 +282,8 @@ Of every group of every network 30 % of the units (at least one, never all), dra
 removed; the smaller program is held against the silenced original in float64 and in float32, at a
 second batch size too where the batch is free. Tensors of one repeated value (norms, layer scales,
 heads of zeros) are given noise for that. Weights are random. *Prunable* is the share of the
-parameters used by the graph that have an axis which can lose a position; *removed*, what went of all
-parameters; *rest*, solve + groups + plan + shrink. Seconds are CPU time of one thread.
+parameters used by the graph that have an axis which can lose a position; *removed*, what went of
+all parameters; *rest*, solve + groups + plan + shrink. Seconds are CPU time of one thread.
 
 {totals}
 """
@@ -291,6 +293,7 @@ def _cells(row: Row) -> dict[str, str]:
     seconds = row.get("seconds", {})
     rest = [seconds[k] for k in ("solve", "groups", "plan", "shrink") if k in seconds]
     name = row["name"].split(":")[1]
+    unknown = ", ".join(f"{k} x {n}" for k, n in row.get("unknown", {}).items())
     return {
         "network": name + (f" ({row['parts']} parts)" if "parts" in row else ""),
         "nodes": str(row.get("nodes", "")),
@@ -300,7 +303,7 @@ def _cells(row: Row) -> dict[str, str]:
         "removed": _percent(row.get("removed")),
         "float64": _error(max_error(row, "float64")),
         "float32": _error(max_error(row, "float32")),
-        "unknown operators": ", ".join(f"{k} x {n}" for k, n in row.get("unknown", {}).items()) or "0",
+        "unknown operators": unknown or "0",
         "capture s": f"{seconds['capture']:.2f}" if "capture" in seconds else "",
         "rest s": f"{sum(rest):.2f}" if rest else "",
         "verified": "yes" if row.get("ok") else "**no**",
@@ -365,7 +368,9 @@ def _versions() -> str:
 
 def main() -> None:
     """Reads the options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--only", default="", help="networks whose name matches this")
     parser.add_argument("--timm", action="store_true", help="one of each timm family too")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")

@@ -1,0 +1,405 @@
+"""Applies a Plan to the original nn.Module: its tensors, and the attributes that repeat sizes.
+
+Class and forward code stay as they are. What a forward spells itself (a number of heads in a class
+of one's own) is not known here: `register_sizes` teaches it, else the plan is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.algebra.label import IntArray
+from fxprune.capture.failure import first_line, own_line
+from fxprune.errors import PlanError
+from fxprune.plan import Kept, Plan, Rescale, SetArgument
+from fxprune.program import Program, module_path
+from fxprune.shrink.tensors import slice_tensors
+from fxprune.torch_private import WithoutData
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a plan did to one module.
+
+    Attributes:
+        module: its tensors sliced already, its attributes as they were.
+        path: its name in the model; "" for the model itself.
+        kept: its own parameters and buffers -> axis -> positions that stay; what loses some.
+        before: length of axis 0 of each of its tensors before.
+        spelled: arguments of the operators it calls, (name, entry) -> new value.
+    """
+
+    module: Any
+    path: str
+    kept: Kept
+    before: Mapping[str, int]
+    spelled: Mapping[tuple[str, int | None], Any]
+
+    def groups(self, tensor: str, groups: int) -> int:
+        """How many of `groups` equal runs of axis 0 keep a position."""
+        positions: IntArray | None = self.kept.get(tensor, {}).get(0)
+        if positions is None:
+            return groups
+        return len(np.unique(positions // (self.before[tensor] // groups)))
+
+
+_TEACH = (
+    "some class spells a size itself: teach it with fxprune.write_back.register_sizes, "
+    "ignore that module, or use the smaller program (fp.shrink)"
+)
+
+Attributes = dict[str, Any]
+Sizer = Callable[[Cut], Attributes]
+_table: dict[type[nn.Module], Sizer] = {}
+
+
+def register_sizes(*kinds: type[nn.Module]) -> Callable[[Sizer], Sizer]:
+    """Registers what attributes of module classes, and of their subclasses, become after a cut."""
+
+    def register(function: Sizer) -> Sizer:
+        _table.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
+
+
+def write_back(model: M, plan: Plan, *, inplace: bool = False) -> M:
+    """The model with everything removed that the plan removes; class and forward code untouched.
+
+    Args:
+        model: the model that was captured.
+        plan: a plan for its program.
+        inplace: change `model` itself; as before if this fails. Its parameters are new objects.
+
+    Returns:
+        The smaller model. That its forward computes what the smaller program computes is for
+        `agreement` to say.
+
+    Raises:
+        PlanError: the plan is for another model, or the model's own forward cannot express it.
+    """
+    _refuse_edits(plan)
+    return write_tensors(model, plan, inplace=inplace, check=_check_runs)
+
+
+def write_tensors(
+    model: M, plan: Plan, *, inplace: bool, check: Callable[[nn.Module, Plan], None] | None = None
+) -> M:
+    """Slices tensors and sets attributes; the model is as before if that or `check` fails."""
+    _check_names(model, plan)
+    target = model if inplace else _twin(model)
+    with _all_or_nothing(target):
+        cuts = _cuts(target, plan)
+        slice_tensors(target, plan.kept)
+        for cut in cuts:
+            _set_attributes(cut)
+        if check is not None:
+            check(target, plan)
+    return target
+
+
+def agreement(model: nn.Module, program: Program, *, seed: int = 0) -> float:
+    """Largest relative difference of a model's and a program's outputs.
+
+    Args:
+        model: in the mode of the program.
+        program: its example inputs are replaced by random ones of the same sizes.
+        seed: of those.
+    """
+    rng = torch.Generator().manual_seed(seed)
+
+    def like(x: torch.Tensor) -> torch.Tensor:
+        if not x.is_floating_point():
+            return x
+        return torch.randn(x.shape, generator=rng).to(x)
+
+    args, kwargs = pytree.tree_map_only(torch.Tensor, like, (program.args, dict(program.kwargs)))
+    with torch.no_grad():
+        runs = [pytree.tree_leaves(run(*args, **kwargs)) for run in (model, program)]
+    return max((_difference(a, b) for a, b in zip(*runs, strict=True)), default=0.0)
+
+
+def _difference(a: Any, b: Any) -> float:
+    if not isinstance(a, torch.Tensor):
+        return 0.0 if a == b else float("inf")
+    if a.shape != b.shape:
+        return float("inf")
+    scale = float(b.double().abs().max()) if b.numel() else 1.0
+    return float((a.double() - b.double()).abs().max()) / (scale or 1.0) if b.numel() else 0.0
+
+
+def _refuse_edits(plan: Plan) -> None:
+    """What the smaller program computes and no forward of the model would."""
+    for edit in plan.edits:
+        if isinstance(edit, Rescale):
+            why = f"an average over removed positions times {edit.numerator}/{edit.denominator}"
+            raise _inexpressible(plan, edit.node, why)
+        if isinstance(edit, SetArgument) and edit.argument == "scale":
+            why = f"attention keeps the scale {edit.new:g} of its original head size"
+            raise _inexpressible(plan, edit.node, why)
+
+
+def _inexpressible(plan: Plan, node: str, why: str) -> PlanError:
+    paths = _paths(plan)
+    return PlanError(
+        "the model's own forward cannot express this plan",
+        where=f"node {node}" + (f" in {paths[node]}" if paths.get(node) else ""),
+        why=why,
+        do="use the smaller program (fp.shrink), or ignore what feeds this module",
+    )
+
+
+def _paths(plan: Plan) -> dict[str, str]:
+    """Module path of each node of the plan's program."""
+    return {} if plan.program is None else {n.name: module_path(n) for n in plan.program.nodes}
+
+
+def _check_names(model: nn.Module, plan: Plan) -> None:
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    for name, cut in plan.kept.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise PlanError(
+                f"the model has no parameter or buffer {name}",
+                where=type(model).__name__,
+                why="the plan is for another model, or cuts a constant of its forward code",
+                do="use the smaller program (fp.shrink)",
+            )
+        for axis, positions in cut.items():
+            last = int(positions.max(initial=0))
+            if axis >= tensor.dim() or last >= tensor.shape[axis]:
+                raise PlanError(
+                    "the plan is for another model",
+                    where=f"{name}, axis {axis}",
+                    why=f"it keeps position {last}, the shape is {tuple(tensor.shape)}",
+                    do="pass the model that was captured, before anything was removed",
+                )
+
+
+def _twin(model: M) -> M:
+    """A copy of the module tree and its attributes, the tensors shared."""
+    tensors = [*model.parameters(), *model.buffers()]
+    try:
+        return copy.deepcopy(model, {id(t): t for t in tensors})
+    except Exception as error:
+        raise PlanError(
+            f"{type(model).__name__} cannot be copied",
+            why=f"{type(error).__name__}: {first_line(error)}",
+            do="call write_back(model, plan, inplace=True)",
+        ) from error
+
+
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Puts every attribute, parameter and buffer back if the block fails."""
+    saved = [(m, dict(vars(m))) for m in model.modules()]
+    inner = [(v, dict(v)) for _, d in saved for v in d.values() if isinstance(v, dict)]
+    try:
+        yield
+    except BaseException:
+        for module, attributes in saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for mapping, items in inner:
+            mapping.clear()
+            mapping.update(items)
+        raise
+
+
+def _cuts(model: nn.Module, plan: Plan) -> list[Cut]:
+    """What the plan does to each module that it cuts or that holds such; shared ones once."""
+    first = {id(m): p for p, m in model.named_modules()}
+    kept: dict[str, dict[str, Mapping[int, IntArray]]] = {}
+    for name, cut in plan.kept.items():
+        path, _, leaf = name.rpartition(".")
+        kept.setdefault(first[id(model.get_submodule(path))], {})[leaf] = cut
+    spelled: dict[str, dict[tuple[str, int | None], Any]] = {}
+    paths = _paths(plan)
+    for edit in plan.edits:
+        if isinstance(edit, SetArgument) and edit.node in paths:
+            spelled.setdefault(paths[edit.node], {})[edit.argument, edit.index] = edit.new
+    around = {p for path in [*kept, *spelled] for p in _prefixes(path)}
+    return [
+        Cut(m, p, kept.get(p, {}), _lengths(m), spelled.get(p, {}))
+        for p, m in model.named_modules()
+        if p in around
+    ]
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    """The module itself and those that hold it."""
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def _lengths(module: nn.Module) -> dict[str, int]:
+    own = {**module._parameters, **module._buffers}
+    return {name: len(t) for name, t in own.items() if t is not None and t.dim()}
+
+
+def _set_attributes(cut: Cut) -> None:
+    found = next((_table[k] for k in type(cut.module).__mro__ if k in _table), None)
+    if found is None:
+        return
+    for name, value in found(cut).items():
+        if getattr(cut.module, name) != value:
+            setattr(cut.module, name, value)
+
+
+def _check_runs(model: nn.Module, plan: Plan) -> None:
+    """Runs the model's forward without data, and compares the sizes of what it returns.
+
+    Raises:
+        PlanError: it fails, or returns other sizes than before.
+    """
+    program = plan.program
+    if program is None:
+        return
+    try:
+        out = WithoutData(model, program.args, program.kwargs)()
+    except Exception as error:
+        line = own_line(error)
+        raise PlanError(
+            f"the forward of {type(model).__name__} cannot run at the new sizes",
+            where=line,
+            why=f"{type(error).__name__}: {first_line(error)}",
+            do=_TEACH,
+        ) from error
+    _compare_sizes(model, out, program)
+
+
+def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:
+    """Outputs lose nothing: only their free lengths may be other numbers."""
+    returned = program.graph.output_node().args[0]
+    wanted = [n.meta.get("val") for n in pytree.tree_leaves(returned) if isinstance(n, fx.Node)]
+    found = [x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
+    for i, (a, b) in enumerate(zip(found, wanted, strict=False)):
+        if isinstance(b, torch.Tensor) and not _fits(a, b):
+            raise PlanError(
+                f"output {i} of {type(model).__name__} has the shape {tuple(a.shape)}",
+                why=f"it was {tuple(b.shape)} before: some class spells a size itself",
+                do=_TEACH,
+            )
+
+
+def _fits(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    if found.dim() != wanted.dim():
+        return False
+    pairs = zip(found.shape, wanted.shape, strict=True)
+    return all(not isinstance(b, int) or a == b for a, b in pairs)
+
+
+# The attributes of torch's own modules
+
+
+@register_sizes(nn.modules.conv._ConvNd)
+def _convolution(cut: Cut) -> Attributes:
+    m = cut.module
+    groups = cut.groups("weight", m.groups)
+    a, b = m.weight.shape[0], m.weight.shape[1] * groups
+    inner, outer = (a, b) if m.transposed else (b, a)
+    return {"groups": groups, "in_channels": inner, "out_channels": outer}
+
+
+@register_sizes(nn.Linear)
+def _linear(cut: Cut) -> Attributes:
+    m = cut.module
+    return {"out_features": m.weight.shape[0], "in_features": m.weight.shape[1]}
+
+
+@register_sizes(nn.Bilinear)
+def _bilinear(cut: Cut) -> Attributes:
+    m = cut.module
+    return dict(zip(("out_features", "in1_features", "in2_features"), m.weight.shape, strict=True))
+
+
+@register_sizes(nn.Embedding, nn.EmbeddingBag)
+def _embedding(cut: Cut) -> Attributes:
+    m = cut.module
+    return {"embedding_dim": m.weight.shape[1]}
+
+
+@register_sizes(nn.modules.batchnorm._NormBase)
+def _batch_norm(cut: Cut) -> Attributes:
+    m = cut.module
+    tensor = next((t for t in (m.weight, m.running_mean) if t is not None), None)
+    return {} if tensor is None else {"num_features": len(tensor)}
+
+
+@register_sizes(nn.LayerNorm, nn.RMSNorm)
+def _layer_norm(cut: Cut) -> Attributes:
+    m = cut.module
+    shape = m.normalized_shape if m.weight is None else m.weight.shape
+    spelled = [cut.spelled.get(("normalized_shape", i), n) for i, n in enumerate(shape)]
+    return {"normalized_shape": tuple(spelled)}
+
+
+@register_sizes(nn.GroupNorm)
+def _group_norm(cut: Cut) -> Attributes:
+    m = cut.module
+    if m.weight is None:
+        groups = cut.spelled.get(("num_groups", None), m.num_groups)
+        return {"num_groups": groups}
+    groups = cut.groups("weight", m.num_groups)
+    return {"num_groups": groups, "num_channels": len(m.weight)}
+
+
+@register_sizes(nn.PReLU)
+def _prelu(cut: Cut) -> Attributes:
+    m = cut.module
+    return {"num_parameters": len(m.weight)}
+
+
+@register_sizes(nn.ChannelShuffle)
+def _channel_shuffle(cut: Cut) -> Attributes:
+    m = cut.module
+    return {"groups": cut.spelled.get(("groups", None), m.groups)}
+
+
+@register_sizes(nn.RNNBase)
+def _recurrent(cut: Cut) -> Attributes:
+    m = cut.module
+    gates = {"LSTM": 4, "GRU": 3}.get(m.mode, 1)
+    hidden = m.weight_hh_l0.shape[0] // gates
+    attributes = {"input_size": m.weight_ih_l0.shape[1], "hidden_size": hidden}
+    if m.proj_size:
+        attributes["proj_size"] = m.weight_hr_l0.shape[0]
+    several = {t.shape[0] for n, t in m.named_parameters() if n.startswith("weight_hh")}
+    if len(several) > 1:
+        raise PlanError(
+            "layers of a recurrent module lose different numbers of hidden units",
+            where=cut.path,
+            do="use the smaller program (fp.shrink)",
+        )
+    m._flat_weights = [getattr(m, name, None) for name in m._flat_weights_names]
+    return attributes
+
+
+@register_sizes(nn.RNNCellBase)
+def _recurrent_cell(cut: Cut) -> Attributes:
+    m = cut.module
+    return {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]}
+
+
+@register_sizes(nn.MultiheadAttention)
+def _attention(cut: Cut) -> Attributes:
+    raise PlanError(
+        "nn.MultiheadAttention cannot be made smaller",
+        where=cut.path,
+        why="its forward takes heads x head size = width for granted",
+        do="use the smaller program (fp.shrink), or ignore this module and what feeds it",
+    )
