@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import torch
+from torch import nn
+
+import fxprune as fp
+from fxprune_passes.rewrite.drop_identity import DropIdentity, is_identity
+
+
+class Identities(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 8)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.inner(x) * 1 + 0) * 2
+
+
+def test_eval_program_loses_its_identities_and_stays_exact() -> None:
+    program = fp.capture(Identities().eval(), torch.randn(2, 4))
+    after = DropIdentity()(program)
+    x = torch.randn(3, 4)
+    assert torch.equal(after(x), program(x))
+    assert sum(map(is_identity, program.nodes)) == 3
+    assert not any(map(is_identity, after.nodes))
+
+
+def test_train_program_keeps_its_dropout() -> None:
+    after = DropIdentity()(fp.capture(Identities().train(), torch.randn(2, 4)))
+    assert any("dropout" in str(n.target) for n in after.nodes)
+
+
+def test_nothing_to_drop_gives_the_same_program() -> None:
+    program = fp.capture(nn.Linear(4, 4), torch.randn(2, 4))
+    assert DropIdentity()(program) is program
+
+
+def test_the_pass_is_found_by_entry_point() -> None:
+    found = {e.name: e for e in entry_points(group="fxprune.passes")}
+    assert found["drop-identity"].load() is DropIdentity
