@@ -12,6 +12,7 @@ from torch import fx
 
 from fxprune.axes import Axes
 from fxprune.cost.terms import Term
+from fxprune.evaluate import flat_inputs
 from fxprune.operands import bind, is_operator
 from fxprune.program import Program
 from fxprune.sizes import Sizes, symbolic_axes
@@ -50,14 +51,19 @@ def node_macs(program: Program) -> dict[fx.Node, int]:
 
 def example_sizes(program: Program) -> Sizes:
     """Numbers for the symbolic lengths of a program: those of its example inputs."""
-    flat = program.graph.process_inputs(*program.args, **dict(program.kwargs))
+    return Sizes.of_symbols(example_symbols(program))
+
+
+def example_symbols(program: Program) -> dict[Any, int]:
+    """The value of each symbol in the lengths of the example inputs."""
+    flat = flat_inputs(program.module, program.args, program.kwargs)
     known: dict[Any, int] = {}
     for node, value in zip(program.graph.find_nodes(op="placeholder"), flat, strict=True):
         fake = node.meta.get("val")
         if isinstance(fake, torch.Tensor) and isinstance(value, torch.Tensor):
             for axis in symbolic_axes(fake):
                 known.setdefault(fake.shape[axis].node.expr, value.shape[axis])  # type: ignore[attr-defined]
-    return Sizes.of_symbols(_by_symbol(known))
+    return _by_symbol(known)
 
 
 def _by_symbol(known: dict[Any, int]) -> dict[Any, int]:

@@ -1,0 +1,144 @@
+"""A directory that is complete or not there: written aside, moved into place, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fxprune import __version__
+from fxprune.errors import LoadError
+
+FORMAT, VERSION = "fxprune-program", 1
+MANIFEST = "manifest.json"
+_KEYS = ("bytes", "sha256")
+
+
+@contextmanager
+def written(target: Path) -> Iterator[Path]:
+    """An empty directory to fill; it takes the place of `target` when the block ends without error.
+
+    Raises:
+        LoadError: `target` is something that fxprune did not write; it stays as it is.
+    """
+    _check_replaceable(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield aside
+        _write_manifest(aside)
+        aside.chmod(0o755)
+        _move(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        known = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise LoadError(
+            f"will not overwrite {target}",
+            where=str(target),
+            why="it exists and is not a directory that fxprune saved",
+            do="give another directory, or remove this one",
+        )
+
+
+def _move(aside: Path, target: Path) -> None:
+    """Renames `aside` to `target`; what was there goes only once the new one stands."""
+    if not target.exists():
+        aside.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / "was")
+    try:
+        aside.rename(target)
+    except OSError:
+        (old / "was").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        for path in sorted(folder.iterdir())
+    }
+    manifest = {"format": FORMAT, "version": VERSION, "fxprune": __version__, "files": files}
+    write_json(folder / MANIFEST, manifest)
+    for name in files:  # safetensors lets nobody else read
+        (folder / name).chmod((folder / MANIFEST).stat().st_mode)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes plain data as indented JSON."""
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def check_directory(folder: Path) -> None:
+    """Makes sure that a saved directory is as it was written.
+
+    Raises:
+        LoadError: names the file that is missing, truncated or altered.
+    """
+    manifest = _read_manifest(folder)
+    for name, wanted in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise _damaged(path, "is missing", "the directory's manifest lists it")
+        size = path.stat().st_size
+        if size != wanted["bytes"]:
+            raise _damaged(
+                path, "is truncated or altered", f"{size:,} bytes, not {wanted['bytes']:,}"
+            )
+        if _digest(path) != wanted["sha256"]:
+            raise _damaged(path, "was altered", "its SHA-256 is not the one in the manifest")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise LoadError(
+            f"{folder} holds no saved program",
+            where=str(path),
+            why="there is no such file",
+            do="give a directory that fp.save or fxprune prune --out wrote",
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"], manifest["version"]
+        manifest["files"] = {n: {k: f[k] for k in _KEYS} for n, f in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(
+            path, "is truncated or altered", f"{type(error).__name__}: {error}"
+        ) from error
+    if found != (FORMAT, VERSION):
+        raise LoadError(
+            f"format {found[0]} {found[1]} is not known",
+            where=str(path),
+            why=f"this fxprune reads {FORMAT} {VERSION}; {manifest.get('fxprune')} wrote the file",
+            do="load it with the fxprune that wrote it",
+        )
+    return dict(manifest)
+
+
+def _damaged(path: Path, what: str, why: str) -> LoadError:
+    return LoadError(
+        f"{path.name} {what}", where=str(path), why=why, do="save it again, or copy it again"
+    )

@@ -1,0 +1,102 @@
+"""Saves programs and outcomes, and loads them without the class of the model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from fxprune.errors import LoadError
+from fxprune.io.directory import check_directory, write_json, written
+from fxprune.io.graph import load_graph, restore, save_graph
+from fxprune.io.weights import load_weights, save_weights
+from fxprune.plan import Plan
+from fxprune.program import Program, build_module
+from fxprune.remark import Remark
+from fxprune.report import Report
+
+GRAPH, WEIGHTS, FACTS = "program.pt2", "weights.safetensors", "program.json"
+PLAN, REPORT = "plan.json", "report.json"
+
+
+class Saveable(Protocol):
+    """A program together with how it came about, as `fp.prune` returns it."""
+
+    @property
+    def program(self) -> Program: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def report(self) -> Report: ...
+
+
+def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
+    """Writes a program, or the outcome of a pruning, to a directory.
+
+    The directory holds `program.pt2` (the graph in torch's own format, without weights),
+    `weights.safetensors`, `program.json` (names, modules and modes), of an outcome `plan.json` and
+    `report.json`, and `manifest.json` with the SHA-256 of each. It appears complete or not at all;
+    an older one of fxprune is replaced. Weights are loaded on the CPU, wherever they were.
+
+    Raises:
+        LoadError: the directory is not one of fxprune's, or the program is on the meta device.
+    """
+    program = what if isinstance(what, Program) else what.program
+    if any(t.is_meta for t in program.tensors().values()):
+        raise LoadError(
+            "a program on the meta device has no weights to save",
+            where=program.name,
+            do="save its plan (plan.save) and apply it to a model with weights",
+        )
+    with written(Path(directory)) as folder:
+        facts = {
+            "name": program.name,
+            "training": program.training,
+            "free_batch": program.free_batch,
+            "remarks": [r.to_json() for r in program.remarks],
+            "graph": save_graph(program, folder / GRAPH),
+            "tensors": save_weights(program.module, folder / WEIGHTS),
+        }
+        write_json(folder / FACTS, facts)
+        if not isinstance(what, Program):
+            what.plan.save(folder / PLAN)
+            write_json(folder / REPORT, what.report.to_json())
+
+
+def load(directory: str | os.PathLike[str]) -> Program:
+    """The program of a saved directory: trainable, batch free as before, weights on the CPU.
+
+    Raises:
+        LoadError: a file is missing, truncated, altered, or of another version.
+    """
+    folder = Path(directory)
+    check_directory(folder)
+    facts = _facts(folder / FACTS)
+    loaded = load_graph(folder / GRAPH)
+    tree = load_weights(facts["tensors"], folder / WEIGHTS)
+    _keep_objects(loaded, tree)
+    graph = restore(loaded.graph, facts["graph"])
+    return Program(
+        build_module(tree, graph, training=facts["training"]),
+        loaded.args,
+        loaded.kwargs,
+        free_batch=facts["free_batch"],
+        name=facts["name"],
+        remarks=tuple(Remark(**r) for r in facts["remarks"]),
+    )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def _keep_objects(loaded: Program, tree: Any) -> None:
+    """Gives the tree what the graph names that is no weight: graphs of branches, constants."""
+    known = {n for n, _ in tree.named_parameters(remove_duplicate=False)}
+    known |= {n for n, _ in tree.named_buffers(remove_duplicate=False)}
+    for node in loaded.graph.find_nodes(op="get_attr"):
+        path, _, leaf = str(node.target).rpartition(".")
+        if node.target not in known and not path:
+            setattr(tree, leaf, getattr(loaded.module, leaf))
