@@ -63,7 +63,9 @@ def explain(program: Program, param: str, axis: int) -> Explanation:
     return explain_axis(solved(program), param, axis)
 
 
-def plan(program: Program, removed: Iterable[int] | Mapping[str, tuple[int, Iterable[int]]]) -> Plan:
+def plan(
+    program: Program, removed: Iterable[int] | Mapping[str, tuple[int, Iterable[int]]]
+) -> Plan:
     """The plan that removes units, or positions of parameter axes with all that is coupled to them.
 
     Args:
@@ -87,7 +89,14 @@ def shrink(program: Program, plan: Plan) -> Program:
     return apply_plan(program, solved(program), check_plan(program, plan, solved))
 
 
-def verify(program: Program, plan: Plan, small: Program, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Check:
+def verify(
+    program: Program,
+    plan: Plan,
+    small: Program,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Check:
     """Holds a smaller program against the silenced original on random inputs."""
     return compare_programs(program, solved(program), plan, small, dtype=dtype, seed=seed)
 
@@ -111,7 +120,7 @@ class Outcome:
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """What was done, what was left, and why."""
-        return self.report.remarks
+        return tuple(self.report.remarks)
 
 
 def prune(
@@ -162,7 +171,11 @@ def prune(
     clock.lap("decide")
     small = apply_plan(program, axes, decided)
     clock.lap("shrink")
-    checks = [compare_programs(program, axes, decided, small, seed=seed).raise_if_bad()] if verify else []
+    checks = (
+        [compare_programs(program, axes, decided, small, seed=seed).raise_if_bad()]
+        if verify
+        else []
+    )
     clock.lap("verify")
     report = Report(
         before=summary(program),
@@ -175,14 +188,24 @@ def prune(
     return Outcome(small, decided, report, program)
 
 
-def _as_program(source: Any, args: Any, kwargs: Mapping[str, Any] | None, *, dynamic_batch: bool) -> Program:
+def _as_program(
+    source: Any, args: Any, kwargs: Mapping[str, Any] | None, *, dynamic_batch: bool
+) -> Program:
     if isinstance(source, Program):
         return source
-    return capture(source, args, None if kwargs is None else dict(kwargs), dynamic_batch=dynamic_batch)
+    return capture(
+        source, args, None if kwargs is None else dict(kwargs), dynamic_batch=dynamic_batch
+    )
 
 
 def _decide(
-    program: Program, axes: Axes, found: Groups, target: Target, how: Importance, ignore: Sequence[str], seed: int
+    program: Program,
+    axes: Axes,
+    found: Groups,
+    target: Target,
+    how: Importance,
+    ignore: Sequence[str],
+    seed: int,
 ) -> tuple[Plan, Candidates]:
     ignored = ignored_parameters(list(axes.params), module_paths(program), ignore)
     scores = score_units(program, axes, found, how, seed)
@@ -191,7 +214,9 @@ def _decide(
     if not units.size:
         raise BudgetError(
             "nothing would be removed",
-            why="\n        ".join(["no candidate may lose a unit:", *_reasons(axes, candidates, target)]),
+            why="\n        ".join(
+                ["no candidate may lose a unit:", *_reasons(axes, candidates, target)]
+            ),
             do="lower keep, multiple_of or at_least, or ignore less",
         )
     return plan_removal(program, axes, units), candidates
@@ -205,7 +230,9 @@ def cost_of(program: Program, axes: Axes, metric: Metric) -> Callable[[BoolArray
 
 def module_paths(program: Program) -> list[str]:
     """Every module path that holds tensors or made a node."""
-    paths = {name.rpartition(".")[0] for name in program.tensors()} | {module_path(n) for n in program.nodes}
+    paths = {name.rpartition(".")[0] for name in program.tensors()} | {
+        module_path(n) for n in program.nodes
+    }
     parents = {p.rsplit(".", i)[0] for p in paths for i in range(p.count(".") + 1)}
     return sorted((paths | parents) - {""})
 
@@ -220,17 +247,25 @@ def _reasons(axes: Axes, candidates: Candidates, target: Target) -> list[str]:
     for name, labels in axes.params.items():
         for i, label in enumerate(labels[:1] if len(labels) > 1 else ()):
             if not any(c.any() for c in label.columns):
-                lines.append(f"{name}:{i}: {explain_axis(axes, name, i).frozen.splitlines()[-1].strip()}")
+                lines.append(
+                    f"{name}:{i}: {explain_axis(axes, name, i).frozen.splitlines()[-1].strip()}"
+                )
     return lines
 
 
 def _left(candidates: Candidates) -> list[Remark]:
-    return [Remark("missed", "choose.left", name, "no unit was removed", why) for name, why in candidates.refused.items()]
+    return [
+        Remark("missed", "choose.left", name, "no unit was removed", why)
+        for name, why in candidates.refused.items()
+    ]
 
 
 def _group_rows(found: Groups, decided: Plan) -> tuple[GroupRow, ...]:
     gone = set(decided.removed.tolist())
-    return tuple(GroupRow(g.name, len(g), len(g) - len(gone.intersection(g.units.tolist())), g.exact) for g in found)
+    return tuple(
+        GroupRow(g.name, len(g), len(g) - len(gone.intersection(g.units.tolist())), g.exact)
+        for g in found
+    )
 
 
 class _Clock:

@@ -44,11 +44,17 @@ class Target:
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
-            raise OptionError(f"keep={self.keep} is not a share", do="choose 0 < keep <= 1, for example keep=0.5")
+            raise OptionError(
+                f"keep={self.keep} is not a share", do="choose 0 < keep <= 1, for example keep=0.5"
+            )
         if self.metric not in METRICS:
-            raise OptionError(f"no metric is called {self.metric!r}", do=f"known: {', '.join(METRICS)}")
+            raise OptionError(
+                f"no metric is called {self.metric!r}", do=f"known: {', '.join(METRICS)}"
+            )
         if self.scope not in SCOPES:
-            raise OptionError(f"no scope is called {self.scope!r}", do=f"known: {', '.join(SCOPES)}")
+            raise OptionError(
+                f"no scope is called {self.scope!r}", do=f"known: {', '.join(SCOPES)}"
+            )
         if self.at_least < 1 or self.multiple_of < 1:
             raise OptionError("at_least and multiple_of are at least 1")
 
@@ -79,7 +85,8 @@ class Candidates:
         steps = np.array(self.steps, np.int64)
         floor = -(-np.maximum(at_least, 1) // steps) * steps
         kept = np.maximum(-(-(self.sizes - removed) // steps) * steps, floor)
-        return np.maximum(self.sizes - kept, 0)
+        fewer: IntArray = np.maximum(self.sizes - kept, 0)
+        return fewer
 
     def gone(self, removed: IntArray, n_units: int) -> BoolArray:
         """The removed units, when each group loses its first `removed`."""
@@ -90,19 +97,24 @@ class Candidates:
 
 
 def find_candidates(
-    axes: Axes, groups: Sequence[Group], scores: FloatArray, target: Target, ignored: Collection[str]
+    axes: Axes,
+    groups: Sequence[Group],
+    scores: FloatArray,
+    target: Target,
+    ignored: Collection[str],
 ) -> Candidates:
     """What may be chosen: not ignored, and of more units than must stay.
 
-    Args:
-        ignored: parameters whose own outputs stay: a group goes out when it cuts one as producer or elementwise.
+    The own outputs of `ignored` parameters stay: a group is left when it cuts one as producer or elementwise.
     """
     refused: dict[str, str] = {}
     chosen: list[Group] = []
     steps: list[int] = []
     for group in groups:
         step = _step(axes, group, target.multiple_of)
-        hit = next((m.param for m in group.members if m.param in ignored and m.role != "consumer"), None)
+        hit = next(
+            (m.param for m in group.members if m.param in ignored and m.role != "consumer"), None
+        )
         if hit is not None:
             refused[group.name] = f"{hit} is ignored"
         elif np.isnan(scores[group.units]).any():
@@ -117,7 +129,11 @@ def find_candidates(
 
 
 def choose(
-    axes: Axes, candidates: Candidates, scores: FloatArray, target: Target, cost: Callable[[BoolArray], int]
+    axes: Axes,
+    candidates: Candidates,
+    scores: FloatArray,
+    target: Target,
+    cost: Callable[[BoolArray], int],
 ) -> IntArray:
     """The units that go.
 
@@ -137,7 +153,12 @@ class _Search:
     """Counts of removed units per group, by exact cost."""
 
     def __init__(
-        self, axes: Axes, candidates: Candidates, scores: FloatArray, target: Target, cost: Callable[[BoolArray], int]
+        self,
+        axes: Axes,
+        candidates: Candidates,
+        scores: FloatArray,
+        target: Target,
+        cost: Callable[[BoolArray], int],
     ) -> None:
         self.axes, self.candidates, self.target, self.cost = axes, candidates, target, cost
         owner = np.repeat(np.arange(len(candidates.groups)), candidates.sizes)
@@ -168,7 +189,7 @@ class _Search:
             raise BudgetError(
                 f"keep={self.target.keep} of {self.target.metric} cannot be reached",
                 why=f"with all that may go gone, {least / whole:.3f} stay",
-                do=f"choose keep >= {np.ceil(least / whole * 1000) / 1000}, ignore less, or lower multiple_of or at_least",
+                do=f"choose keep >= {np.ceil(least / whole * 1000) / 1000}, or ignore less, or lower multiple_of",
             )
         low, high = 0, grid
         while high - low > 1:
@@ -178,7 +199,9 @@ class _Search:
             return state(low)
         return self._refine(state(low), state(high), budget)
 
-    def _refine(self, above: IntArray, below: IntArray, budget: float, tries: int = 400) -> IntArray:
+    def _refine(
+        self, above: IntArray, below: IntArray, budget: float, tries: int = 400
+    ) -> IntArray:
         """From just above the budget towards it, group by group, taking steps that do not fall far below."""
         best, miss = below, budget - self.spent(below)
         state = above.copy()
@@ -186,7 +209,9 @@ class _Search:
         while miss > TOLERANCE * budget and waiting and tries > 0:
             group, tries = waiting[0], tries - 1
             step = state.copy()
-            step[group] = min(step[group] + max(1, self.candidates.steps[group]), self.candidates.sizes[group])
+            step[group] = min(
+                step[group] + max(1, self.candidates.steps[group]), self.candidates.sizes[group]
+            )
             step = self.candidates.rounded(step, self.target.at_least)
             left = self.spent(step)
             if np.array_equal(step, state) or left < budget * (1 - TOLERANCE):
@@ -238,7 +263,9 @@ def give_back(axes: Axes, gone: BoolArray, scores: FloatArray) -> None:
                 gone[units[:, int(worth.argmax())]] = False
 
 
-def ignored_parameters(names: Collection[str], paths: Collection[str], patterns: Sequence[str]) -> set[str]:
+def ignored_parameters(
+    names: Collection[str], paths: Collection[str], patterns: Sequence[str]
+) -> set[str]:
     """Parameters in modules whose path matches a glob; a module's children belong to it.
 
     Raises:

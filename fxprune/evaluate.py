@@ -14,15 +14,34 @@ from fxprune.operands import is_operator
 from fxprune.program import Program
 
 Provide = Callable[[str, torch.Tensor], torch.Tensor]
-DROPOUT = ("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout")
+DROPOUT = (
+    "aten::dropout",
+    "aten::feature_dropout",
+    "aten::alpha_dropout",
+    "aten::feature_alpha_dropout",
+)
 
 
-def flat_inputs(module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+def flat_inputs(
+    module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[Any]:
     """What the placeholders take, in their order; keywords in any order."""
     info = getattr(module.graph._codegen, "pytree_info", None)
     if info is None:
         return [*args, *kwargs.values()]
     return list(tree_flatten_spec((args, dict(kwargs)), info.in_spec))
+
+
+# Without a named type, integers come out where only integers go in.
+COUNTED = (
+    "aten::arange",
+    "aten::randint",
+    "aten::full",
+    "aten::scalar_tensor",
+    "aten::randperm",
+    "aten::tril_indices",
+    "aten::triu_indices",
+)
 
 
 class Evaluator(fx.Interpreter):
@@ -37,18 +56,33 @@ class Evaluator(fx.Interpreter):
         provide: gives the tensor to use for a parameter or buffer, in `dtype`, from its name and value.
     """
 
-    def __init__(self, program: Program, dtype: torch.dtype, provide: Provide | None = None) -> None:
+    def __init__(
+        self, program: Program, dtype: torch.dtype, provide: Provide | None = None
+    ) -> None:
         super().__init__(program.module, garbage_collect_values=True)
+        self._program = program
         self.dtype = dtype
         self._provide = provide
         self._buffers: dict[str, torch.Tensor] = {}
+        self.observe: Callable[[fx.Node, Any], None] | None = None
 
     def evaluate(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
         """The flat outputs for inputs as the model takes them."""
-        flat = flat_inputs(self.module, args, kwargs)
+        flat = flat_inputs(self._program.module, args, kwargs)
         with torch.no_grad():
             out = self.run(*(self._cast(x) for x in flat), enable_io_processing=False)
         return pytree.tree_leaves(out)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One node; its value is shown to `observe`."""
+        value = self.compute(n)
+        if self.observe is not None:
+            self.observe(n, value)
+        return value
+
+    def compute(self, node: fx.Node) -> Any:
+        """The value of one node."""
+        return super().run_node(node)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A parameter or buffer, cast; written buffers keep what was written during the run."""
@@ -72,20 +106,30 @@ class Evaluator(fx.Interpreter):
                 args = (*args[:2], False)
             args, kwargs = pytree.tree_map(self._dtype, (args, kwargs))
             kwargs = self._created(target, args, kwargs)
+            if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
+                return _grouped_mm(*args, **kwargs)
         return super().call_function(target, args, kwargs)
 
     def _created(self, target: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """New floating-point tensors without a named type take the run's."""
         names = {a.name: i for i, a in enumerate(target._schema.arguments)}
-        if "dtype" not in names or "layout" not in names or any(isinstance(a, torch.Tensor) for a in args):
+        if (
+            "dtype" not in names
+            or "layout" not in names
+            or any(isinstance(a, torch.Tensor) for a in args)
+        ):
             return kwargs
         spoken = kwargs.get("dtype") is not None or names["dtype"] < len(args)
-        return kwargs if spoken or self._makes_integers(target, args) else {**kwargs, "dtype": self.dtype}
+        return (
+            kwargs
+            if spoken or self._makes_integers(target, args)
+            else {**kwargs, "dtype": self.dtype}
+        )
 
     @staticmethod
     def _makes_integers(target: Any, args: Any) -> bool:
         numbers = [a for a in pytree.tree_leaves(args) if isinstance(a, int | float)]
-        counted = target._schema.name in ("aten::arange", "aten::randint", "aten::full", "aten::scalar_tensor", "aten::randperm")
+        counted = target._schema.name in COUNTED
         return counted and not any(isinstance(n, float) for n in numbers)
 
     def _cast(self, value: Any) -> Any:
@@ -98,7 +142,23 @@ class Evaluator(fx.Interpreter):
     def _dtype(self, value: Any) -> Any:
         if isinstance(value, torch.dtype) and value.is_floating_point:
             return self.dtype
-        return self.dtype.to_complex() if isinstance(value, torch.dtype) and value.is_complex else value
+        return (
+            self.dtype.to_complex()
+            if isinstance(value, torch.dtype) and value.is_complex
+            else value
+        )
+
+
+def _grouped_mm(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor, bias: torch.Tensor | None = None, **_: Any
+) -> torch.Tensor:
+    """Rows of `a` times one matrix of `b` per run; torch has no float64 kernel for it."""
+    out = a.new_zeros(len(a), b.shape[-1])
+    start = 0
+    for matrix, end in zip(b, offs.tolist(), strict=True):
+        out[start:end] = a[start:end] @ matrix
+        start = end
+    return out if bias is None else out + bias
 
 
 def is_mutable(node: fx.Node) -> bool:

@@ -36,7 +36,8 @@ class Member:
 
     def of(self, unit: int) -> IntArray:
         """The positions that one unit removes."""
-        return self.positions[self.units == unit]
+        found: IntArray = self.positions[self.units == unit]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,8 @@ class Groups(list[Group]):
 
     def __str__(self) -> str:
         rows = [
-            (g.name, len(g), "exact" if g.exact else "renormalises", len(g._cut), _preview(g)) for g in self
+            (g.name, len(g), "exact" if g.exact else "renormalises", len(g._cut), _preview(g))
+            for g in self
         ]
         return tabulate(rows, ["group", "units", "removal", "axes", "cuts"], tablefmt="simple")
 
@@ -93,7 +95,9 @@ def _preview(group: Group, shown: int = 3) -> str:
 def find_groups(axes: Axes) -> Groups:
     """The groups of a solved program, in the order of the graph; linear in the number of positions."""
     roles = _roles(axes)
-    keys = [(name, i) for name, labels in axes.params.items() for i, x in enumerate(labels) if x.columns]
+    keys = [
+        (name, i) for name, labels in axes.params.items() for i, x in enumerate(labels) if x.columns
+    ]
     signature = _signatures(axes, keys)
     signature[0] = 0
     _, index = np.unique(signature, return_inverse=True)
@@ -133,8 +137,11 @@ def _signatures(axes: Axes, keys: list[tuple[str, int]]) -> np.ndarray:
 
 def distinct(units: IntArray, n_units: int) -> IntArray:
     """Each unit once, without the frozen one."""
-    units = np.unique(units) if len(units) * 8 < n_units else np.flatnonzero(np.bincount(units, minlength=n_units))
-    return units[units != 0]
+    if len(units) * 8 < n_units:
+        found: IntArray = np.unique(units)
+    else:
+        found = np.flatnonzero(np.bincount(units, minlength=n_units))
+    return found[1:] if found.size and found[0] == 0 else found
 
 
 def _roles(axes: Axes) -> dict[tuple[str, int], Role]:

@@ -143,7 +143,9 @@ def _kept(axes: Axes, gone: BoolArray) -> dict[str, dict[int, IntArray]]:
                 cut[i] = np.flatnonzero(~lost)
                 if not cut[i].size:
                     raise PlanError(
-                        "the plan leaves nothing of an axis", where=f"{first}, axis {i}", do="keep at least one unit of it"
+                        "the plan leaves nothing of an axis",
+                        where=f"{first}, axis {i}",
+                        do="keep at least one unit of it",
                     )
         if cut:
             kept.update(dict.fromkeys(axes.names[first], cut))
@@ -190,6 +192,10 @@ def _edits(program: Program, axes: Axes, gone: BoolArray) -> Iterable[Edit]:
             continue
         for argument, labels in marks.spelled.items():
             yield from _spell(node, argument, labels, lengths)
+        for argument, (part, whole) in marks.bounds.items():
+            old, new = get_argument(node, argument), lengths.after(part)
+            if lengths.changed(whole) and old != new:
+                yield SetArgument(node.name, argument, None, old, new)
         for argument, (value, label) in marks.pinned.items():
             if lengths.changed(label):
                 yield SetArgument(node.name, argument, None, get_argument(node, argument), value)
@@ -240,10 +246,18 @@ def units_of(axes: Axes, removed: Mapping[str, tuple[int, Iterable[int]]]) -> In
         if labels is None or not 0 <= axis < len(labels):
             raise PlanError(
                 f"the program has no axis {axis} of {name}",
-                why="no parameter or buffer of that name is used by the graph" if labels is None else "too few axes",
+                why="no parameter or buffer of that name is used by the graph"
+                if labels is None
+                else "too few axes",
                 do="take names from fp.groups(program)",
             )
-        found.append(_units_at(labels[axis], np.unique(np.asarray(list(positions), np.int64)), f"{name}, axis {axis}"))
+        found.append(
+            _units_at(
+                labels[axis],
+                np.unique(np.asarray(list(positions), np.int64)),
+                f"{name}, axis {axis}",
+            )
+        )
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
@@ -267,11 +281,17 @@ def _units_at(label: Label, positions: IntArray, where: str) -> IntArray:
 
 def _widen(label: Label, rest: BoolArray, where: str) -> IntArray:
     """Units at positions that cannot go without others of the same axis."""
-    choices = np.stack([c[rest] for c in label.columns]) if label.columns else np.zeros((1, int(rest.sum())), np.int64)
+    choices = (
+        np.stack([c[rest] for c in label.columns])
+        if label.columns
+        else np.zeros((1, int(rest.sum())), np.int64)
+    )
     count = (choices != 0).sum(axis=0)
     if (count == 0).any():
         at = int(np.flatnonzero(rest)[count == 0][0])
-        raise PlanError(f"position {at} is frozen", where=where, do="fp.explain(program, name, axis) says why")
+        raise PlanError(
+            f"position {at} is frozen", where=where, do="fp.explain(program, name, axis) says why"
+        )
     if (count > 1).any():
         at = int(np.flatnonzero(rest)[count > 1][0])
         raise PlanError(
@@ -279,7 +299,8 @@ def _widen(label: Label, rest: BoolArray, where: str) -> IntArray:
             where=where,
             do="name all positions that go with it (see fp.explain), or give units",
         )
-    return choices.max(axis=0)
+    widest: IntArray = choices.max(axis=0)
+    return widest
 
 
 def fingerprint(program: Program) -> str:
@@ -324,8 +345,12 @@ def units_of_kept(axes: Axes, kept: Kept, shapes: Mapping[str, tuple[int, ...]])
         if name not in first:
             raise PlanError(f"the program has no tensor {name}", do="make a new plan")
         for axis, positions in cut.items():
-            if axis >= len(shapes[name]) or (positions.size and positions.max() >= shapes[name][axis]):
-                raise PlanError("the plan keeps positions that do not exist", where=f"{name}, axis {axis}")
+            if axis >= len(shapes[name]) or (
+                positions.size and positions.max() >= shapes[name][axis]
+            ):
+                raise PlanError(
+                    "the plan keeps positions that do not exist", where=f"{name}, axis {axis}"
+                )
             lost = np.setdiff1d(np.arange(shapes[name][axis]), positions)
             label = axes.params[first[name]][axis]
             found.append(_contained(label, lost))
@@ -337,8 +362,8 @@ def _contained(label: Label, positions: IntArray) -> IntArray:
     wanted = np.zeros(len(label), bool)
     wanted[positions] = True
     parts = [np.setdiff1d(c[wanted], c[~wanted]) for c in label.columns]
-    units = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    return units[units != 0]
+    units: IntArray = np.setdiff1d(np.concatenate([*parts, np.zeros(1, np.int64)]), [0])
+    return units
 
 
 def _compare(plan: Plan, again: Plan) -> None:
@@ -353,4 +378,8 @@ def _compare(plan: Plan, again: Plan) -> None:
                     do="change every axis that is coupled (fp.explain), or make a new plan with fp.plan",
                 )
     if plan.edits != again.edits:
-        raise PlanError("the plan's edits do not follow from what it keeps", why="it was edited", do="make a new plan")
+        raise PlanError(
+            "the plan's edits do not follow from what it keeps",
+            why="it was edited",
+            do="make a new plan",
+        )

@@ -30,7 +30,12 @@ class Silenced(Evaluator):
     """
 
     def __init__(
-        self, program: Program, axes: Axes, removed: Any, dtype: torch.dtype, provide: Provide | None = None
+        self,
+        program: Program,
+        axes: Axes,
+        removed: Any,
+        dtype: torch.dtype,
+        provide: Provide | None = None,
     ) -> None:
         super().__init__(program, dtype, provide)
         self._axes = axes
@@ -38,22 +43,22 @@ class Silenced(Evaluator):
         self._gone[removed] = True
         self._keep: dict[int, Tensor | None] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def compute(self, node: fx.Node) -> Any:
         """One node, its inputs silenced first where the rules said so."""
-        marks = self._axes.marks.get(n)
-        if marks is None or n.op != "call_function":
-            return super().run_node(n)
+        marks = self._axes.marks.get(node)
+        if marks is None or node.op != "call_function":
+            return super().compute(node)
         if any(self.keep(x) is not None for x in marks.statistics):
-            return self._normalise(n, marks.statistics)
+            return self._normalise(node, marks.statistics)
         if not any(self.keep(x) is not None for x in marks.silenced):
-            return super().run_node(n)
+            return super().compute(node)
         wanted = {id(x) for x in marks.silenced}
 
-        def load(node: fx.Node) -> Any:
-            return self._silence(self.env[node], self._axes.nodes.get(node), wanted)
+        def load(source: fx.Node) -> Any:
+            return self._silence(self.env[source], self._axes.nodes.get(source), wanted)
 
-        args, kwargs = fx.map_arg(n.args, load), fx.map_arg(n.kwargs, load)
-        return self.call_function(n.target, args, kwargs)
+        args, kwargs = fx.map_arg(node.args, load), fx.map_arg(node.kwargs, load)
+        return self.call_function(node.target, args, kwargs)
 
     def keep(self, label: Label) -> Tensor | None:
         """Which positions stay, or None where all do."""
@@ -70,7 +75,9 @@ class Silenced(Evaluator):
         for axis, label in enumerate(labels):
             keep = self.keep(label) if id(label) in wanted else None
             if keep is not None:
-                value = value.masked_fill(~_over(_resize(keep, value.shape[axis]), axis, value.dim()), 0)
+                value = value.masked_fill(
+                    ~_over(_resize(keep, value.shape[axis]), axis, value.dim()), 0
+                )
         return value
 
     def _normalise(self, n: fx.Node, statistics: Sequence[Label]) -> Any:
@@ -113,7 +120,7 @@ def _resize(keep: Tensor, length: int) -> Tensor:
     )
 
 
-def _moments(x: Tensor, mask: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(x: Tensor, mask: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, sum of squared deviations and count over the masked positions, dims kept."""
     count = mask.sum(dims, keepdim=True).to(x.dtype)
     seen = torch.where(mask, x, 0)
@@ -123,8 +130,14 @@ def _moments(x: Tensor, mask: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tens
 
 
 def _layer_norm(
-    mask: Tensor, x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
-    eps: float = 1e-5, *_: Any, **__: Any,
+    mask: Tensor,
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+    **__: Any,
 ) -> Tensor:
     mean, deviation, count = _moments(x, mask, list(range(-len(shape), 0)))
     out = (x - mean) / torch.sqrt(deviation / count.clamp(min=1) + eps)
@@ -132,12 +145,20 @@ def _layer_norm(
     return out if bias is None else out + bias
 
 
-def _native_layer_norm(mask: Tensor, x: Tensor, shape: Sequence[int], *args: Any, **kwargs: Any) -> list[Tensor]:
+def _native_layer_norm(
+    mask: Tensor, x: Tensor, shape: Sequence[int], *args: Any, **kwargs: Any
+) -> list[Tensor]:
     mean, deviation, count = _moments(x, mask, list(range(-len(shape), 0)))
     return [_layer_norm(mask, x, shape, *args), mean, torch.rsqrt(deviation / count + args[2])]
 
 
-def _rms_norm(mask: Tensor, x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+def _rms_norm(
+    mask: Tensor,
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
     dims = list(range(-len(shape), 0))
     count = mask.sum(dims, keepdim=True)
     square = torch.where(mask, x, 0).square().sum(dims, keepdim=True) / count.clamp(min=1)
@@ -146,21 +167,56 @@ def _rms_norm(mask: Tensor, x: Tensor, shape: Sequence[int], weight: Tensor | No
 
 
 def _group_norm(
-    mask: Tensor, x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+    mask: Tensor,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> Tensor:
     shape = (x.shape[0], groups, -1)
     mean, deviation, count = _moments(x.reshape(shape), mask.reshape(shape), [2])
-    out = ((x.reshape(shape) - mean) / torch.sqrt(deviation / count.clamp(min=1) + eps)).reshape(x.shape)
+    out = ((x.reshape(shape) - mean) / torch.sqrt(deviation / count.clamp(min=1) + eps)).reshape(
+        x.shape
+    )
     out = out if weight is None else out * _over(weight, 1, x.dim())
     return out if bias is None else out + _over(bias, 1, x.dim())
 
 
-def _variance(mask: Tensor, x: Tensor, *args: Any, correction: Any = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+def _batch_norm(
+    mask: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    _mean: Any,
+    _var: Any,
+    _training: bool,
+    _momentum: float,
+    eps: float,
+    *_: Any,
+) -> Tensor:
+    dims = [i for i in range(x.dim()) if i != 1]
+    mean, deviation, count = _moments(x, mask, dims)
+    out = (x - mean) / torch.sqrt(deviation / count.clamp(min=1) + eps)
+    out = out if weight is None else out * _over(weight, 1, x.dim())
+    return out if bias is None else out + _over(bias, 1, x.dim())
+
+
+def _variance(
+    mask: Tensor, x: Tensor, *args: Any, correction: Any = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
     """Variance and mean, for all overloads: (unbiased), (dim, unbiased, keepdim), (dim) and keywords."""
     if args and isinstance(args[0], bool):
         args = (None, *args)
     dim, unbiased, keep = (*args, None, None, None)[:3]
-    dims = list(range(x.dim())) if dim is None or dim == [] else [dim] if isinstance(dim, int) else list(dim)
+    dims = (
+        list(range(x.dim()))
+        if dim is None or dim == []
+        else [dim]
+        if isinstance(dim, int)
+        else list(dim)
+    )
     fix = (1 if correction is None else correction) if unbiased is None else int(unbiased)
     mean, deviation, count = _moments(x, mask, dims)
     out = deviation / (count - fix).clamp(min=0), mean
@@ -181,6 +237,7 @@ def _std_mean(mask: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> list[Tensor
 
 
 NORMS: dict[str, Callable[..., Any]] = {
+    "aten::batch_norm": _batch_norm,
     "aten::layer_norm": _layer_norm,
     "aten::native_layer_norm": _native_layer_norm,
     "aten::rms_norm": _rms_norm,

@@ -6,7 +6,7 @@ import operator
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,15 +35,20 @@ class _Walk:
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     first: dict[int, str] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
+    freeze_outputs: bool = True
 
 
-def solve(program: Program) -> Axes:
+def solve(program: Program, *, freeze_outputs: bool = True) -> Axes:
     """The labels of every axis of every tensor of a program.
 
     Runs in time linear in nodes and positions; needs no weights. An operator without a rule, and a call its
     rule cannot follow, freezes what it touches and leaves a remark.
+
+    Args:
+        program: a captured network.
+        freeze_outputs: whether the program's outputs keep their sizes; only tests of rules let them go.
     """
-    walk = _Walk(program)
+    walk = _Walk(program, freeze_outputs=freeze_outputs)
     tensors = program.tensors()
     _name_tensors(walk, tensors)
     for node in program.nodes:
@@ -64,12 +69,15 @@ def _visit(walk: _Walk, node: fx.Node, tensors: dict[str, torch.Tensor]) -> Any:
     if node.op == "get_attr":
         return _parameter(walk, node, tensors)
     if node.op == "output":
+        if not walk.freeze_outputs:
+            return None
         walk.units.enter(node, ())
         walk.units.freeze(*_labels_in(_arguments(walk, node.args)), why="an output of the network")
         return None
     if node.target is operator.getitem:
-        source = walk.env[node.args[0]]
-        return None if source is None else source[node.args[1]]
+        source, index = node.args
+        labels = walk.env[cast(fx.Node, source)]
+        return None if labels is None else labels[index]
     return _call(walk, node)
 
 
@@ -103,9 +111,13 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
     try:
         labels = found(walk.units, *_arguments(walk, positional), **_arguments(walk, keywords))
     except (IndexError, ValueError, TypeError, ZeroDivisionError, StopIteration) as error:
-        return _unknown(walk, node, out, f"its rule cannot follow this call: {type(error).__name__}: {error}")
+        return _unknown(
+            walk, node, out, f"its rule cannot follow this call: {type(error).__name__}: {error}"
+        )
     if not _fits(labels, out):
-        return _unknown(walk, node, out, "its rule gave labels of other lengths than the output has")
+        return _unknown(
+            walk, node, out, "its rule gave labels of other lengths than the output has"
+        )
     if schema.is_mutable:
         _write_back(walk, node, labels)
     return labels
@@ -114,7 +126,11 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
 def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:
     """An operator that writes into an argument couples it with what is written."""
     for value, argument in zip(node.args, node.target._schema.arguments, strict=False):  # type: ignore[union-attr]
-        if argument.alias_info is None or not argument.alias_info.is_write or not isinstance(value, fx.Node):
+        if (
+            argument.alias_info is None
+            or not argument.alias_info.is_write
+            or not isinstance(value, fx.Node)
+        ):
             continue
         target = walk.env[value]
         if isinstance(target, tuple) and isinstance(labels, tuple) and len(target) == len(labels):
@@ -131,7 +147,9 @@ def find_rule(target: torch._ops.OpOverload) -> Rule | None:
         base, _, overload = name.rpartition(".")
         twin = getattr(torch.ops.aten, base.removeprefix("aten.").removesuffix("_"), None)
         tags = getattr(getattr(twin, overload, None), "tags", ())
-        found = lookup(f"{base.removesuffix('_')}.{overload}", pointwise=torch.Tag.pointwise in tags)
+        found = lookup(
+            f"{base.removesuffix('_')}.{overload}", pointwise=torch.Tag.pointwise in tags
+        )
     return found
 
 
@@ -165,7 +183,7 @@ def _fits(labels: Any, out: Any) -> bool:
         return isinstance(out, list) and len(labels) == len(out) and all(map(_fits, labels, out))
     if out is None or labels is None:
         return out is None
-    return [len(x) for x in labels] == out
+    return bool([len(x) for x in labels] == out)
 
 
 def _unknown(walk: _Walk, node: fx.Node, out: Any, why: str) -> Any:

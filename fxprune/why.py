@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
 from torch import fx
 
 from fxprune.algebra.label import IntArray, Label
+from fxprune.algebra.units import Coupling
 from fxprune.axes import Axes
 from fxprune.errors import PlanError
 from fxprune.group import Group, find_groups
@@ -66,13 +68,23 @@ def explain_axis(axes: Axes, param: str, axis: int) -> Explanation:
     """
     first = {name: key for key, names in axes.names.items() for name in names}.get(param)
     if first is None or first not in axes.params or not 0 <= axis < len(axes.params[first]):
-        known = "it is used nowhere in the graph" if first is not None and first not in axes.params else ""
-        raise PlanError(f"the program has no axis {axis} of {param}", why=known, do="take names from fp.groups(program)")
+        known = (
+            "it is used nowhere in the graph"
+            if first is not None and first not in axes.params
+            else ""
+        )
+        raise PlanError(
+            f"the program has no axis {axis} of {param}",
+            why=known,
+            do="take names from fp.groups(program)",
+        )
     label = axes.params[first][axis]
-    cut = np.unique(np.concatenate([c for c in label.columns])) if label.columns else np.zeros(0, np.int64)
+    cut = np.unique(np.concatenate(label.columns)) if label.columns else np.zeros(0, np.int64)
     groups = [g for g in find_groups(axes) if np.isin(g.units, cut).any()]
     members = tuple(r for g in groups for r in _members(axes, g, cut, first, axis))
-    return Explanation(param, axis, tuple(g.name for g in groups), members, _frozen(axes, label, first, axis))
+    return Explanation(
+        param, axis, tuple(g.name for g in groups), members, _frozen(axes, label, first, axis)
+    )
 
 
 def coupling_graph(axes: Axes, unit: int) -> nx.Graph:
@@ -85,7 +97,9 @@ def coupling_graph(axes: Axes, unit: int) -> nx.Graph:
         if coupling.b is not None:
             for a, b in _pairs(coupling.a, coupling.b):
                 hit = inside[a] & inside[b]
-                graph.add_edges_from(zip(a[hit].tolist(), b[hit].tolist(), strict=True), node=coupling.node)
+                graph.add_edges_from(
+                    zip(a[hit].tolist(), b[hit].tolist(), strict=True), node=coupling.node
+                )
     return graph
 
 
@@ -102,12 +116,16 @@ def _members(axes: Axes, group: Group, cut: IntArray, param: str, axis: int) -> 
     starts = _raw_units(axes, raw[param][axis], unit)
     reached = {s: [s] for s in starts}
     if any(s in graph for s in starts):
-        reached.update(nx.multi_source_dijkstra_path(graph, {s for s in starts if s in graph}, weight=lambda *_: 1))
+        reached.update(
+            nx.multi_source_dijkstra_path(
+                graph, {s for s in starts if s in graph}, weight=lambda *_: 1
+            )
+        )
     for member in group.members:
         ends = _raw_units(axes, raw[member.param][member.axis], unit)
         paths = [reached[e] for e in ends if e in reached]
         way = min(paths, key=len) if paths else []
-        steps = [graph.edges[a, b]["node"] for a, b in zip(way, way[1:], strict=False)]
+        steps = [graph.edges[a, b]["node"] for a, b in pairwise(way)]
         yield Reason(member.param, member.axis, member.role, tuple(_step(n) for n in steps))
 
 
@@ -119,7 +137,9 @@ def _step(node: fx.Node) -> str:
 def _raw_labels(axes: Axes) -> dict[str, tuple[Label, ...]]:
     first = {name: key for key, names in axes.names.items() for name in names}
     return {
-        first[str(n.target)]: labels for n, labels in axes.nodes.items() if n.op == "get_attr" and labels is not None
+        first[str(n.target)]: labels
+        for n, labels in axes.nodes.items()
+        if n.op == "get_attr" and labels is not None
     }
 
 
@@ -142,13 +162,18 @@ def _frozen(axes: Axes, final: Label, param: str, axis: int) -> str:
         return ""
     raw = _raw_labels(axes)[param][axis]
     start = int(np.flatnonzero(stays)[0])
-    share = "every position stays" if stays.all() else f"{int(stays.sum())} of {len(stays)} positions stay, the first is {start}"
+    share = (
+        "every position stays"
+        if stays.all()
+        else f"{int(stays.sum())} of {len(stays)} positions stay, the first is {start}"
+    )
     return f"{share}:\n  {_frozen_reason(axes, {int(c[start]) for c in raw.columns})}"
 
 
 def _frozen_reason(axes: Axes, frontier: set[int]) -> str:
     """Goes from unit to unit along the couplings until one was frozen by an operator."""
-    seen, way = set(frontier), dict.fromkeys(frontier, ())
+    seen = set(frontier)
+    way: dict[int, tuple[str, ...]] = dict.fromkeys(frontier, ())
     while frontier:
         units = np.fromiter(frontier, np.int64)
         for coupling in axes.couplings:
@@ -161,8 +186,8 @@ def _frozen_reason(axes: Axes, frontier: set[int]) -> str:
     return "views of it contradict each other: no rectangle of rows or columns can be taken out"
 
 
-def _first_hit(coupling: object, units: IntArray) -> int | None:
-    for label in (coupling.a, coupling.b):  # type: ignore[attr-defined]
+def _first_hit(coupling: Coupling, units: IntArray) -> int | None:
+    for label in (coupling.a, coupling.b):
         for column in label.columns if label is not None else ():
             hit = column[np.isin(column, units)]
             if hit.size:

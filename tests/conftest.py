@@ -15,9 +15,15 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-        self.one = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 16, 3, padding=1))
-        self.two = nn.Sequential(nn.Conv2d(16, 40, 1), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 16, 1))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        )
+        self.one = nn.Sequential(
+            nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 16, 3, padding=1)
+        )
+        self.two = nn.Sequential(
+            nn.Conv2d(16, 40, 1), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 16, 1)
+        )
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

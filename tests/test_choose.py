@@ -21,7 +21,9 @@ def share(outcome: fp.Outcome, metric: str) -> float:
 @pytest.mark.parametrize("metric", ["macs", "params"])
 @pytest.mark.parametrize("scope", ["global", "group"])
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
-def test_budget_is_met_within_one_percent(program: Program, metric: str, scope: str, keep: float) -> None:
+def test_budget_is_met_within_one_percent(
+    program: Program, metric: str, scope: str, keep: float
+) -> None:
     outcome = fp.prune(program, keep=keep, metric=metric, scope=scope, verify=False)  # type: ignore[arg-type]
     assert 0.96 * keep <= share(outcome, metric) <= keep
 
@@ -80,8 +82,10 @@ def test_empty_effect_lists_each_candidate(program: Program) -> None:
         ({"multiple_of": 0}, "at least 1"),
     ],
 )
-def test_wrong_options_name_the_right_ones(program: Program, options: dict[str, object], hint: str) -> None:
-    with pytest.raises(OptionError, match="keep|metric|scope|criterion|ignore|multiple") as error:
+def test_wrong_options_name_the_right_ones(
+    program: Program, options: dict[str, object], hint: str
+) -> None:
+    with pytest.raises(OptionError, match=r"keep|metric|scope|criterion|ignore|multiple") as error:
         fp.prune(program, **options)  # type: ignore[arg-type]
     assert hint in str(error.value)
 

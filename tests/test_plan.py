@@ -16,8 +16,16 @@ def test_positions_take_everything_coupled_with_them(program: Program) -> None:
     plan = fp.plan(program, {"one.2.weight": (0, [1, 5])})
     kept = np.setdiff1d(np.arange(16), [1, 5])
     cut = {name: axis for name, axes in plan.kept.items() for axis in axes}
-    assert {"stem.0.weight", "stem.1.running_var", "one.0.weight", "two.3.bias", "head.weight"} <= set(cut)
-    assert all((positions == kept).all() for axes in plan.kept.values() for positions in axes.values())
+    assert {
+        "stem.0.weight",
+        "stem.1.running_var",
+        "one.0.weight",
+        "two.3.bias",
+        "head.weight",
+    } <= set(cut)
+    assert all(
+        (positions == kept).all() for axes in plan.kept.values() for positions in axes.values()
+    )
 
 
 def test_shrunk_tensors_are_slices_of_the_original(program: Program) -> None:
@@ -40,7 +48,9 @@ def test_removing_nothing_changes_nothing(program: Program) -> None:
 
 def test_two_plans_in_a_row_equal_their_union(program: Program) -> None:
     a, b = {"one.0.weight": (0, [2, 3])}, {"one.0.weight": (0, [10]), "two.0.weight": (0, [0, 39])}
-    once = fp.shrink(program, fp.plan(program, {"one.0.weight": (0, [2, 3, 10]), "two.0.weight": (0, [0, 39])}))
+    once = fp.shrink(
+        program, fp.plan(program, {"one.0.weight": (0, [2, 3, 10]), "two.0.weight": (0, [0, 39])})
+    )
     first = fp.shrink(program, fp.plan(program, a))
     twice = fp.shrink(first, fp.plan(first, {**b, "one.0.weight": (0, [8])}))
     for name, tensor in once.tensors().items():

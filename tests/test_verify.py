@@ -23,7 +23,9 @@ def test_agreement(program: Program, dtype: torch.dtype) -> None:
     assert check.batches == (2, 3)
 
 
-@pytest.mark.parametrize("name", ["one.0.bias", "two.1.running_var", "head.weight", "stem.0.weight"])
+@pytest.mark.parametrize(
+    "name", ["one.0.bias", "two.1.running_var", "head.weight", "stem.0.weight"]
+)
 def test_one_wrong_number_in_any_tensor_is_found(program: Program, name: str) -> None:
     plan, small = half(program)
     with torch.no_grad():

@@ -134,7 +134,8 @@ def pack(tuples: IntArray) -> IntArray:
     """Drops what a tuple `[k, n]` says twice, moves its zeros to the end, and drops rows of zeros only."""
     if tuples.shape[0] > 1:
         for row in range(1, len(tuples)):
-            tuples[row][(tuples[:row] == tuples[row]).any(axis=0)] = 0
+            said = np.any(tuples[:row] == tuples[row], axis=0)
+            tuples[row, said] = 0
         order = np.argsort(tuples == 0, axis=0, kind="stable")
         tuples = np.take_along_axis(tuples, order, axis=0)
         rows = tuples.any(axis=1)

@@ -25,6 +25,8 @@ class NodeMarks:
         rescaled: averaged axes: the result is multiplied by kept / original.
         spelled: arguments that spell lengths: name -> the labels (a list argument) or one label.
         pinned: arguments with a default derived from a size: name -> (value, label).
+        bounds: arguments that say where in an axis a part ends, counted from either side: name -> (the axis
+            up to there, the whole axis).
     """
 
     silenced: list[Label] = field(default_factory=list)
@@ -32,6 +34,7 @@ class NodeMarks:
     rescaled: list[Label] = field(default_factory=list)
     spelled: dict[str, Label | tuple[Label | None, ...]] = field(default_factory=dict)
     pinned: dict[str, tuple[float, Label]] = field(default_factory=dict)
+    bounds: dict[str, tuple[Label, Label]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,14 @@ class Units:
         self._arguments: Collection[str] = ()
         self._splits: dict[tuple[bytes, int], tuple[IntArray, IntArray]] = {}
 
-    def enter(self, node: Any, out: Any, *, symbolic: Collection[int] = (), arguments: Collection[str] = ()) -> None:
+    def enter(
+        self,
+        node: Any,
+        out: Any,
+        *,
+        symbolic: Collection[int] = (),
+        arguments: Collection[str] = (),
+    ) -> None:
         """Makes `node` the one that rules speak of.
 
         Args:
@@ -134,12 +144,17 @@ class Units:
         """Elementwise operands, aligned at their last axes; operands that are not tensors are passed over."""
         tensors = [o for o in operands if isinstance(o, tuple)]
         rank = max((len(t) for t in tensors), default=0)
-        return tuple(self._broadcast_axis([t[i - rank] for t in tensors if len(t) >= rank - i]) for i in range(rank))
+        return tuple(
+            self._broadcast_axis([t[i - rank] for t in tensors if len(t) >= rank - i])
+            for i in range(rank)
+        )
 
     def _broadcast_axis(self, labels: list[Label]) -> Label:
         length = max((len(x) for x in labels), key=lambda n: (n != 1, n))
         if length != 1:
-            self.freeze(*(x for x in labels if len(x) == 1), why="an axis of length 1 that broadcasts")
+            self.freeze(
+                *(x for x in labels if len(x) == 1), why="an axis of length 1 that broadcasts"
+            )
         return self.unify(*(x for x in labels if len(x) == length))
 
     def split(self, label: Label, *sizes: int) -> Axes:
@@ -187,7 +202,11 @@ class Units:
             column = np.where(stays.any(axis=0), 0, self.forest.fresh(inner))
             parts = np.stack([np.repeat(row, inner), np.tile(column, outer)])
             self.forest.define(grid.ravel(), parts)
-            self._log(Label(grid.size, (grid.ravel(),)), Label(grid.size, tuple(parts)), f"viewed as {outer} x {inner}")
+            self._log(
+                Label(grid.size, (grid.ravel(),)),
+                Label(grid.size, tuple(parts)),
+                f"viewed as {outer} x {inner}",
+            )
             self._splits[key] = row, column
         return self._splits[key]
 
@@ -238,7 +257,14 @@ class Units:
     def spell(self, argument: str, *labels: Label | None, single: bool = False) -> None:
         """Says whose lengths an argument spells, entry by entry; None: that entry spells none."""
         if any(x is not None and x.columns for x in labels):
-            self._marks().spelled[argument] = labels[0] if single and labels[0] is not None else labels
+            self._marks().spelled[argument] = (
+                labels[0] if single and labels[0] is not None else labels
+            )
+
+    def bound(self, argument: str, position: int, whole: Label) -> None:
+        """Says that an argument names a position of `whole`, perhaps counted from its end."""
+        if whole.columns:
+            self._marks().bounds[argument] = whole.take(slice(0, position)), whole
 
     def pin(self, argument: str, value: float, label: Label) -> None:
         """Fixes an argument whose default is derived from the length of `label`."""
@@ -261,7 +287,9 @@ def drop(axes: Axes, dims: Iterable[int], *, keepdim: bool = False) -> Axes:
 
 
 def _same(a: Label, b: Label) -> bool:
-    return len(a.columns) == len(b.columns) and all(x is y for x, y in zip(a.columns, b.columns, strict=True))
+    return len(a.columns) == len(b.columns) and all(
+        x is y for x, y in zip(a.columns, b.columns, strict=True)
+    )
 
 
 __all__ = ["Axes", "Coupling", "Label", "NodeMarks", "Units", "concat", "drop", "frozen", "merge"]

@@ -41,13 +41,21 @@ class _Watch(Evaluator):
         if marks is not None:
             wanted = {id(x) for x in marks.silenced}
             for value, axis, label in self._activations(n, wanted):
-                self._add(value.abs().double().mean([d for d in range(value.dim()) if d != axis]), label)
+                self._add(
+                    value.abs().double().mean([d for d in range(value.dim()) if d != axis]), label
+                )
         return super().run_node(n)
 
-    def _activations(self, node: fx.Node, wanted: set[int]) -> Iterator[tuple[torch.Tensor, int, Label]]:
+    def _activations(
+        self, node: fx.Node, wanted: set[int]
+    ) -> Iterator[tuple[torch.Tensor, int, Label]]:
         for source in node.all_input_nodes:
             labels, value = self._axes.nodes.get(source), self.env.get(source)
-            if source.op != "get_attr" and isinstance(value, torch.Tensor) and isinstance(labels, tuple):
+            if (
+                source.op != "get_attr"
+                and isinstance(value, torch.Tensor)
+                and isinstance(labels, tuple)
+            ):
                 for axis, label in enumerate(labels):
                     if id(label) in wanted and len(label) == value.shape[axis]:
                         yield value, axis, label

@@ -39,7 +39,7 @@ def _accumulate(
     if evidence.loss is None:
         raise ScoreError(
             f"the criterion {key!r} needs a loss",
-            do=f'fp.Importance("{key}", loss=lambda module: criterion(module(x), y)); yield one loss per batch for several',
+            do=f'fp.Importance("{key}", loss=lambda module: criterion(module(x), y)); it may yield one per batch',
         )
     parameters = {n: p for n, p in evidence.program.module.named_parameters() if p.requires_grad}
     total = {n: torch.zeros_like(p) for n, p in parameters.items()}
@@ -48,7 +48,11 @@ def _accumulate(
         losses: Iterable[torch.Tensor] = [outcome] if isinstance(outcome, torch.Tensor) else outcome
         for loss in losses:
             if not torch.isfinite(loss).all():
-                raise ScoreError("the loss is not finite", where=f"criterion {key!r}", do="check data and weights")
+                raise ScoreError(
+                    "the loss is not finite",
+                    where=f"criterion {key!r}",
+                    do="check data and weights",
+                )
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for (name, parameter), gradient in zip(parameters.items(), found, strict=True):
                 if gradient is not None:

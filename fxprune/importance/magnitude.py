@@ -9,7 +9,13 @@ from torch import fx
 from fxprune.importance.table import Evidence, criterion
 from fxprune.operands import is_operator
 
-NORMS = ("aten::batch_norm", "aten::layer_norm", "aten::group_norm", "aten::instance_norm", "aten::rms_norm")
+NORMS = (
+    "aten::batch_norm",
+    "aten::layer_norm",
+    "aten::group_norm",
+    "aten::instance_norm",
+    "aten::rms_norm",
+)
 
 
 @criterion("magnitude", "l2", finish=np.sqrt)
@@ -34,14 +40,21 @@ def norm_scale(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Ten
 
 def _scales(evidence: Evidence) -> list[str]:
     norms = [n for n in evidence.program.nodes if is_operator(n) and n.target._schema.name in NORMS]  # type: ignore[union-attr]
-    weights = [n.args[2 if "layer" in str(n.target) or "group" in str(n.target) or "rms" in str(n.target) else 1]
-               for n in norms if len(n.args) > 2 or "batch" in str(n.target)]
+    weights = [
+        n.args[
+            2
+            if "layer" in str(n.target) or "group" in str(n.target) or "rms" in str(n.target)
+            else 1
+        ]
+        for n in norms
+        if len(n.args) > 2 or "batch" in str(n.target)
+    ]
     return [str(w.target) for w in weights if isinstance(w, fx.Node) and w.op == "get_attr"]
 
 
 @criterion("lamp")
 def lamp(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Layer-adaptive magnitude: w^2 over the sum of all w^2 of the tensor at least as large (arXiv 2010.07611, eq. 1)."""
+    """Layer-adaptive magnitude: w^2 over the sum of all w^2 at least as large in its tensor (arXiv 2010.07611)."""
     flat = tensor.square().flatten()
     ordered, index = flat.sort()
     larger = ordered.flip(0).cumsum(0).flip(0)

@@ -39,11 +39,15 @@ class Importance:
 
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:
-            raise OptionError(f"no reduction is called {self.reduction!r}", do=f"known: {', '.join(REDUCTIONS)}")
+            raise OptionError(
+                f"no reduction is called {self.reduction!r}", do=f"known: {', '.join(REDUCTIONS)}"
+            )
         find_criterion(self.criterion)
 
 
-def score_units(program: Program, axes: Axes, groups: list[Group], how: Importance, seed: int = 0) -> FloatArray:
+def score_units(
+    program: Program, axes: Axes, groups: list[Group], how: Importance, seed: int = 0
+) -> FloatArray:
     """One score per unit `[n_units]`; higher means keep, NaN that the criterion says nothing of it.
 
     Raises:
@@ -51,11 +55,15 @@ def score_units(program: Program, axes: Axes, groups: list[Group], how: Importan
     """
     evidence = Evidence(program, axes, groups, how.loss, how.batches, seed)
     found = find_criterion(how.criterion)
-    scores = found.of_units(evidence) if found.of_units else _of_tensors(evidence, found, how.reduction)
+    scores = (
+        found.of_units(evidence) if found.of_units else _of_tensors(evidence, found, how.reduction)
+    )
     bad = [g.name for g in groups if np.isinf(scores[g.units]).any()]
     if bad:
         raise ScoreError(
-            "importance is not finite", where=", ".join(bad[:5]), why="weights or data hold NaN or infinity",
+            "importance is not finite",
+            where=", ".join(bad[:5]),
+            why="weights or data hold NaN or infinity",
             do="repair the weights, or ignore these modules",
         )
     if how.normalise:
@@ -82,31 +90,44 @@ def _of_tensors(evidence: Evidence, found: Criterion, reduction: str) -> FloatAr
                     value = found.finish(value) if found.finish else value
                     _put(out, count, units, value, reduction)
     if not count.any():
-        raise ScoreError(f"the criterion {found.name!r} finds nothing to score in this network", do="choose another")
+        raise ScoreError(
+            f"the criterion {found.name!r} finds nothing to score in this network",
+            do="choose another",
+        )
     out = np.where(np.isnan(out), np.inf, out)
     out = out / np.maximum(count, 1) if reduction == "mean" else out
     return np.where(count == 0, np.nan, out)
 
 
-def _saliency(evidence: Evidence, found: Criterion, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
+def _saliency(
+    evidence: Evidence, found: Criterion, name: str, tensor: torch.Tensor
+) -> torch.Tensor | None:
     if tensor.is_meta:
         raise ScoreError(
-            f"the criterion {found.name!r} needs weights", where=name, why="the tensor is on the meta device",
+            f"the criterion {found.name!r} needs weights",
+            where=name,
+            why="the tensor is on the meta device",
             do='use importance="random" or metric="units" with "random"',
         )
     assert found.of_tensor is not None
     with torch.no_grad():
-        saliency = found.of_tensor(evidence, name, tensor.float() if tensor.dtype.itemsize < 4 else tensor)
+        saliency = found.of_tensor(
+            evidence, name, tensor.float() if tensor.dtype.itemsize < 4 else tensor
+        )
     return None if saliency is None else saliency.cpu()
 
 
-def _by_unit(columns: tuple[IntArray, ...], position: FloatArray) -> Iterable[tuple[IntArray, FloatArray]]:
+def _by_unit(
+    columns: tuple[IntArray, ...], position: FloatArray
+) -> Iterable[tuple[IntArray, FloatArray]]:
     for column in columns:
         units, index = np.unique(column, return_inverse=True)
-        yield units, np.bincount(index, position)
+        yield units, np.bincount(index, position).astype(np.float64)
 
 
-def _put(out: FloatArray, count: FloatArray, units: IntArray, value: FloatArray, reduction: str) -> None:
+def _put(
+    out: FloatArray, count: FloatArray, units: IntArray, value: FloatArray, reduction: str
+) -> None:
     count[units] += 1
     if reduction == "max":
         out[units] = np.maximum(out[units], value)

@@ -61,7 +61,9 @@ class Criterion:
 _table: dict[str, Criterion] = {}
 
 
-def criterion(*names: str, finish: Finish | None = None) -> Callable[[TensorCriterion], TensorCriterion]:
+def criterion(
+    *names: str, finish: Finish | None = None
+) -> Callable[[TensorCriterion], TensorCriterion]:
     """Registers a function `(evidence, name, tensor) -> saliency` under names.
 
     The saliency has the shape of the tensor, is added up over what a unit cuts of it, and goes through `finish`
@@ -108,5 +110,7 @@ def find_criterion(name: str) -> Criterion:
     if name not in _table:
         near = get_close_matches(name, _table, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise OptionError(f"no criterion is called {name!r}", do=f"{hint}known: {', '.join(criterion_names())}")
+        raise OptionError(
+            f"no criterion is called {name!r}", do=f"{hint}known: {', '.join(criterion_names())}"
+        )
     return _table[name]

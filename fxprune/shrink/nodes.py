@@ -32,12 +32,15 @@ def edit_graph(graph: fx.Graph, edits: Iterable[Edit]) -> None:
 
 def _checked(old: Any, edit: SetArgument) -> Any:
     if old != edit.old:
-        raise PlanError(f"argument {edit.argument} is {old}, the plan expects {edit.old}", where=f"node {edit.node}")
+        raise PlanError(
+            f"argument {edit.argument} is {old}, the plan expects {edit.old}",
+            where=f"node {edit.node}",
+        )
     return edit.new
 
 
 def _scaled(node: fx.Node, old: fx.Node, edit: ScaleArgument) -> fx.Node:
-    """old * numerator // denominator, computed in the graph."""
+    """Old * numerator // denominator, computed in the graph."""
     graph, value = node.graph, old.meta["val"]
     with graph.inserting_before(node):
         product = graph.call_function(operator.mul, (old, edit.numerator))
@@ -49,6 +52,8 @@ def _scaled(node: fx.Node, old: fx.Node, edit: ScaleArgument) -> fx.Node:
 
 def _rescale(node: fx.Node, edit: Rescale) -> None:
     with node.graph.inserting_after(node):
-        scaled = node.graph.call_function(torch.ops.aten.mul.Tensor, (node, edit.numerator / edit.denominator))
+        scaled = node.graph.call_function(
+            torch.ops.aten.mul.Tensor, (node, edit.numerator / edit.denominator)
+        )
     node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
     scaled.meta.update(node.meta)

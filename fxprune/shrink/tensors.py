@@ -18,8 +18,10 @@ def slice_tensors(module: torch.nn.Module, kept: Kept) -> None:
                 if tensor is None:
                     continue
                 if id(tensor) not in done:
-                    done[id(tensor)] = _copy(tensor, kept.get(f"{path}.{name}" if path else name, {}))
-                store[name] = done[id(tensor)]  # type: ignore[assignment]
+                    done[id(tensor)] = _copy(
+                        tensor, kept.get(f"{path}.{name}" if path else name, {})
+                    )
+                store[name] = done[id(tensor)]
 
 
 def _copy(tensor: torch.Tensor, cut: dict[int, IntArray] | object) -> torch.Tensor:
@@ -32,10 +34,16 @@ def _copy(tensor: torch.Tensor, cut: dict[int, IntArray] | object) -> torch.Tens
 def slice_axes(tensor: torch.Tensor, cut: dict[int, IntArray]) -> torch.Tensor:
     """A copy with only the given positions of some axes; contiguous in the memory format it had."""
     out = tensor
-    for axis, positions in sorted(cut.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
-        out = out.index_select(axis, torch.from_numpy(np.ascontiguousarray(positions)).to(out.device))
+    for axis, positions in sorted(
+        cut.items(), key=lambda item: len(item[1]) / max(1, tensor.shape[item[0]])
+    ):
+        out = out.index_select(
+            axis, torch.from_numpy(np.ascontiguousarray(positions)).to(out.device)
+        )
     layout = memory_format(tensor)
-    return out.clone(memory_format=layout) if out is tensor else out.contiguous(memory_format=layout)
+    return (
+        out.clone(memory_format=layout) if out is tensor else out.contiguous(memory_format=layout)
+    )
 
 
 def memory_format(tensor: torch.Tensor) -> torch.memory_format:

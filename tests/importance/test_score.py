@@ -24,15 +24,25 @@ def named(program: Program, name: str) -> Group:
 
 def by_hand(program: Program, power: int) -> list[np.ndarray]:
     tensors = program.tensors()
-    rows = [tensors["one.0.weight"].flatten(1), tensors["one.0.bias"][:, None], tensors["one.2.weight"].transpose(0, 1).flatten(1)]
+    rows = [
+        tensors["one.0.weight"].flatten(1),
+        tensors["one.0.bias"][:, None],
+        tensors["one.2.weight"].transpose(0, 1).flatten(1),
+    ]
     return [r.detach().double().abs().pow(power).sum(1).pow(1 / power).numpy() for r in rows]
 
 
 @pytest.mark.parametrize(("name", "power"), [("l1", 1), ("magnitude", 2)])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "max"])
-def test_magnitude_over_all_members(program: Program, name: str, power: int, reduction: str) -> None:
-    found = scores(program, named(program, "one.0.weight:0"), fp.Importance(name, reduction, normalise=False))  # type: ignore[arg-type]
-    np.testing.assert_allclose(found, getattr(np, reduction)(by_hand(program, power), axis=0), rtol=1e-5)
+def test_magnitude_over_all_members(
+    program: Program, name: str, power: int, reduction: str
+) -> None:
+    found = scores(
+        program, named(program, "one.0.weight:0"), fp.Importance(name, reduction, normalise=False)
+    )  # type: ignore[arg-type]
+    np.testing.assert_allclose(
+        found, getattr(np, reduction)(by_hand(program, power), axis=0), rtol=1e-5
+    )
 
 
 def test_normalised_scores_average_to_one(program: Program) -> None:
@@ -43,7 +53,9 @@ def test_normalised_scores_average_to_one(program: Program) -> None:
 def test_norm_scale_reads_only_the_scale(program: Program) -> None:
     with torch.no_grad():
         program.tensors()["two.1.weight"].copy_(torch.linspace(-2, 3, 40))
-    found = scores(program, named(program, "two.0.weight:0"), fp.Importance("bn-scale", normalise=False))
+    found = scores(
+        program, named(program, "two.0.weight:0"), fp.Importance("bn-scale", normalise=False)
+    )
     np.testing.assert_allclose(found, np.abs(np.linspace(-2, 3, 40)), rtol=1e-5)
 
 
@@ -65,7 +77,9 @@ def test_lamp_of_the_largest_weight_is_one(program: Program) -> None:
 def test_gradient_criteria_sum_over_batches(program: Program, name: str, power: int) -> None:
     torch.manual_seed(1)
     batches = [torch.randn(2, 3, 8, 8) for _ in range(2)]
-    how = fp.Importance(name, "sum", normalise=False, loss=lambda m: (m(x).square().sum() for x in batches))
+    how = fp.Importance(
+        name, "sum", normalise=False, loss=lambda m: (m(x).square().sum() for x in batches)
+    )
     found = scores(program, named(program, "one.0.weight:0"), how)
     expected = np.zeros(24)
     for x in batches:
@@ -94,12 +108,20 @@ def test_activation_is_the_mean_magnitude_at_the_consumer(program: Program) -> N
     found = scores(program, named(program, "one.0.weight:0"), how)
     module = program.module
     with torch.no_grad():
-        stem = torch.relu(nn.functional.batch_norm(
-            nn.functional.conv2d(x, module.stem.get_parameter("0.weight"), padding=1),
-            module.stem.get_buffer("1.running_mean"), module.stem.get_buffer("1.running_var"),
-            module.stem.get_parameter("1.weight"), module.stem.get_parameter("1.bias"),
-        ))
-        inner = torch.relu(nn.functional.conv2d(stem, *(module.one.get_parameter(f"0.{n}") for n in ("weight", "bias")), padding=1))
+        stem = torch.relu(
+            nn.functional.batch_norm(
+                nn.functional.conv2d(x, module.stem.get_parameter("0.weight"), padding=1),
+                module.stem.get_buffer("1.running_mean"),
+                module.stem.get_buffer("1.running_var"),
+                module.stem.get_parameter("1.weight"),
+                module.stem.get_parameter("1.bias"),
+            )
+        )
+        inner = torch.relu(
+            nn.functional.conv2d(
+                stem, *(module.one.get_parameter(f"0.{n}") for n in ("weight", "bias")), padding=1
+            )
+        )
     np.testing.assert_allclose(found, inner.abs().mean((0, 2, 3)).numpy(), rtol=1e-4)
 
 

@@ -11,7 +11,12 @@ from torch import fx
 from fxprune.operands import get_argument, is_operator
 from fxprune.program import Program, build_module
 
-DROPOUT = ("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout")
+DROPOUT = (
+    "aten::dropout",
+    "aten::feature_dropout",
+    "aten::alpha_dropout",
+    "aten::feature_alpha_dropout",
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class DropIdentity:
             graph.erase_node(node)
         if not dropped:
             return program
-        return replace(program, module=build_module(program.module, graph, training=program.training))
+        return replace(
+            program, module=build_module(program.module, graph, training=program.training)
+        )
 
 
 def is_identity(node: fx.Node) -> bool:
@@ -43,7 +50,12 @@ def is_identity(node: fx.Node) -> bool:
     if name in DROPOUT:
         return not get_argument(node, "train") or get_argument(node, "p") == 0
     neutral = {"aten::mul": 1, "aten::div": 1, "aten::add": 0, "aten::sub": 0}.get(name)
-    if neutral is None or len(node.args) < 2 or isinstance(node.args[1], fx.Node) or node.args[1] != neutral:
+    if (
+        neutral is None
+        or len(node.args) < 2
+        or isinstance(node.args[1], fx.Node)
+        or node.args[1] != neutral
+    ):
         return False
     source = node.args[0]
     return isinstance(source, fx.Node) and source.meta["val"].dtype == node.meta["val"].dtype
