@@ -11,6 +11,8 @@ import torch
 from torch import fx
 
 from fxprune.capture.inplace import make_functional
+from fxprune.program import describe
+from fxprune.remark import Remark
 from fxprune.torch_private import (
     decompose,
     higher_order,
@@ -19,8 +21,6 @@ from fxprune.torch_private import (
     overload,
     static_size,
 )
-from fxprune.program import describe
-from fxprune.remark import Remark
 
 _KEPT_META = ("val", "nn_module_stack", "stack_trace")
 _NO_STACK = "_empty_nn_module_stack_from_metadata_hook"
@@ -55,6 +55,7 @@ def normalise(module: fx.GraphModule, has_rule: Callable[[str], bool]) -> list[R
     if decompose_without_rule(module, has_rule):
         remarks += make_functional(module.graph)
     spell_splits(module.graph)
+    name_squeezed(module.graph)
     drop_aliases(module.graph)
     module.graph.eliminate_dead_code()
     module.graph.lint()
@@ -251,6 +252,20 @@ def spell_splits(graph: fx.Graph) -> None:
         if all(s is not None for s in sizes):
             node.target = torch.ops.aten.split_with_sizes.default
             node.args, node.kwargs = (node.args[0], sizes, dim), {}
+
+
+def name_squeezed(graph: fx.Graph) -> None:
+    """Writes squeeze with the axes of length 1 that it drops: others must not go once they are pruned to 1."""
+    for node in list(graph.nodes):
+        op = overload(node)
+        if op is None or op._schema.name != "aten::squeeze":
+            continue
+        source = node.args[0].meta["val"]
+        dim = _argument(node, "dim", 1, None)
+        named = range(source.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+        ones = [d for d in named if static_size(source.shape[d]) == 1] if source.dim() else []
+        node.target = torch.ops.aten.squeeze.dims
+        node.args, node.kwargs = (node.args[0], ones), {}
 
 
 def _argument(node: fx.Node, name: str, position: int, default: Any) -> Any:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fxprune.algebra.units import Axes, Label, Units, merge
 from fxprune.rules.table import rule
 
 
 @rule("aten.scaled_dot_product_attention")
 def sdpa(
-    u: Units, q: Axes, k: Axes, v: Axes, mask: Axes | None = None, dropout: float = 0.0, causal: bool = False,
-    *, scale: float | None = None, enable_gqa: bool = False,
+    u: Units,
+    q: Axes,
+    k: Axes,
+    v: Axes,
+    mask: Axes | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Axes:
-    """q is [b, h, t, d], k [b, h, s, d], v [b, h, s, e]; the default scale is derived from d."""
+    """Q is [b, h, t, d], k [b, h, s, d], v [b, h, s, e]; the default scale is derived from d."""
     u.freeze(q[-2], k[-2], v[-2], why="attention is taken over tokens")
     if scale is None:
         u.pin("scale", len(q[-1]) ** -0.5, q[-1])

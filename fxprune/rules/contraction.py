@@ -29,15 +29,22 @@ def outer(u: Units, a: Axes, b: Axes) -> Axes:
     return a + b
 
 
-@rule("aten.addmm", "aten.baddbmm", "aten.addbmm")
+@rule("aten.addmm", "aten.addmv", "aten.baddbmm")
 def addmm(u: Units, bias: Axes, a: Axes, b: Axes, *_: Any, **__: Any) -> Axes:
     """A matrix product plus a broadcast bias."""
     return u.broadcast(matmul(u, a, b), bias)
 
 
+@rule("aten.addbmm")
+def addbmm(u: Units, bias: Axes, a: Axes, b: Axes, **_: Any) -> Axes:
+    """The same, summed over the batch too."""
+    u.contract(a[0], b[0])
+    return u.broadcast(matmul(u, a[1:], b[1:]), bias)
+
+
 @rule("aten.linear")
 def linear(u: Units, x: Axes, w: Axes, bias: Axes | None = None) -> Axes:
-    """w is [out, in]."""
+    """W is [out, in]."""
     u.contract(x[-1], w[-1])
     if bias is not None and len(w) > 1:
         u.unify(w[0], *bias)
@@ -46,7 +53,7 @@ def linear(u: Units, x: Axes, w: Axes, bias: Axes | None = None) -> Axes:
 
 @rule("aten.bilinear")
 def bilinear(u: Units, a: Axes, b: Axes, w: Axes, bias: Axes | None = None) -> Axes:
-    """w is [out, in of a, in of b]."""
+    """W is [out, in of a, in of b]."""
     u.contract(a[-1], w[1])
     u.contract(b[-1], w[2])
     u.unify(w[0], *(bias or ()))
@@ -55,10 +62,19 @@ def bilinear(u: Units, a: Axes, b: Axes, w: Axes, bias: Axes | None = None) -> A
 
 @rule("aten.convolution", "aten._convolution")
 def convolution(
-    u: Units, x: Axes, w: Axes, bias: Axes | None, stride: Any, padding: Any, dilation: Any,
-    transposed: bool, output_padding: Any, groups: int, *_: Any,
+    u: Units,
+    x: Axes,
+    w: Axes,
+    bias: Axes | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    *_: Any,
 ) -> Axes:
-    """w is [out, in/g, *k]; transposed [in, out/g, *k]; the input may lack its batch axis."""
+    """W is [out, in/g, *k]; transposed [in, out/g, *k]; the input may lack its batch axis."""
     channel = len(x) - len(w) + 1
     x_in, space = x[channel], x[channel + 1 :]
     u.freeze(*space, *w[2:], why="a window slides over this axis")
@@ -91,14 +107,31 @@ def _transposed_channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
 
 
 @rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
-def conv(u: Units, x: Axes, w: Axes, bias: Axes | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Axes:
+def conv(
+    u: Units,
+    x: Axes,
+    w: Axes,
+    bias: Axes | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Axes:
     """The argument order of the training IR."""
     return convolution(u, x, w, bias, stride, padding, dilation, False, None, groups)
 
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
 def conv_transpose(
-    u: Units, x: Axes, w: Axes, bias: Axes | None, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
+    u: Units,
+    x: Axes,
+    w: Axes,
+    bias: Axes | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
 ) -> Axes:
     """The argument order of the training IR."""
     return convolution(u, x, w, bias, stride, padding, dilation, True, output_padding, groups)
@@ -109,7 +142,5 @@ def grouped_mm(u: Units, a: Axes, b: Axes, offs: Any = None, bias: Any = None, *
     """[n, k] @ [e, k, m] with rows of `a` assigned to experts by `offs`."""
     u.freeze(a[-2], *b[:-2], *(offs or ()), why="rows are assigned by data")
     u.contract(a[-1], b[-2])
-    out = b[-1]
-    for extra in present(bias):
-        out = u.unify(out, extra[-1])
+    out = u.unify(b[-1], *(x[-1] for x in present(bias)))
     return (*frozen(u.out[:-1]), out)

@@ -32,17 +32,21 @@ def same_shape(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
     return x
 
 
-@rule("aten.rand_like", "aten.randn_like", "aten.randint_like")
-def random_like(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """Random numbers are drawn in the order of positions."""
-    u.freeze(*x, why="random numbers are drawn in the order of positions")
-    return frozen([len(a) for a in x])
-
-
 @rule(
-    "aten.arange", "aten.linspace", "aten.logspace", "aten.eye", "aten.rand", "aten.randn", "aten.randint", "aten.randperm",
-    "aten.scalar_tensor", "aten.tril_indices", "aten.triu_indices", "aten.empty_strided", "aten.hann_window", "aten.range",
-    "aten.tensor", "aten.normal.float_float",
+    "aten.arange",
+    "aten.linspace",
+    "aten.logspace",
+    "aten.eye",
+    "aten.rand",
+    "aten.randn",
+    "aten.randint",
+    "aten.randperm",
+    "aten.scalar_tensor",
+    "aten.tril_indices",
+    "aten.triu_indices",
+    "aten.hann_window",
+    "aten.range",
+    "aten.normal.float_float",
 )
 def numbered(u: Units, *_: Any, **__: Any) -> Axes:
     """Values depend on their position, or on the order of drawing."""

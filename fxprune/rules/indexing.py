@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fxprune.algebra.units import Axes, Label, Units, frozen
+from fxprune.algebra.units import Axes, Label, Units, drop, frozen
 from fxprune.rules.table import present, rule
 
 
@@ -18,23 +18,40 @@ def embedding(u: Units, weight: Axes, indices: Axes, *_: Any) -> Axes:
 
 @rule("aten.embedding_bag", "aten._embedding_bag")
 def embedding_bag(u: Units, weight: Axes, *others: Any) -> list[Axes]:
-    """Rows are named by data; bags are summed."""
+    """Rows are named by data; bags are summed. Of the further outputs, one names the largest entries."""
     u.freeze(weight[0], *(a for x in present(*others) for a in x), why="rows are named by data")
-    return [(Label(u.out[0][0]), weight[1]), *(frozen(s) for s in u.out[1:])]
+    rest = [(Label(s[0]), weight[1]) if len(s) == 2 else frozen(s) for s in u.out[1:]]
+    return [(Label(u.out[0][0]), weight[1]), *rest]
 
 
 @rule("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def index(u: Units, x: Axes, indices: Sequence[Axes | None]) -> Axes:
     """Indexed axes stay; the others carry, the indices' own axes take their place."""
-    named = [i for i, ix in enumerate(indices) if ix is not None]
+    u.freeze(*(a for ix in present(*indices) for a in ix), why="positions are named by data")
+    named = _named_axes(x, indices, len(u.out))
     u.freeze(*(x[i] for i in named), why="positions are named by data")
-    tensors = [ix for ix in indices if ix is not None]
-    u.freeze(*(a for ix in tensors for a in ix), why="positions are named by data")
-    rest = [a for i, a in enumerate(x) if i not in named]
-    together = named == list(range(named[0], named[-1] + 1))
-    lead = named[0] if together else 0
+    rest = drop(x, named)
+    lead = _lead(named)
     middle = len(u.out) - len(rest)
     return *rest[:lead], *frozen(u.out[lead : lead + middle]), *rest[lead:]
+
+
+def _named_axes(x: Axes, indices: Sequence[Axes | None], rank: int) -> list[int]:
+    """The axes that indices stand for: a mask stands for as many as it has, which shows in the rank of the result."""
+    wide = max(len(ix) for ix in present(*indices))
+    masks = rank != wide + len(x) - len(present(*indices))
+    named: list[int] = []
+    place = 0
+    for ix in indices:
+        count = len(ix) if masks and ix is not None else 1
+        named += range(place, place + count) if ix is not None else ()
+        place += count
+    return named
+
+
+def _lead(named: list[int]) -> int:
+    """Where the indices' own axes go: in place of the indexed ones if those are neighbours, else to the front."""
+    return named[0] if named[-1] - named[0] == len(named) - 1 else 0
 
 
 @rule("aten.index_select")
@@ -47,13 +64,34 @@ def index_select(u: Units, x: Axes, dim: int, indices: Axes) -> Axes:
 
 @rule("aten.gather")
 def gather(u: Units, x: Axes, dim: int, indices: Axes, **_: Any) -> Axes:
-    """Positions are data on every axis."""
-    u.freeze(*x, *indices, why="positions are named by data")
-    return frozen(u.out)
+    """Positions of one axis are named by data; along the others both go together."""
+    return _beside(u, x, dim, indices)
 
 
-@rule("aten.take", "aten.take_along_dim", "aten.masked_select", "aten.nonzero", "aten.bincount", "aten.histc", "aten.bucketize",
-      "aten.searchsorted", "aten.unique_dim", "aten._unique2", "aten.one_hot")
+def _beside(u: Units, x: Axes, dim: int, indices: Axes) -> Axes:
+    """Freezes `dim` of both; pairs the others, of which `indices` may hold fewer positions."""
+    if not x:
+        return indices
+    dim %= len(x)
+    u.freeze(x[dim], indices[dim], why="positions are named by data")
+    return tuple(
+        b if i == dim else u.unify(b, a) for i, (a, b) in enumerate(zip(x, indices, strict=True))
+    )
+
+
+@rule(
+    "aten.take",
+    "aten.take_along_dim",
+    "aten.masked_select",
+    "aten.nonzero",
+    "aten.bincount",
+    "aten.histc",
+    "aten.bucketize",
+    "aten.searchsorted",
+    "aten.unique_dim",
+    "aten._unique2",
+    "aten.one_hot",
+)
 def by_data(u: Units, *operands: Any, **_: Any) -> Any:
     """What comes out depends on data: nothing may go."""
     u.freeze(*(a for x in present(*operands) for a in x), why="positions are named by data")
@@ -61,20 +99,69 @@ def by_data(u: Units, *operands: Any, **_: Any) -> Any:
     return [frozen(s) for s in u.out] if many else frozen(u.out)
 
 
-@rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce", "aten.index_put", "aten._index_put_impl", "aten.index_add",
-      "aten.index_copy", "aten.index_fill", "aten.masked_scatter", "aten.select_scatter", "aten.diagonal_scatter")
+@rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
+def scatter(
+    u: Units, x: Axes, dim: int, indices: Axes, source: Any = None, *_: Any, **__: Any
+) -> Axes:
+    """Positions of one axis are named by data; along the others all go together."""
+    out = _beside(u, x, dim, indices)
+    for part in present(source):
+        _beside(u, part, dim, out)
+    return x
+
+
+@rule("aten.index_add", "aten.index_copy")
+def index_add(u: Units, x: Axes, dim: int, indices: Axes, source: Axes, **_: Any) -> Axes:
+    """Positions of one axis are named by data; the others carry."""
+    u.freeze(*indices, why="positions are named by data")
+    return tuple(a for a, _ in zip(x, _beside(u, x, dim, source), strict=True))
+
+
+@rule("aten.index_fill")
+def index_fill(u: Units, x: Axes, dim: int, indices: Axes, *_: Any) -> Axes:
+    """Positions of one axis are named by data; the others carry."""
+    u.freeze(x[dim], *indices, why="positions are named by data")
+    return x
+
+
+@rule("aten.index_put", "aten._index_put_impl")
+def index_put(u: Units, x: Axes, indices: Sequence[Axes | None], values: Axes, *_: Any) -> Axes:
+    """Indexed axes stay; those behind them go together with the last ones of the values."""
+    u.freeze(*(a for ix in present(*indices) for a in ix), why="positions are named by data")
+    if any(len(ix) > 1 for ix in present(*indices)):  # it may be a mask over several axes
+        u.freeze(*x, *values, why="positions are named by data")
+        return x
+    named = [i for i, ix in enumerate(indices) if ix is not None]
+    lead = _lead(named)
+    rest = drop(x, named)[lead:]
+    split = max(0, len(values) - len(rest))
+    u.freeze(*x[:lead], *(x[i] for i in named), *values[:split], why="positions are named by data")
+    u.broadcast(rest, values[split:])
+    return x
+
+
+@rule("aten.masked_scatter", "aten.diagonal_scatter")
 def write_by_data(u: Units, x: Axes, *operands: Any, **_: Any) -> Axes:
-    """Positions are overwritten by data: nothing may go, except what is common to the end of an index_add."""
-    flat = [o for op in operands for o in (op if isinstance(op, list) else [op])]
-    u.freeze(*x, *(a for o in present(*flat) for a in o), why="positions are named by data")
+    """Positions are overwritten one by one: nothing may go."""
+    u.freeze(*x, *(a for o in present(*operands) for a in o), why="positions are named by data")
+    return x
+
+
+@rule("aten.select_scatter")
+def select_scatter(u: Units, x: Axes, source: Axes, dim: int, _: Any) -> Axes:
+    """One position is overwritten."""
+    dim %= len(x)
+    u.freeze(x[dim], why="one position is taken by its number")
+    for a, b in zip(drop(x, [dim]), source, strict=True):
+        u.unify(a, b)
     return x
 
 
 @rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
 def grid_sampler(u: Units, x: Axes, grid: Axes, *_: Any) -> Axes:
     """Pixels are named by data, channels carry."""
-    u.freeze(*x[2:], *grid, why="pixels are named by data")
-    return x[0], x[1], *frozen(u.out[2:])
+    u.freeze(*x[2:], *grid[1:], why="pixels are named by data")
+    return u.unify(x[0], grid[0]), x[1], *frozen(u.out[2:])
 
 
 @rule("aten.affine_grid_generator")

@@ -4,35 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.algebra.units import Axes, Units, frozen
+from fxprune.algebra.units import Axes, Units, drop, frozen
+from fxprune.rules.reduction import reduced_axes
 from fxprune.rules.table import present, rule
 
 
-@rule("aten.batch_norm", "aten.instance_norm")
-def batch_norm(u: Units, x: Axes, *parameters: Any) -> Axes:
-    """Statistics are per channel: exact."""
-    channel = u.unify(x[1], *(p[0] for p in present(*parameters)))
+@rule("aten.batch_norm")
+def batch_norm(
+    u: Units, x: Axes, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any
+) -> Axes:
+    """Statistics are per channel; in training they are taken over all other axes."""
+    if training:
+        u.renormalise(x[0], *x[2:])
+    return _per_channel(u, x, weight, bias, mean, variance)
+
+
+@rule("aten.instance_norm")
+def instance_norm(u: Units, x: Axes, *parameters: Any) -> Axes:
+    """Statistics are per sample and channel."""
     u.freeze(*x[2:], why="statistics are taken over this axis")
-    return x[0], channel, *x[2:]
+    return _per_channel(u, x, *parameters)
+
+
+def _per_channel(u: Units, x: Axes, *parameters: Any) -> Axes:
+    return x[0], u.unify(x[1], *(p[0] for p in present(*parameters))), *x[2:]
 
 
 @rule(
-    "aten.native_batch_norm", "aten.cudnn_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training",
-    "aten._batch_norm_with_update", "aten._batch_norm_no_update",
+    "aten.native_batch_norm",
+    "aten._native_batch_norm_legit",
+    "aten._native_batch_norm_legit_no_training",
+    "aten._native_batch_norm_legit.no_stats",
 )
 def native_batch_norm(u: Units, x: Axes, *parameters: Any) -> list[Axes]:
     """The output and what the backward pass keeps, per channel or empty."""
-    out = batch_norm(u, x, *parameters)
+    u.freeze(x[0], *x[2:], why="statistics are taken over this axis")
+    out = _per_channel(u, x, *parameters)
     return [out, *((out[1],) if list(s) == [len(out[1])] else frozen(s) for s in u.out[1:])]
 
 
 @rule("aten.layer_norm", "aten.rms_norm")
-def layer_norm(u: Units, x: Axes, shape: list[int], weight: Axes | None = None, bias: Any = None, *_: Any) -> Axes:
+def layer_norm(u: Units, x: Axes, shape: list[int], *parameters: Any) -> Axes:
     """Normalises over the last len(shape) axes."""
     k = len(shape)
-    tail = x[-k:]
-    for p in present(weight, bias):
-        tail = u.broadcast(tail, p)
+    tail = u.broadcast(x[-k:], *parameters)
     u.renormalise(*x[-k:])
     u.spell("normalized_shape", *tail)
     return x[:-k] + tail
@@ -47,7 +62,9 @@ def native_layer_norm(u: Units, x: Axes, shape: list[int], *parameters: Any) -> 
 
 
 @rule("aten.group_norm")
-def group_norm(u: Units, x: Axes, groups: int, weight: Axes | None = None, bias: Any = None, *_: Any) -> Axes:
+def group_norm(
+    u: Units, x: Axes, groups: int, weight: Axes | None = None, bias: Any = None, *_: Any
+) -> Axes:
     """Whole groups go exactly; parts of every group change its statistics."""
     u.freeze(*x[2:], why="statistics are taken over this axis")
     channel = u.unify(x[1], *(p[0] for p in present(weight, bias)))
@@ -60,10 +77,10 @@ def group_norm(u: Units, x: Axes, groups: int, weight: Axes | None = None, bias:
 @rule("aten.var", "aten.std")
 def var(u: Units, x: Axes, dim: Any = None, *args: Any, **kwargs: Any) -> Axes:
     """Deviation over axes: their statistics change when positions go."""
-    dims = _dims(x, dim)
-    keepdim = bool(kwargs.get("keepdim") or (args and args[-1] is True))
+    dims = reduced_axes(x, None if isinstance(dim, bool) else dim)
+    keepdim = bool(kwargs.get("keepdim") or (args and args[-1]))
     u.renormalise(*(x[d] for d in dims))
-    return tuple(a for i, a in enumerate(x) if i not in dims) if not keepdim else _kept(x, dims)
+    return drop(x, dims, keepdim=keepdim)
 
 
 @rule("aten.var_mean", "aten.std_mean")
@@ -71,13 +88,3 @@ def var_mean(u: Units, x: Axes, dim: Any = None, *args: Any, **kwargs: Any) -> l
     """Deviation and mean."""
     out = var(u, x, dim, *args, **kwargs)
     return [out, out]
-
-
-def _dims(x: Axes, dim: Any) -> set[int]:
-    if isinstance(dim, bool) or dim is None or dim == []:
-        return set(range(len(x)))
-    return {d % len(x) for d in ([dim] if isinstance(dim, int) else dim)}
-
-
-def _kept(x: Axes, dims: set[int]) -> Axes:
-    return tuple(frozen([1])[0] if i in dims else a for i, a in enumerate(x))

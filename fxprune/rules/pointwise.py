@@ -17,28 +17,62 @@ def pointwise(u: Units, *operands: Any, **_: Any) -> Axes | list[Axes]:
 
 
 @rule(
-    "aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout", "aten.native_dropout",
-    "aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.lift_fresh",
-    "aten.to", "aten._to_copy", "aten.float", "aten.type_as", "aten.relu6", "aten.hardtanh", "aten.selu", "aten.celu",
-    "aten.rrelu", "aten.rrelu_with_noise", "aten.bernoulli", "aten.resolve_conj", "aten.resolve_neg", "aten.conj",
-    "aten.nan_to_num", "aten.logical_not", "aten.positive", "aten.log_sigmoid", "aten.softplus", "aten.mish",
-    "aten.hardswish", "aten.square", "aten.rsub", "aten.true_divide", "aten.divide", "aten.multiply", "aten.subtract",
-    "aten.clip", "aten.fix", "aten.absolute", "aten.arctan", "aten.isfinite", "aten.isinf", "aten.isnan", "aten.float_power",
-    "aten.real", "aten.imag", "aten.angle", "aten.polar", "aten.complex", "aten.threshold", "aten.masked_fill",
-    "aten.copy", "aten.fill", "aten.zero", "aten.greater", "aten.less", "aten.not_equal", "aten.special_expm1",
+    "aten.dropout",
+    "aten.feature_dropout",
+    "aten.alpha_dropout",
+    "aten.feature_alpha_dropout",
+    "aten.native_dropout",
+    "aten.contiguous",
+    "aten.detach",
+    "aten.alias",
+    "aten.lift_fresh_copy",
+    "aten.lift_fresh",
+    "aten._to_copy",
+    "aten.resolve_conj",
+    "aten.resolve_neg",
+    "aten.conj",
+    "aten.real",
+    "aten.imag",
+    "aten.log_sigmoid",
+    "aten.hardswish",
+    "aten.fix",
+    "aten.absolute",
+    "aten.arctan",
+    "aten.special_expm1",
+    "aten.rrelu_with_noise",
+    "aten.divide",
+    "aten.multiply",
+    "aten.subtract",
+    "aten.greater",
+    "aten.less",
+    "aten.not_equal",
+    "aten.polar",
+    "aten.complex",
+    "aten.copy",
+    "aten.fill",
+    "aten.zero",
+    "aten.rsub.Tensor",
+    "aten.masked_fill.Tensor",
+    "aten.true_divide",
+    "aten.where",
 )
-def carry(u: Units, x: Any, *operands: Any, **_: Any) -> Axes | list[Axes]:
+def carry(u: Units, x: Axes, *operands: Any, **_: Any) -> Axes | list[Axes]:
     """Pointwise operators that carry no such tag."""
     return pointwise(u, x, *operands)
+
+
+@rule("aten.to", "aten.type_as")
+def convert(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+    """Of another tensor, only its type and device matter."""
+    return x
 
 
 @rule("aten.prelu", "aten._prelu_kernel")
 def prelu(u: Units, x: Axes, weight: Axes) -> Axes:
     """The weight has one value, or one per channel (axis 1)."""
-    if len(weight) == 1 and len(weight[0]) > 1 and len(x) > 1:
-        u.unify(x[1], weight[0])
-        return x
-    return u.broadcast(x, weight) if len(weight) == len(x) else x
+    if len(weight) == 1 and len(x) > 1:
+        weight = (weight[0], *frozen([1] * (len(x) - 2)))
+    return u.broadcast(x, weight)
 
 
 @rule("aten.glu")
@@ -63,14 +97,16 @@ def view_as_real(u: Units, x: Axes) -> Axes:
     return *x, Label(2)
 
 
-@rule("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
-def where(u: Units, *operands: Any) -> Axes:
-    """Condition and both choices are broadcast."""
-    return u.broadcast(*operands)
-
-
-@rule("aten.bernoulli_", "aten.uniform_", "aten.normal_")
-def fill_at_random(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
+@rule(
+    "aten.bernoulli_",
+    "aten.uniform_",
+    "aten.normal_",
+    "aten.bernoulli",
+    "aten.rand_like",
+    "aten.randn_like",
+    "aten.randint_like",
+)
+def random(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
     """Random numbers are drawn in the order of positions."""
     u.freeze(*x, why="random numbers are drawn in the order of positions")
     return frozen([len(a) for a in x])

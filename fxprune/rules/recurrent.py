@@ -12,7 +12,15 @@ State = tuple[Label, ...]
 
 
 @rule("aten.lstm.input")
-def lstm(u: Units, x: Axes, hx: Sequence[Axes], params: Sequence[Axes], biases: bool, layers: int, *args: Any) -> list[Axes]:
+def lstm(
+    u: Units,
+    x: Axes,
+    hx: Sequence[Axes],
+    params: Sequence[Axes],
+    biases: bool,
+    layers: int,
+    *args: Any,
+) -> list[Axes]:
     """Weights are [4*hidden, in] and [4*hidden, hidden]; a projection [out, hidden] may follow."""
     h, c = hx
     out = _recurrent(u, x, h, c, params, 4, biases=biases, both=bool(args[2]))
@@ -20,22 +28,34 @@ def lstm(u: Units, x: Axes, hx: Sequence[Axes], params: Sequence[Axes], biases: 
 
 
 @rule("aten.gru.input")
-def gru(u: Units, x: Axes, hx: Axes, params: Sequence[Axes], biases: bool, layers: int, *args: Any) -> list[Axes]:
+def gru(
+    u: Units, x: Axes, hx: Axes, params: Sequence[Axes], biases: bool, layers: int, *args: Any
+) -> list[Axes]:
     """Weights are [3*hidden, in] and [3*hidden, hidden]."""
     return [_recurrent(u, x, hx, hx, params, 3, biases=biases, both=bool(args[2])), hx]
 
 
 @rule("aten.rnn_tanh.input", "aten.rnn_relu.input")
-def rnn(u: Units, x: Axes, hx: Axes, params: Sequence[Axes], biases: bool, layers: int, *args: Any) -> list[Axes]:
+def rnn(
+    u: Units, x: Axes, hx: Axes, params: Sequence[Axes], biases: bool, layers: int, *args: Any
+) -> list[Axes]:
     """Weights are [hidden, in] and [hidden, hidden]."""
     return [_recurrent(u, x, hx, hx, params, 1, biases=biases, both=bool(args[2])), hx]
 
 
 def _recurrent(
-    u: Units, x: Axes, h: Axes, c: Axes, params: Sequence[Axes], gates: int, *, biases: bool, both: bool
+    u: Units,
+    x: Axes,
+    h: Axes,
+    c: Axes,
+    params: Sequence[Axes],
+    gates: int,
+    *,
+    biases: bool,
+    both: bool,
 ) -> Axes:
     """All layers share the state's axis, so one unit goes through all of them."""
-    u.freeze(*x[:-1], h[0], c[0], why="time steps follow one another")
+    u.freeze(*x[:-1], *h[:-1], *c[:-1], why="time steps follow one another")
     size = (4 if biases else 2) + int(len(h[-1]) != len(c[-1]))
     cells = [params[i : i + size] for i in range(0, len(params), size)]
     directions = 2 if both else 1
@@ -50,10 +70,12 @@ def _recurrent(
 def _cell(u: Units, feature: Label, h: Label, c: Label, cell: Sequence[Axes], gates: int) -> None:
     u.contract(feature, cell[0][1])
     u.contract(h, cell[1][1])
-    for tensor in cell:
-        if len(tensor[0]) == gates * len(c):
-            u.unify(c, u.split(tensor[0], gates, -1)[1] if gates > 1 else tensor[0])
-    if len(cell) % 2:
+    projection = len(cell) % 2
+    for tensor in cell[: len(cell) - projection]:
+        gate, unit = u.split(tensor[0], gates, -1)
+        u.freeze(gate, why="every gate is needed")
+        u.unify(c, unit)
+    if projection:
         u.contract(c, cell[-1][1])
         u.unify(h, cell[-1][0])
     else:

@@ -8,10 +8,8 @@ from typing import Any
 from fxprune.algebra.units import Axes, Label, Units, concat, drop, frozen, merge
 from fxprune.rules.table import rule
 
-END = 2**31
 
-
-@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten._reshape_alias", "aten._reshape_copy", "aten.view_copy")
+@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten._reshape_copy", "aten.view_copy")
 def reshape(u: Units, x: Axes, shape: Any, *_: Any) -> Axes:
     """Runs of sizes with equal products are merged, then split."""
     out = u.reshape(x, u.out)
@@ -61,16 +59,24 @@ def transpose(u: Units, x: Axes, a: int, b: int) -> Axes:
     return tuple(order)
 
 
-@rule("aten.t", "aten.numpy_T", "aten.adjoint", "aten.mT", "aten.matrix_H")
+@rule("aten.t", "aten.adjoint", "aten.mT", "aten.matrix_H")
 def t(u: Units, x: Axes) -> Axes:
-    """The last two axes change places; numpy_T reverses all, the same for a matrix."""
-    return x if len(x) < 2 else (*x[:-2], x[-1], x[-2])
+    """The last two axes change places."""
+    return x[:-2] + x[-2:][::-1]
+
+
+@rule("aten.numpy_T")
+def numpy_t(u: Units, x: Axes) -> Axes:
+    """All axes in reverse."""
+    return x[::-1]
 
 
 @rule("aten.movedim", "aten.moveaxis")
 def movedim(u: Units, x: Axes, source: Any, target: Any) -> Axes:
     """Axes move, the others keep their order."""
-    pairs = [(source, target)] if isinstance(source, int) else list(zip(source, target, strict=True))
+    pairs = (
+        [(source, target)] if isinstance(source, int) else list(zip(source, target, strict=True))
+    )
     places = {b % len(x): x[a % len(x)] for a, b in pairs}
     moved = {a % len(x) for a, _ in pairs}
     rest = iter(label for i, label in enumerate(x) if i not in moved)
@@ -86,11 +92,11 @@ def unsqueeze(u: Units, x: Axes, dim: int) -> Axes:
 
 @rule("aten.squeeze")
 def squeeze(u: Units, x: Axes, dim: Any = None) -> Axes:
-    """Axes of length 1 go."""
+    """Axes of length 1 go; one that is longer stays as long, for it must not become 1 (capture names those of 1)."""
     named = range(len(x)) if dim is None else [dim] if isinstance(dim, int) else dim
-    gone = {d % len(x) for d in named if len(x[d]) == 1}
-    u.freeze(*(x[d] for d in gone), why="an axis of length 1 is dropped")
-    return drop(x, gone)
+    dims = {d % len(x) for d in named} if x else set()
+    u.freeze(*(x[d] for d in dims), why="an axis of length 1 is dropped")
+    return drop(x, {d for d in dims if len(x[d]) == 1})
 
 
 @rule("aten.expand", "aten.broadcast_to")
@@ -130,7 +136,8 @@ def cat(u: Units, tensors: Sequence[Axes], dim: int = 0) -> Axes:
     parts = [x for x in tensors if len(x) == rank]
     dim %= rank
     return tuple(
-        concat(axes) if i == dim else u.unify(*axes) for i, axes in enumerate(zip(*parts, strict=True))
+        concat(axes) if i == dim else u.unify(*axes)
+        for i, axes in enumerate(zip(*parts, strict=True))
     )
 
 
@@ -148,7 +155,7 @@ def split_with_sizes(u: Units, x: Axes, sizes: Sequence[Any], dim: int = 0) -> l
     dim %= len(x)
     ends = _ends([shape[dim] for shape in u.out])
     parts = [x[dim].take(slice(a, b)) for a, b in ends]
-    u.spell("split_sizes", *parts)
+    u.spell("split_sizes" if u.argument("split_sizes") else "split_size", *parts)
     return [(*x[:dim], part, *x[dim + 1 :]) for part in parts]
 
 
@@ -174,7 +181,9 @@ def select(u: Units, x: Axes, dim: int, index: Any) -> Axes:
 
 
 @rule("aten.slice.Tensor", "aten.slice_copy.Tensor")
-def slice_(u: Units, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Axes:
+def slice_(
+    u: Units, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Axes:
     """A stretch of positions; with a step, or bounds known at run time only, the axis stays."""
     dim %= len(x)
     whole, length = x[dim], u.out[dim]
@@ -184,22 +193,29 @@ def slice_(u: Units, x: Axes, dim: int = 0, start: Any = None, end: Any = None, 
     if step != 1 or not numbers or u.symbolic(dim):
         u.freeze(whole, why="positions are taken by their numbers")
         return frozen_at(x, dim, length)
-    first = slice(start, end).indices(len(whole))[0]
-    cut = whole.take(slice(first, first + length))
-    u.spell("start", whole.take(slice(0, first)), single=True)
-    u.spell("end", whole.take(slice(0, first + length)), single=True)
-    return *x[:dim], cut, *x[dim + 1 :]
+    return _cut(u, x, dim, *slice(start, end).indices(len(whole))[:2])
+
+
+def _cut(u: Units, x: Axes, dim: int, first: int, last: int) -> Axes:
+    whole = x[dim]
+    if first > 0:
+        u.bound("start", first, whole)
+    if last < len(whole):
+        u.bound("end", last, whole)
+    return *x[:dim], whole.take(slice(first, last)), *x[dim + 1 :]
 
 
 @rule("aten.narrow")
 def narrow(u: Units, x: Axes, dim: int, start: Any, length: Any) -> Axes:
     """A stretch of positions, by start and length."""
     dim %= len(x)
+    whole = x[dim]
     if not (isinstance(start, int) and isinstance(length, int)):
-        u.freeze(x[dim], why="positions are taken by their numbers")
+        u.freeze(whole, why="positions are taken by their numbers")
         return frozen_at(x, dim, u.out[dim])
-    cut = x[dim].take(slice(start, start + length))
-    u.spell("start", x[dim].take(slice(0, start)), single=True)
+    start %= len(whole)
+    cut = whole.take(slice(start, start + length))
+    u.bound("start", start, whole)
     u.spell("length", cut, single=True)
     return *x[:dim], cut, *x[dim + 1 :]
 
@@ -209,8 +225,15 @@ def slice_scatter(
     u: Units, x: Axes, source: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Axes:
     """A stretch of positions is overwritten."""
-    cut = slice_(u, x, dim, start, end, step)
-    tuple(u.unify(a, b) for a, b in zip(cut, source, strict=True))
+    dim %= len(x)
+    first, last, _ = slice(start, end).indices(len(x[dim]))
+    if step == 1:
+        cut = _cut(u, x, dim, first, last)
+    else:
+        u.freeze(x[dim], why="positions are taken by their numbers")
+        cut = frozen_at(x, dim, len(source[dim]))
+    for a, b in zip(cut, source, strict=True):
+        u.unify(a, b)
     return x
 
 
@@ -221,49 +244,109 @@ def flip(u: Units, x: Axes, dims: Sequence[int]) -> Axes:
     return tuple(a.take(slice(None, None, -1)) if i in turned else a for i, a in enumerate(x))
 
 
-@rule("aten.roll", "aten.rot90")
+@rule("aten.roll")
 def roll(u: Units, x: Axes, shifts: Any, dims: Sequence[int] = ()) -> Axes:
     """Positions move along: the axes stay."""
-    u.freeze(*([x[d] for d in dims] if dims else x))
-    return x if len(u.out) == len(x) and all(n == len(a) for n, a in zip(u.out, x, strict=True)) else frozen(u.out)
+    u.freeze(*([x[d] for d in dims] if dims else x), why="positions move along")
+    return x
 
 
-@rule("aten.repeat", "aten.tile")
+@rule("aten.rot90")
+def rot90(u: Units, x: Axes, times: int = 1, dims: Sequence[int] = (0, 1)) -> Axes:
+    """A quarter turn in the plane of two axes, which stay."""
+    turned = {d % len(x) for d in dims}
+    u.freeze(*(x[d] for d in turned), why="positions move along")
+    return tuple(Label(u.out[i]) if i in turned else a for i, a in enumerate(x))
+
+
+@rule("aten.repeat")
 def repeat(u: Units, x: Axes, repeats: Sequence[Any]) -> Axes:
-    """The tensor is laid beside itself; new leading axes are frozen."""
+    """The tensor is laid beside itself; one position may be repeated less often."""
     lead = len(u.out) - len(x)
-    return (*frozen(u.out[:lead]), *(a.tile(n // len(a)) for a, n in zip(x, u.out[lead:], strict=True)))
+    out = tuple(
+        _repeated(u, x[i - lead] if i >= lead else Label(1), n, i) for i, n in enumerate(u.out)
+    )
+    single = (i < lead or len(x[i - lead]) == 1 for i in range(len(out)))
+    u.spell("repeats", *(a if alone else None for a, alone in zip(out, single, strict=True)))
+    return out
+
+
+def _repeated(u: Units, label: Label, length: int, position: int) -> Label:
+    if len(label) == length:
+        return label
+    if len(label) > 1:
+        return label.tile(length // len(label))
+    u.freeze(label, why="an axis of length 1 that is repeated")
+    return Label(length) if u.symbolic(position) else u.fresh([length])[0]
 
 
 @rule("aten.repeat_interleave.self_int")
-def repeat_interleave(u: Units, x: Axes, repeats: Any, dim: Any = None, **_: Any) -> Axes:
+def repeat_interleave(
+    u: Units, x: Axes, repeats: Any, dim: Any = None, *, output_size: Any = None
+) -> Axes:
     """Each position is repeated."""
     if dim is None:
-        return (merge(*x).repeat(u.out[0] // max(1, merge(*x).length)),)
+        x, dim = (merge(*x),), 0
     dim %= len(x)
-    return *x[:dim], x[dim].repeat(u.out[dim] // len(x[dim])), *x[dim + 1 :]
+    whole, length = x[dim], u.out[dim]
+    if len(whole) == 1:
+        u.freeze(whole, why="an axis of length 1 that is repeated")
+    out = whole.repeat(length // len(whole))
+    if output_size is not None:
+        u.spell("output_size", out, single=True)
+    return *x[:dim], out, *x[dim + 1 :]
 
 
-@rule("aten.pad", "aten.constant_pad_nd", "aten.reflection_pad1d", "aten.reflection_pad2d", "aten.reflection_pad3d",
-      "aten.replication_pad1d", "aten.replication_pad2d", "aten.replication_pad3d")
-def pad(u: Units, x: Axes, pads: Sequence[Any], *_: Any) -> Axes:
-    """Padded axes stay; `pads` counts from the last axis."""
-    touched = {len(x) - 1 - i // 2 for i, n in enumerate(pads) if n != 0}
-    u.freeze(*(x[i] for i in touched), why="this axis is padded")
-    return tuple(Label(u.out[i]) if i in touched else a for i, a in enumerate(x))
+@rule("aten.pad", "aten.constant_pad_nd")
+def pad(u: Units, x: Axes, pads: Sequence[Any], mode: Any = "constant", *_: Any) -> Axes:
+    """With one value, fewer positions may be added; `pads` counts from the last axis, both ends of each."""
+    sides = [
+        (pads[2 * k], pads[2 * k + 1]) if 2 * k < len(pads) else (0, 0) for k in range(len(x))
+    ][::-1]
+    one_value = not isinstance(mode, str) or mode == "constant"
+    out, spelled = [], []
+    for i, (label, side) in enumerate(zip(x, sides, strict=True)):
+        if not any(isinstance(n, int) is False or n for n in side):
+            out.append(label)
+            spelled += [None, None]
+            continue
+        grows = one_value and label.columns and all(isinstance(n, int) and n >= 0 for n in side)
+        before, after = u.fresh(side) if grows else (Label(0), Label(0))
+        if not grows:
+            u.freeze(label, why="this axis is padded")
+        out.append(concat([before, label, after]) if grows else Label(u.out[i]))
+        spelled += [after, before] if grows else [None, None]
+    u.spell("pad", *spelled[::-1][: len(pads)])
+    return tuple(out)
+
+
+@rule(
+    "aten.reflection_pad1d",
+    "aten.reflection_pad2d",
+    "aten.reflection_pad3d",
+    "aten.replication_pad1d",
+    "aten.replication_pad2d",
+    "aten.replication_pad3d",
+)
+def pad_with_own(u: Units, x: Axes, pads: Sequence[Any]) -> Axes:
+    """The last axes are continued by their own values."""
+    k = len(pads) // 2
+    u.freeze(*x[-k:], why="this axis is padded")
+    return x[:-k] + frozen(u.out[-k:])
 
 
 @rule("aten.diagonal")
-def diagonal(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """Positions of two axes are paired by their numbers."""
-    u.freeze(*x)
-    return frozen(u.out)
+def diagonal(u: Units, x: Axes, offset: int = 0, a: int = 0, b: int = 1) -> Axes:
+    """Positions of two axes are paired by their numbers; they become the last axis."""
+    pair = {a % len(x), b % len(x)}
+    u.freeze(*(x[d] for d in pair), why="positions are paired by their numbers")
+    return *drop(x, pair), Label(u.out[-1])
 
 
 @rule("aten.tril", "aten.triu")
 def triangle(u: Units, x: Axes, *_: Any) -> Axes:
     """Positions are compared by their numbers."""
-    u.freeze(*x[-2:])
+    u.freeze(*x[-2:], why="positions are compared by their numbers")
     return x
 
 

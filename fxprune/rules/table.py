@@ -8,7 +8,18 @@ from importlib import import_module
 from typing import Any
 
 Rule = Callable[..., Any]
-FAMILIES = ("pointwise", "contraction", "shape", "norm", "attention", "reduction", "indexing", "creation", "window", "recurrent")
+FAMILIES = (
+    "pointwise",
+    "contraction",
+    "shape",
+    "norm",
+    "attention",
+    "reduction",
+    "indexing",
+    "creation",
+    "window",
+    "recurrent",
+)
 POINTWISE = "tag.pointwise"
 
 _table: dict[str, Rule] = {}
@@ -39,7 +50,11 @@ def load_rules() -> None:
 def lookup(name: str, *, pointwise: bool = False) -> Rule | None:
     """The rule of an operator by its full name, else by its name without overload, else by tag."""
     load_rules()
-    found = _table.get(name) or _table.get(name.rsplit(".", 1)[0]) if name.count(".") > 1 else _table.get(name)
+    found = (
+        _table.get(name) or _table.get(name.rsplit(".", 1)[0])
+        if name.count(".") > 1
+        else _table.get(name)
+    )
     return found or (_table[POINTWISE] if pointwise else None)
 
 

@@ -10,23 +10,45 @@ from fxprune.rules.table import rule
 WHY = "a window slides over this axis"
 
 
-@rule("aten.max_pool1d", "aten.avg_pool1d", "aten.adaptive_avg_pool1d", "aten.upsample_nearest1d", "aten.upsample_linear1d",
-      "aten._upsample_nearest_exact1d")
+@rule(
+    "aten.max_pool1d",
+    "aten.avg_pool1d",
+    "aten.adaptive_avg_pool1d",
+    "aten.upsample_nearest1d",
+    "aten.upsample_linear1d",
+    "aten._upsample_nearest_exact1d",
+)
 def over_one(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
     """The last axis."""
     return _trailing(u, x, 1)
 
 
-@rule("aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d", "aten.upsample_nearest2d",
-      "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten._upsample_nearest_exact2d", "aten._upsample_bilinear2d_aa",
-      "aten._upsample_bicubic2d_aa", "aten.lp_pool2d")
+@rule(
+    "aten.max_pool2d",
+    "aten.avg_pool2d",
+    "aten.adaptive_avg_pool2d",
+    "aten._adaptive_avg_pool2d",
+    "aten.upsample_nearest2d",
+    "aten.upsample_bilinear2d",
+    "aten.upsample_bicubic2d",
+    "aten._upsample_nearest_exact2d",
+    "aten._upsample_bilinear2d_aa",
+    "aten._upsample_bicubic2d_aa",
+)
 def over_two(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
     """The last two axes."""
     return _trailing(u, x, 2)
 
 
-@rule("aten.max_pool3d", "aten.avg_pool3d", "aten.adaptive_avg_pool3d", "aten._adaptive_avg_pool3d", "aten.upsample_nearest3d",
-      "aten.upsample_trilinear3d", "aten._upsample_nearest_exact3d")
+@rule(
+    "aten.max_pool3d",
+    "aten.avg_pool3d",
+    "aten.adaptive_avg_pool3d",
+    "aten._adaptive_avg_pool3d",
+    "aten.upsample_nearest3d",
+    "aten.upsample_trilinear3d",
+    "aten._upsample_nearest_exact3d",
+)
 def over_three(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
     """The last three axes."""
     return _trailing(u, x, 3)
@@ -38,7 +60,7 @@ def indexed_over_one(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
     return [_trailing(u, x, 1, shape) for shape in u.out]
 
 
-@rule("aten.max_pool2d_with_indices", "aten.adaptive_max_pool2d", "aten.fractional_max_pool2d")
+@rule("aten.max_pool2d_with_indices", "aten.adaptive_max_pool2d")
 def indexed_over_two(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
     """Values and their positions in the window."""
     return [_trailing(u, x, 2, shape) for shape in u.out]
@@ -48,6 +70,14 @@ def indexed_over_two(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
 def indexed_over_three(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
     """Values and their positions in the window."""
     return [_trailing(u, x, 3, shape) for shape in u.out]
+
+
+@rule("aten.fractional_max_pool2d")
+def fractional(u: Units, x: Axes, size: Any, out: Any, samples: Axes) -> list[Axes]:
+    """The windows of each channel are given by `samples` [b, c, 2]."""
+    u.freeze(samples[2], why=WHY)
+    lead = u.broadcast(x[:-2], samples[:2])
+    return [_trailing(u, lead + x[-2:], 2, shape) for shape in u.out]
 
 
 @rule("aten.im2col")
@@ -76,5 +106,3 @@ def unfold(u: Units, x: Axes, dim: int, size: int, step: int) -> Axes:
 def _trailing(u: Units, x: Axes, count: int, shape: Any = None) -> Axes:
     u.freeze(*x[-count:], why=WHY)
     return x[:-count] + frozen((shape or u.out)[-count:])
-
-

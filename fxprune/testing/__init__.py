@@ -1,0 +1,1 @@
+"""What fxprune's own tests use, for rules, passes and networks of others too."""

@@ -1,0 +1,243 @@
+"""Judges rules by the operators themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from fxprune.algebra.label import IntArray, Label
+from fxprune.axes import Axes, BoolArray
+from fxprune.errors import PlanError
+from fxprune.evaluate import Evaluator
+from fxprune.plan import plan_removal
+from fxprune.program import Program
+from fxprune.reference import Silenced
+from fxprune.shrink.engine import apply_plan
+from fxprune.shrink.tensors import slice_axes
+from fxprune.solve import solve
+from fxprune.testing.sample import Sample, build_program
+from fxprune.verify import relative_error
+
+Tensor = torch.Tensor
+TOLERANCE = 1e-9
+ALONE = 20
+SETS = 6
+
+
+class WrongRuleError(AssertionError):
+    """A rule let something go that the operator needs."""
+
+
+def check_rule(sample: Sample) -> list[str]:
+    """Holds the rule of an operator against the operator.
+
+    Every unit that the rule lets go is removed, each alone and some at random together. The operator on the
+    smaller tensors must compute the kept positions of
+
+    - the silenced reference, on tensors with any numbers at removed positions: judges what the rule marks;
+    - the operator itself on tensors with zeros at removed positions, where no statistics change: uses no marks.
+
+    Returns:
+        Where the rule is timid: axes it froze, though the operator without a position of them agrees.
+
+    Raises:
+        WrongRuleError: numbers or sizes differ, or the rule could not follow the call.
+    """
+    program = build_program(sample)
+    axes = solve(program, freeze_outputs=False)
+    if axes.remarks:
+        raise WrongRuleError(f"{sample}: {axes.remarks[0]}")
+    for removed in _removals(axes):
+        _check_removal(sample, program, axes, removed)
+    return timid_axes(sample, axes)
+
+
+def _removals(axes: Axes) -> Iterator[IntArray]:
+    """Nothing, each unit alone, and random sets; of many units, a sample."""
+    rng = np.random.default_rng(0)
+    units = np.arange(1, axes.n_units)
+    yield units[:0]
+    yield from (units if len(units) <= ALONE else rng.choice(units, ALONE, replace=False))[:, None]
+    for share in np.linspace(0.1, 0.6, SETS):
+        yield units[rng.random(len(units)) < share]
+
+
+def _check_removal(sample: Sample, program: Program, axes: Axes, removed: IntArray) -> None:
+    try:
+        plan = plan_removal(program, axes, removed)
+    except PlanError:
+        return  # nothing would be left of an axis: the planner forbids it
+    small = apply_plan(program, axes, plan)
+    lost = {
+        f"{n}:{a}": np.setdiff1d(np.arange(len(axes.params[n][a])), p)
+        for n, c in plan.kept.items()
+        for a, p in c.items()
+    }
+    where = f"{sample} without {' '.join(f'{k}{v.tolist()}' for k, v in lost.items())}"
+    found = _run(Evaluator(small, torch.float64), where)
+    _check_sizes(small, found, where)
+    gone = np.zeros(axes.n_units, bool)
+    gone[removed] = True
+    labels = pytree.tree_leaves(
+        _output_labels(program, axes), is_leaf=lambda x: isinstance(x, tuple)
+    )
+    _compare(
+        found,
+        _run(Silenced(program, axes, removed, torch.float64), where),
+        labels,
+        axes,
+        gone,
+        where,
+    )
+    if not axes.renormalised[removed].any():
+        blank = Evaluator(
+            program, torch.float64, lambda name, value: _blank(value, plan.kept.get(name, {}))
+        )
+        _compare(found, _run(blank, where), labels, axes, gone, f"{where}, zeros in their place")
+
+
+def _output_labels(program: Program, axes: Axes) -> Any:
+    out = program.graph.output_node().args[0]
+    return [axes.nodes[n] for n in out] if isinstance(out, list | tuple) else [axes.nodes[out]]
+
+
+def _run(runner: Evaluator, where: str) -> list[Any]:
+    torch.manual_seed(0)
+    try:
+        return runner.evaluate((), {})
+    except Exception as error:
+        raise WrongRuleError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _check_sizes(small: Program, found: Sequence[Any], where: str) -> None:
+    """The example values of the smaller program have the sizes of what it computes."""
+    out = small.graph.output_node().args[0]
+    for node, value in zip(out if isinstance(out, list | tuple) else [out], found, strict=True):
+        if node.meta["val"].shape != value.shape:
+            raise WrongRuleError(
+                f"{where}: {list(value.shape)}, the labels say {list(node.meta['val'].shape)}"
+            )
+
+
+def _compare(
+    found: Sequence[Tensor],
+    whole: Sequence[Tensor],
+    labels: Sequence[Any],
+    axes: Axes,
+    gone: BoolArray,
+    where: str,
+) -> None:
+    for small, large, label in zip(found, whole, labels, strict=True):
+        kept = {i: np.flatnonzero(~axes.removed(x, gone)) for i, x in enumerate(label)}
+        small, wanted = _without_nan(small, slice_axes(large, kept))
+        if small.shape != wanted.shape:
+            raise WrongRuleError(f"{where}: {list(small.shape)} instead of {list(wanted.shape)}")
+        error = relative_error(small, wanted)
+        if not error <= TOLERANCE:
+            raise WrongRuleError(f"{where}: relative error {error:.1e}")
+
+
+def _without_nan(small: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros where both are no number, such as the deviation of one value."""
+    nan = wanted.isnan() if wanted.is_floating_point() else None
+    if (
+        nan is None
+        or not nan.any()
+        or small.shape != wanted.shape
+        or not torch.equal(small.isnan(), nan)
+    ):
+        return small, wanted
+    return small.nan_to_num(), wanted.nan_to_num()
+
+
+def _blank(value: Tensor, cut: Mapping[int, IntArray]) -> Tensor:
+    """Zeros where positions would go."""
+    out = value.clone()
+    for axis, kept in cut.items():
+        lost = np.setdiff1d(np.arange(value.shape[axis]), kept)
+        out.index_fill_(axis, torch.from_numpy(lost), 0)
+    return out
+
+
+def timid_axes(sample: Sample, axes: Axes) -> list[str]:
+    """Frozen axes of which the operator can do without a position, alone or with all others of their length."""
+    still = [
+        (n, i, x)
+        for n, labels in axes.params.items()
+        for i, x in enumerate(labels)
+        if _is_frozen(x)
+    ]
+    still.sort(key=lambda s: len(s[2]))
+    found: list[str] = []
+    for length, alike in groupby(still, key=lambda s: len(s[2])):
+        places = [(n, i) for n, i, _ in alike]
+        if length < 2:
+            continue
+        alone = [[p] for p in places]
+        found += [
+            _show(p)
+            for p in (alone if len(places) == 1 else [*alone, places])
+            if _can_go(sample, p, length)
+        ]
+    return found
+
+
+def _is_frozen(label: Label) -> bool:
+    return not any(c.any() for c in label.columns)
+
+
+def _show(places: Sequence[tuple[str, int]]) -> str:
+    return " ".join(f"{n}:{i}" for n, i in places)
+
+
+def _can_go(sample: Sample, places: Sequence[tuple[str, int]], length: int) -> bool:
+    program = build_program(sample)
+    return all(
+        _agrees(program, places, p, shift)
+        for p in {0, length // 2, length - 1}
+        for shift in (0, 4, -4)
+    )
+
+
+def _agrees(
+    program: Program, places: Sequence[tuple[str, int]], position: int, shift: float
+) -> bool:
+    """Whether the operator on tensors without `position` computes a part of it on tensors with zeros there."""
+    rest: dict[str, dict[int, IntArray]] = {name: {} for name, _ in places}
+    for name, axis in places:
+        rest[name][axis] = np.delete(np.arange(program.tensors()[name].shape[axis]), position)
+
+    def run(cut: Callable[[Tensor, dict[int, IntArray]], Tensor]) -> list[Tensor]:
+        runner = Evaluator(
+            program, torch.float64, lambda n, v: cut(_shifted(v, shift), rest.get(n, {}))
+        )
+        torch.manual_seed(0)
+        return runner.evaluate((), {})
+
+    try:
+        small = run(slice_axes)
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return all(_is_part(a, b, position) for a, b in zip(small, run(_blank), strict=True))
+
+
+def _shifted(value: Tensor, shift: float) -> Tensor:
+    """Other numbers of the same type: a zero must not agree by chance only because it is small or large."""
+    if value.dtype == torch.bool:
+        return value | (shift < 0)
+    return value + shift if value.is_floating_point() else value
+
+
+def _is_part(small: Tensor, large: Tensor, position: int) -> bool:
+    cut = [i for i, (a, b) in enumerate(zip(small.shape, large.shape, strict=False)) if a != b]
+    if small.dim() != large.dim() or any(large.shape[i] - small.shape[i] != 1 for i in cut):
+        return False
+    if any(position >= large.shape[i] for i in cut):
+        return False
+    kept = {i: np.delete(np.arange(large.shape[i]), position) for i in cut}
+    return relative_error(small, slice_axes(large, kept)) <= TOLERANCE
