@@ -138,9 +138,8 @@ def pack(tuples: IntArray) -> IntArray:
             tuples[row, said] = 0
         order = np.argsort(tuples == 0, axis=0, kind="stable")
         tuples = np.take_along_axis(tuples, order, axis=0)
-        rows = tuples.any(axis=1)
-        rows[0] = True
-        tuples = tuples[rows]
+        filled = np.count_nonzero((tuples != 0).sum(axis=1))
+        tuples = tuples[: max(1, filled)]
     return tuples
 
 
