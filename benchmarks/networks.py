@@ -51,8 +51,8 @@ _VIDEO = {
     "r3d_18": (4, 64),
     "r2plus1d_18": (4, 64),
     "s3d": (16, 224),
-    "mvit_v1_b": (4, 64),
-    "mvit_v2_s": (4, 64),
+    "mvit_v1_b": (16, 224),
+    "mvit_v2_s": (16, 224),
 }
 
 
@@ -107,11 +107,9 @@ def _video(name: str) -> Example:
     from torchvision import models
 
     frames, size = _VIDEO.get(name, (4, 64))
-    options: dict[str, Any] = {}
-    if name.startswith("mvit"):
-        options = {"spatial_size": (size, size), "temporal_size": frames}
-    model = models.get_model(name, weights=None, **options).eval()
-    return model, (torch.randn(2, 3, frames, size, size),), {}
+    model = models.get_model(name, weights=None).eval()
+    batch = 1 if size == 224 else 2
+    return model, (torch.randn(batch, 3, frames, size, size),), {}
 
 
 def _flow(name: str) -> Example:

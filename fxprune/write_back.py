@@ -89,7 +89,7 @@ def write_back(model: M, plan: Plan, *, inplace: bool = False) -> M:
     Raises:
         PlanError: the plan is for another model, or the model's own forward cannot express it.
     """
-    _refuse_edits(plan)
+    refuse_edits(plan)
     return write_tensors(model, plan, inplace=inplace, check=_check_runs)
 
 
@@ -139,8 +139,12 @@ def _difference(a: Any, b: Any) -> float:
     return float((a.double() - b.double()).abs().max()) / (scale or 1.0) if b.numel() else 0.0
 
 
-def _refuse_edits(plan: Plan) -> None:
-    """What the smaller program computes and no forward of the model would."""
+def refuse_edits(plan: Plan) -> None:
+    """Refuses what the smaller program computes and no forward of a model would.
+
+    Raises:
+        PlanError: an average is rescaled, or attention keeps the scale of a larger head.
+    """
     for edit in plan.edits:
         if isinstance(edit, Rescale):
             why = f"an average over removed positions times {edit.numerator}/{edit.denominator}"
