@@ -1,0 +1,218 @@
+"""The `fxprune` command: exit code 0 done, 1 a check failed, 2 bad input."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+HELP = """Structured pruning of PyTorch networks: from a model to a smaller one, proven equal.
+
+\b
+MODEL is one of
+  torchvision:resnet50          a model of torchvision, random weights
+  timm:vit_tiny_patch16_224     a model of timm, random weights
+  package.module:callable       your own: a function that returns an nn.Module
+  path/to/saved                 a directory of --out or fp.save
+
+\b
+A first session:
+  fxprune summary torchvision:resnet18 --depth 1
+  fxprune groups torchvision:resnet18
+  fxprune prune torchvision:resnet18 --keep macs=0.5 --out smaller
+  fxprune summary smaller --depth 1
+
+Exit codes: 0 done, 1 a check failed, 2 bad input.
+"""
+
+app = typer.Typer(
+    name="fxprune",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _example(words: str) -> str:
+    """Text under the options of a verb; the first line keeps click from wrapping."""
+    return f"\b\nExample:\n  fxprune {words}"
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="see `fxprune --help`")]
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        default_factory=list,
+        show_default=False,
+        metavar="SHAPE",
+        help="example input, 2x3x224x224 or 2x16:int64; once for each input, in order",
+    ),
+]
+Ignore = Annotated[
+    list[str],
+    typer.Option(
+        default_factory=list,
+        show_default=False,
+        metavar="GLOB",
+        help="modules whose outputs stay, head.*; may be repeated",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+Seed = Annotated[int, typer.Option(help="of random weights, inputs and scores")]
+Depth = Annotated[int | None, typer.Option(help="add modules deeper than this to those above them")]
+
+
+@app.command(epilog=_example("summary torchvision:resnet50 --depth 1"))
+def summary(
+    model: Model, inputs: Inputs, depth: Depth = None, as_json: Json = False, seed: Seed = 0
+) -> None:
+    """Parameters, MACs and bytes by module."""
+    from fxprune.cli.source import open_program, show
+    from fxprune.report import summary as summarise
+
+    table = summarise(open_program(model, inputs, seed), depth)
+    show(table, table.to_json(), as_json=as_json)
+
+
+@app.command(epilog=_example("groups torchvision:mobilenet_v2"))
+def groups(model: Model, inputs: Inputs, as_json: Json = False, seed: Seed = 0) -> None:
+    """What may be removed: units by the parameter axes that go with them."""
+    from fxprune.api import groups as find
+    from fxprune.cli.source import open_program, show
+
+    found = find(open_program(model, inputs, seed))
+    data = [
+        {
+            "name": g.name,
+            "units": len(g),
+            "exact": g.exact,
+            "members": [{"param": m.param, "axis": m.axis, "role": m.role} for m in g.members],
+        }
+        for g in found
+    ]
+    show(found, data, as_json=as_json)
+
+
+@app.command(
+    epilog=_example("prune torchvision:resnet50 --keep macs=0.5 --multiple-of 8 --out smaller")
+)
+def prune(
+    model: Model,
+    inputs: Inputs,
+    ignore: Ignore,
+    keep: Annotated[
+        str,
+        typer.Option(metavar="METRIC=SHARE", help="what stays: macs=0.5, params=0.3, units=0.7"),
+    ] = "macs=0.5",
+    importance: Annotated[
+        str,
+        typer.Option(help="criterion that says which units matter: magnitude, lamp, random, ..."),
+    ] = "magnitude",
+    scope: Annotated[
+        str, typer.Option(help="global: all units compete; group: each group loses the same share")
+    ] = "global",
+    multiple_of: Annotated[int, typer.Option(help="final lengths are multiples of this")] = 1,
+    verify: Annotated[bool, typer.Option(help="compare with the silenced original")] = True,
+    depth: Depth = 2,
+    plan_out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the plan")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write graph, weights, plan and report")
+    ] = None,
+    as_json: Json = False,
+    seed: Seed = 0,
+) -> None:
+    """Remove the least important units until a share of a metric is left; verify; save."""
+    from fxprune.api import prune as run
+    from fxprune.choose import Metric
+    from fxprune.cli.source import open_program, parse_keep, progress, show
+    from fxprune.io import save
+
+    metric, share = parse_keep(keep)
+    program = open_program(model, inputs, seed)
+    with progress(f"pruning {model} to {share:g} of its {metric}"):
+        outcome = run(
+            program,
+            keep=share,
+            metric=cast(Metric, metric),
+            importance=importance,
+            scope=cast(Literal["global", "group"], scope),
+            ignore=tuple(ignore),
+            multiple_of=multiple_of,
+            verify=verify,
+            seed=seed,
+        )
+    if plan_out is not None:
+        outcome.plan.save(plan_out)
+    if out is not None:
+        with progress(f"writing {out}"):
+            save(outcome, out)
+    show(outcome.report.text(depth), outcome.report.to_json(), as_json=as_json)
+
+
+@app.command(epilog=_example("explain torchvision:resnet18 layer1.0.conv1.weight 0"))
+def explain(
+    model: Model,
+    param: Annotated[str, typer.Argument(metavar="PARAM", help="name of a parameter or buffer")],
+    inputs: Inputs,
+    axis: Annotated[int, typer.Argument(metavar="AXIS", help="number of the axis")] = 0,
+    as_json: Json = False,
+    seed: Seed = 0,
+) -> None:
+    """What goes with an axis of a parameter and why, or why it stays."""
+    from fxprune.api import explain as run
+    from fxprune.cli.source import open_program, show
+
+    found = run(open_program(model, inputs, seed), param, axis)
+    show(found, asdict(found), as_json=as_json)
+
+
+@app.command(epilog=_example("verify torchvision:resnet18 --plan plan.json"))
+def verify(
+    model: Model,
+    plan: Annotated[Path, typer.Option(metavar="FILE", help="a plan of --plan-out or plan.save")],
+    inputs: Inputs,
+    as_json: Json = False,
+    seed: Seed = 0,
+) -> None:
+    """Apply a plan and compare the result with the silenced original; exit code 1 if they differ."""
+    from fxprune.api import shrink, solved
+    from fxprune.api import verify as run
+    from fxprune.cli.source import open_program, progress, show
+    from fxprune.plan import Plan, check_plan
+
+    read = Plan.load(plan)
+    program = open_program(model, inputs, seed)
+    checked = check_plan(program, read, solved)
+    with progress("verifying"):
+        check = run(program, checked, shrink(program, checked), seed=seed)
+    show(check, asdict(check), as_json=as_json)
+    raise typer.Exit(0 if check.ok else 1)
+
+
+@app.command()
+def passes(as_json: Json = False) -> None:
+    """The installed passes: name, kind, what they do and the package they come from."""
+    from tabulate import tabulate
+
+    from fxprune.cli.passes import installed
+    from fxprune.cli.source import show
+
+    found = [asdict(p) for p in installed()]
+    show(tabulate(found, headers="keys", tablefmt="simple"), found, as_json=as_json)
+
+
+def main() -> None:
+    """Runs the command line; fxprune's own errors are printed without a traceback."""
+    from fxprune.errors import FxpruneError, VerifyError
+
+    try:
+        app()
+    except FxpruneError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1 if isinstance(error, VerifyError) else 2)

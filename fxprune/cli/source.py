@@ -1,0 +1,78 @@
+"""From what is typed to a Program, with progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fxprune.capture import capture
+from fxprune.capture.inputs import default_inputs, load_model, parse_input
+from fxprune.errors import OptionError
+from fxprune.io import load
+from fxprune.program import Program
+
+_stderr = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Shows on a terminal what is being done; says nothing elsewhere."""
+    with _stderr.status(text):
+        yield
+
+
+def open_program(model: str, inputs: Sequence[str], seed: int) -> Program:
+    """The program of MODEL: captured with the given inputs, or loaded from a directory.
+
+    Raises:
+        OptionError, CaptureError, LoadError: there is no such model, or it cannot be captured.
+    """
+    if Path(model).is_dir():
+        return _saved(model, inputs)
+    torch.manual_seed(seed)
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: package.module:callable
+    with progress(f"building {model}"):
+        network = load_model(model)
+    examples = tuple(map(parse_input, inputs)) or default_inputs(model, network)
+    with progress(f"capturing {model}"):
+        return capture(network, examples)
+
+
+def _saved(directory: str, inputs: Sequence[str]) -> Program:
+    if inputs:
+        raise OptionError(
+            "a saved program has its own example inputs",
+            where="--input",
+            do="leave --input out, or capture the model again",
+        )
+    with progress(f"loading {directory}"):
+        return load(directory)
+
+
+def parse_keep(text: str) -> tuple[str, float]:
+    """Metric and share of `macs=0.5`; a share alone is one of MACs.
+
+    Raises:
+        OptionError: not of this form.
+    """
+    metric, equals, share = text.rpartition("=")
+    try:
+        return (metric if equals else "macs"), float(share)
+    except ValueError as error:
+        raise OptionError(
+            f"{text!r} is no share of a metric",
+            where="--keep",
+            do="write --keep macs=0.5, --keep params=0.3 or --keep units=0.7",
+        ) from error
+
+
+def show(text: object, data: Any, *, as_json: bool) -> None:
+    """Prints a result: text for a person, or one JSON document."""
+    print(json.dumps(data, indent=1) if as_json else text)
