@@ -183,7 +183,7 @@ class Report:
         parts = [str(table), _groups_text(self.groups)]
         parts += ["\n".join(f"check    {c}" for c in self.checks)]
         parts += ["\n".join(map(str, self.remarks))]
-        parts += [", ".join(f"{name} {s:.2f} s" for name, s in self.seconds.items())]
+        parts += [", ".join(f"{name} {s:.2f} s" for name, s in self.seconds.items() if s >= 0.005)]
         return "\n\n".join(p for p in parts if p)
 
     def to_json(self) -> dict[str, Any]:
