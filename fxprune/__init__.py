@@ -20,23 +20,22 @@ if TYPE_CHECKING:
         compare,
         explain,
         groups,
-        load,
         plan,
         prune,
-        save,
         shrink,
         summary,
         verify,
-        write_back,
     )
     from fxprune.capture import capture
     from fxprune.errors import FxpruneError
     from fxprune.group import Group, Member
     from fxprune.importance import Importance, criterion, unit_criterion
+    from fxprune.io import load, save
     from fxprune.plan import Plan
     from fxprune.program import Program
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
+    from fxprune.write_back import write_back
 
 __version__ = "0.1.0"
 __all__ = [
@@ -75,8 +74,11 @@ _HOME = {
     "Remark": "fxprune.remark",
     "capture": "fxprune.capture",
     "criterion": "fxprune.importance",
+    "load": "fxprune.io",
     "rule": "fxprune.rules.table",
+    "save": "fxprune.io",
     "unit_criterion": "fxprune.importance",
+    "write_back": "fxprune.write_back",
 }
 
 

@@ -21,15 +21,16 @@ from fxprune.axes import Axes, expand
 from fxprune.operands import bind
 from fxprune.program import Program, describe
 from fxprune.remark import Remark
-from fxprune.rules.table import Rule, lookup
+from fxprune.rulebook import find_rule
+from fxprune.rules.table import Rule
 from fxprune.sizes import Sizes, is_symbolic, shapes, symbolic_axes
 
 
 @dataclass
 class _Walk:
     program: Program
+    sizes: Sizes
     units: Units = field(default_factory=Units)
-    sizes: Sizes = field(default_factory=Sizes.of_primes)
     env: dict[fx.Node, Any] = field(default_factory=dict)
     params: dict[str, Labels] = field(default_factory=dict)
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -48,7 +49,8 @@ def solve(program: Program, *, freeze_outputs: bool = True) -> Axes:
         program: a captured network.
         freeze_outputs: whether the program's outputs keep their sizes; only tests of rules let them go.
     """
-    walk = _Walk(program, freeze_outputs=freeze_outputs)
+    sizes = Sizes.of_inputs(program.input_values())
+    walk = _Walk(program, sizes=sizes, freeze_outputs=freeze_outputs)
     tensors = program.tensors()
     _name_tensors(walk, tensors)
     for node in program.nodes:
@@ -136,21 +138,6 @@ def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:
         if isinstance(target, tuple) and isinstance(labels, tuple) and len(target) == len(labels):
             for a, b in zip(target, labels, strict=True):
                 walk.units.unify(a, b)
-
-
-@cache
-def find_rule(target: torch._ops.OpOverload) -> Rule | None:
-    """The rule for an operator: its own, that of its functional twin, or the one for pointwise operators."""
-    name = f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
-    found = lookup(name, pointwise=torch.Tag.pointwise in target.tags)
-    if found is None and target._schema.is_mutable:
-        base, _, overload = name.rpartition(".")
-        twin = getattr(torch.ops.aten, base.removeprefix("aten.").removesuffix("_"), None)
-        tags = getattr(getattr(twin, overload, None), "tags", ())
-        found = lookup(
-            f"{base.removesuffix('_')}.{overload}", pointwise=torch.Tag.pointwise in tags
-        )
-    return found
 
 
 @cache

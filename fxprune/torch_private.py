@@ -38,11 +38,6 @@ def operator_name(op: torch._ops.OpOverload[Any, Any]) -> str:
     return str(op).removesuffix(".default")
 
 
-def is_pointwise(op: torch._ops.OpOverload[Any, Any]) -> bool:
-    """Whether torch tags the operator as pointwise."""
-    return torch.Tag.pointwise in op.tags
-
-
 @cache
 def aliased(op: torch._ops.OpOverload[Any, Any]) -> tuple[int, ...]:
     """Positions of the arguments that an output may share memory with."""

@@ -22,11 +22,10 @@ from fxprune.capture.modes import (
     mode_remark,
 )
 from fxprune.capture.normalise import normalise
-from fxprune.torch_private import static_size
 from fxprune.errors import CaptureError
 from fxprune.program import Program, TracedModule, build_module, share_tensors
 from fxprune.remark import Remark
-from fxprune.rules.table import has_rule
+from fxprune.torch_private import static_size
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,7 @@ def _example_inputs(
     return _checked_inputs(exported.graph_module, args, kwargs)
 
 
-def _from_exported(
-    exported: ExportedProgram, inputs: _Inputs
-) -> Program:
+def _from_exported(exported: ExportedProgram, inputs: _Inputs) -> Program:
     module, remarks = _build(exported, None, ModeCheck())
     return Program(
         module,
@@ -232,7 +229,7 @@ def _build(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         unlifted = exported.module(check_guards=False)
-    remarks = normalise(unlifted, has_rule)
+    remarks = normalise(unlifted)
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training
     paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check)]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.program import describe
+from fxprune.remark import Remark
 from fxprune.torch_private import (
     aliased,
     fake_result,
@@ -16,8 +18,6 @@ from fxprune.torch_private import (
     mutated,
     overload,
 )
-from fxprune.program import describe
-from fxprune.remark import Remark
 
 
 class Memory:

@@ -16,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
-from fxprune.torch_private import WithoutData
 from fxprune.mode import MODE, get_argument, mode_argument
 from fxprune.program import module_path
 from fxprune.remark import Remark
+from fxprune.torch_private import WithoutData
 
 _ATTENTION = "scaled_dot_product_attention"
 _SWITCHED = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,10 +12,10 @@ from torch import fx
 from fxprune.capture.inplace import make_functional
 from fxprune.program import describe
 from fxprune.remark import Remark
+from fxprune.rulebook import find_rule
 from fxprune.torch_private import (
     decompose,
     higher_order,
-    is_pointwise,
     operator_name,
     overload,
     static_size,
@@ -38,12 +37,11 @@ _SPLITS = {
 }
 
 
-def normalise(module: fx.GraphModule, has_rule: Callable[[str], bool]) -> list[Remark]:
+def normalise(module: fx.GraphModule) -> list[Remark]:
     """Normalises the graph of `module` in place.
 
     Args:
         module: an exported program's module, parameters as get_attr.
-        has_rule: whether an operator needs no decomposition.
 
     Returns:
         What the reader should know.
@@ -52,7 +50,7 @@ def normalise(module: fx.GraphModule, has_rule: Callable[[str], bool]) -> list[R
     drop_guards(module.graph)
     trim_meta(module.graph)
     remarks += make_functional(module.graph)
-    if decompose_without_rule(module, has_rule):
+    if decompose_without_rule(module):
         remarks += make_functional(module.graph)
     spell_splits(module.graph)
     name_squeezed(module.graph)
@@ -138,7 +136,7 @@ def _inline_region(module: fx.GraphModule, node: fx.Node, trained: set[fx.Node])
     ]
 
 
-def decompose_without_rule(module: fx.GraphModule, has_rule: Callable[[str], bool]) -> bool:
+def decompose_without_rule(module: fx.GraphModule) -> bool:
     """Replaces operators without a rule by what torch makes of them, where it knows.
 
     Returns:
@@ -149,7 +147,7 @@ def decompose_without_rule(module: fx.GraphModule, has_rule: Callable[[str], boo
     while pending:
         node, depth = pending.pop()
         op = overload(node)
-        if op is None or depth == _MAX_DEPTH or _ruled(op, has_rule):
+        if op is None or depth == _MAX_DEPTH or find_rule(op) is not None:
             continue
         if not node.users and not op._schema.is_mutable:
             continue
@@ -160,10 +158,6 @@ def decompose_without_rule(module: fx.GraphModule, has_rule: Callable[[str], boo
             changed = True
             pending += [(n, depth + 1) for n in new]
     return changed
-
-
-def _ruled(op: Any, has_rule: Callable[[str], bool]) -> bool:
-    return has_rule(operator_name(op)) or (is_pointwise(op) and has_rule("tag.pointwise"))
 
 
 def _is_itself(body: fx.GraphModule, op: Any) -> bool:

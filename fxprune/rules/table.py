@@ -58,11 +58,6 @@ def lookup(name: str, *, pointwise: bool = False) -> Rule | None:
     return found or (_table[POINTWISE] if pointwise else None)
 
 
-def has_rule(name: str) -> bool:
-    """Whether an operator has a rule of its own, by full name or by name without overload."""
-    return lookup(name) is not None
-
-
 def rule_names() -> list[str]:
     """Every name with a rule, sorted."""
     load_rules()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.capture.export import capture
 from fxprune.program import Program, module_path, source_line
-from fxprune.rules.table import has_rule
+from fxprune.rulebook import find_rule
 from fxprune.torch_private import operator_name, overload
 
 Function = Callable[[Tensor], Any]
@@ -28,10 +28,11 @@ class Fn(nn.Module):
         return self.function(self.conv(x))
 
 
-def captured(function: Function, rules: Callable[[str], bool] = has_rule) -> Program:
+def captured(function: Function, rules: Callable[[str], bool] | None = None) -> Program:
     """The program of a function, checked against it at another batch size."""
     model = Fn(function)
-    with patch("fxprune.capture.export.has_rule", rules):
+    known = find_rule if rules is None else lambda op: rules(operator_name(op)) or None
+    with patch("fxprune.capture.normalise.find_rule", known):
         program = capture(model, torch.randn(2, 4, 3, 3))
     x = torch.randn(5, 4, 3, 3)
     torch.testing.assert_close(program(x), model(x))
