@@ -1,0 +1,29 @@
+"""Remarks: their text, and a documented code for each."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fxprune
+from fxprune.remark import Remark
+
+DOCS = Path(__file__).parent.parent / "docs" / "remarks.md"
+CODE = re.compile(r'"((?:capture|choose|solve|partial|shrink|verify)\.[a-z-]+)"')
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the tests run outside a checkout")
+def test_every_code_is_documented() -> None:
+    sources = Path(fxprune.__file__).parent.rglob("*.py")
+    codes = {c for path in sources for c in CODE.findall(path.read_text(encoding="utf-8"))}
+    listed = set(re.findall(r"^\| `([a-z.-]+)`", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
+    assert codes == listed
+
+
+def test_text_leaves_out_what_is_empty() -> None:
+    text = str(Remark("missed", "solve.unknown-op", "node roi", "froze 3 units", do="add a rule"))
+    assert text.splitlines() == [
+        "missed   solve.unknown-op  node roi",
+        "  froze 3 units",
+        "  do: add a rule",
+    ]
