@@ -28,8 +28,8 @@ RESULTS = ROOT / "benchmarks" / ".results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 TABLES = ("share", "depth", "llm", "latency", "torch_pruning")
 MARK = "ROW "
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+# Not this folder: its torch_pruning.py would hide the package of that name.
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT / "benchmarks")]
 
 Row = dict[str, Any]
 T = TypeVar("T")

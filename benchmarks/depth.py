@@ -88,9 +88,7 @@ def render(rows: Sequence[Row]) -> str:
         if len(points) > 1:
             slope = exponent(*zip(*points, strict=True))
             lines.append(f"- {kind} blocks: exponent {slope:.2f}, {verdict(slope <= LIMIT)}.")
-    body = [
-        (*r["case"].split(), str(r["nodes"]), f"{r['solve']:.4f}", _per_node(r)) for r in good
-    ]
+    body = [(*r["case"].split(), str(r["nodes"]), f"{r['solve']:.4f}", _per_node(r)) for r in good]
     head = ("kind", "blocks", "nodes", "solve s", "µs per node")
     return "\n".join(lines) + "\n\n" + markdown(head, body)
 
