@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -27,6 +28,8 @@ Tensor = torch.Tensor
 TOLERANCE = 1e-9
 ALONE = 20
 SETS = 6
+# torch reads beyond the end of their tensors where sizes are wrong
+UNCHECKED = ("aten.lstm", "aten.gru", "aten.rnn")
 
 
 class WrongRuleError(AssertionError):
@@ -48,6 +51,12 @@ def check_rule(sample: Sample) -> list[str]:
     Raises:
         WrongRuleError: numbers or sizes differ, or the rule could not follow the call.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, on calls as odd as some of these
+        return _check_rule(sample)
+
+
+def _check_rule(sample: Sample) -> list[str]:
     program = build_program(sample)
     axes = solve(program, freeze_outputs=False)
     if axes.remarks:
@@ -166,6 +175,8 @@ def _blank(value: Tensor, cut: Mapping[int, IntArray]) -> Tensor:
 
 def timid_axes(sample: Sample, axes: Axes) -> list[str]:
     """Frozen axes of which the operator can do without a position, alone or with all others of their length."""
+    if sample.op.startswith(UNCHECKED):
+        return []
     still = [
         (n, i, x)
         for n, labels in axes.params.items()

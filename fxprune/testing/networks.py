@@ -1,0 +1,93 @@
+"""Judges whole networks: capture, remove at random, shrink, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fxprune.algebra.label import IntArray
+from fxprune.api import groups, plan, shrink, solved, verify
+from fxprune.axes import Axes
+from fxprune.capture import capture
+from fxprune.program import Program
+from fxprune.verify import Check
+
+Where = Mapping[str, int | Sequence[int]]
+
+
+def check_network(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    prunable: Where | None = None,
+    kept: Where | None = None,
+    shares: Sequence[float] = (0.3, 0.5),
+    unknown: bool = False,
+    seed: int = 0,
+) -> Program:
+    """Removes random units of every group of a network and verifies what is left.
+
+    Args:
+        model: the network.
+        args: example inputs.
+        kwargs: example keyword inputs.
+        prunable: parameters and the axes of them of which every position must be removable.
+        kept: parameters and the axes of which no position may be.
+        shares: which share of each group goes, one round each.
+        unknown: whether operators without a rule are allowed.
+        seed: of the choice.
+
+    Returns:
+        The captured program.
+    """
+    program = capture(model, args, dict(kwargs or {}))
+    axes = solved(program)
+    assert unknown or not axes.remarks, axes.remarks[0]
+    _check_axes(axes, prunable or {}, free=True)
+    _check_axes(axes, kept or {}, free=False)
+    for share in shares:
+        check_removal(program, random_units(program, share, seed))
+    return program
+
+
+def random_units(program: Program, share: float, seed: int = 0) -> IntArray:
+    """A share of every group at random; what would empty an axis is given back."""
+    rng = np.random.default_rng(seed)
+    axes = solved(program)
+    gone = np.zeros(axes.n_units, bool)
+    for group in groups(program):
+        gone[rng.choice(group.units, int(share * len(group)), replace=False)] = True
+    _give_back(axes, gone)
+    return np.flatnonzero(gone)
+
+
+def _give_back(axes: Axes, gone: np.ndarray) -> None:
+    """Keeps the first position of every axis that would lose all."""
+    for labels in axes.params.values():
+        for label in labels:
+            if label.columns and np.any([gone[c] for c in label.columns], axis=0).all():
+                for column in label.columns:
+                    gone[column[0]] = False
+
+
+def check_removal(program: Program, removed: IntArray) -> Program:
+    """The smaller program, verified in float64."""
+    decided = plan(program, removed)
+    small = shrink(program, decided)
+    check = verify(program, decided, small)
+    assert isinstance(check, Check)
+    assert check.ok, str(check)
+    return small
+
+
+def _check_axes(axes: Axes, where: Where, *, free: bool) -> None:
+    first = {name: key for key, names in axes.names.items() for name in names}
+    for name, numbers in where.items():
+        for axis in [numbers] if isinstance(numbers, int) else numbers:
+            columns = axes.params[first[name]][axis].columns
+            goes = np.any([c != 0 for c in columns], axis=0) if columns else np.zeros(1, bool)
+            assert goes.all() if free else not goes.any(), f"{name} axis {axis}: {goes.sum()} of {goes.size} may go"
