@@ -155,9 +155,9 @@ def _kept(axes: Axes, gone: BoolArray) -> dict[str, dict[int, IntArray]]:
 class _Lengths:
     """Lengths of axes before and after a removal, symbolic ones with a prime in their place."""
 
-    def __init__(self, axes: Axes, gone: BoolArray) -> None:
+    def __init__(self, program: Program, axes: Axes, gone: BoolArray) -> None:
         self._axes, self._gone = axes, gone
-        self._sizes = Sizes.of_primes()
+        self._sizes = Sizes.of_inputs(program.input_values())
         self._after: dict[int, int] = {}
 
     def after(self, label: Label) -> int:
@@ -185,7 +185,7 @@ class _Lengths:
 
 
 def _edits(program: Program, axes: Axes, gone: BoolArray) -> Iterable[Edit]:
-    lengths = _Lengths(axes, gone)
+    lengths = _Lengths(program, axes, gone)
     for node in program.nodes:
         marks = axes.marks.get(node)
         if marks is None or node.op != "call_function":

@@ -54,6 +54,10 @@ class Program:
         """The graph's nodes in execution order."""
         return iter(self.module.graph.nodes)
 
+    def input_values(self) -> list[Any]:
+        """What the inputs look like: fake tensors, or the values of constants."""
+        return [n.meta.get("val") for n in self.graph.find_nodes(op="placeholder")]
+
     @property
     def training(self) -> bool:
         """Whether batch norm and dropout are in train mode."""

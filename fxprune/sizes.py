@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,16 @@ class Sizes:
     def of_primes(cls) -> Sizes:
         """A prime of its own for every symbol: products of sizes cannot be mistaken for one another."""
         return cls(lambda count, _: PRIMES[count % len(PRIMES)])
+
+    @classmethod
+    def of_inputs(cls, values: Iterable[Any]) -> Sizes:
+        """Primes as in `of_primes`; axis 0 of every input is the batch, so one number for all."""
+        sizes = cls.of_primes()
+        for value in values:
+            batch: Any = value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else 1
+            if is_symbolic(batch):
+                sizes._symbols.update(dict.fromkeys(batch.node.expr.free_symbols, PRIMES[0]))
+        return sizes
 
     @classmethod
     def of_symbols(cls, values: Mapping[Any, int]) -> Sizes:
