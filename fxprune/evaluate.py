@@ -14,12 +14,8 @@ from fxprune.operands import is_operator
 from fxprune.program import Program
 
 Provide = Callable[[str, torch.Tensor], torch.Tensor]
-DROPOUT = (
-    "aten::dropout",
-    "aten::feature_dropout",
-    "aten::alpha_dropout",
-    "aten::feature_alpha_dropout",
-)
+# Arguments that switch random numbers off: programs of different sizes draw different ones.
+QUIET = {"train": False, "dropout_p": 0.0}
 
 
 def flat_inputs(
@@ -102,8 +98,7 @@ class Evaluator(fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An operator, with casts and new tensors in the run's precision."""
         if isinstance(target, torch._ops.OpOverload):
-            if target._schema.name in DROPOUT:
-                args = (*args[:2], False)
+            args, kwargs = _quiet(target, args, kwargs)
             args, kwargs = pytree.tree_map(self._dtype, (args, kwargs))
             kwargs = self._created(target, args, kwargs)
             if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
@@ -147,6 +142,16 @@ class Evaluator(fx.Interpreter):
             if isinstance(value, torch.dtype) and value.is_complex
             else value
         )
+
+
+def _quiet(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The arguments with dropout off."""
+    for i, argument in enumerate(target._schema.arguments):
+        if argument.name in QUIET and i < len(args):
+            args = (*args[:i], QUIET[argument.name], *args[i + 1 :])
+        elif argument.name in kwargs and argument.name in QUIET:
+            kwargs = {**kwargs, argument.name: QUIET[argument.name]}
+    return args, kwargs
 
 
 def _grouped_mm(

@@ -15,11 +15,12 @@ from torch.utils import _pytree as pytree
 
 from fxprune.axes import Axes
 from fxprune.errors import VerifyError
-from fxprune.evaluate import Evaluator, Provide
+from fxprune.evaluate import Evaluator, Provide, flat_inputs
 from fxprune.plan import Kept, Plan
 from fxprune.program import Program, describe
 from fxprune.reference import Silenced
 from fxprune.shrink.tensors import slice_axes
+from fxprune.sizes import symbolic_axes
 
 Tensor = torch.Tensor
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -171,33 +172,39 @@ def relative_error(a: Any, b: Any) -> float:
 def batches_of(program: Program, seed: int) -> Iterator[tuple[tuple[Any, ...], Any, int]]:
     """Random inputs like the example's; where the batch is free, of one more row too."""
     rng = torch.Generator().manual_seed(seed)
-    sizes = {
-        x.shape[0]
-        for x in pytree.tree_leaves((program.args, program.kwargs))
-        if isinstance(x, Tensor) and x.dim()
-    }
-    size = max(sizes, default=1)
+    free = _with_free_batch(program)
+    leaves = pytree.tree_leaves((program.args, dict(program.kwargs)))
+    size = max(
+        (x.shape[0] for x in leaves if isinstance(x, Tensor) and x.dim() and (id(x) in free or not free)),
+        default=1,
+    )
     for extra in (0, 1) if program.free_batch else (0,):
         args, kwargs = pytree.tree_map(
-            lambda x, e=extra: _random_like(x, rng, e, size), (program.args, dict(program.kwargs))
+            lambda x, e=extra: _random_like(x, rng, e if id(x) in free else 0),
+            (program.args, dict(program.kwargs)),
         )
         yield args, kwargs, size + extra
 
 
-def _random_like(value: Any, rng: torch.Generator, extra: int, size: int) -> Any:
+def _with_free_batch(program: Program) -> set[int]:
+    """Which of the example tensors, by identity, have a first axis of free length."""
+    inputs = flat_inputs(program.module, program.args, program.kwargs)
+    places = (n for n in program.nodes if n.op == "placeholder")
+    return {id(x) for x, n in zip(inputs, places, strict=False) if 0 in symbolic_axes(n.meta.get("val"))}
+
+
+def _random_like(value: Any, rng: torch.Generator, extra: int) -> Any:
     if not isinstance(value, Tensor):
         return value
     if value.is_floating_point():
         value = torch.randn(value.shape, generator=rng, dtype=torch.float64).to(value)
-    if extra and value.dim() and value.shape[0] == size:
-        rows = torch.arange(size + extra, device=value.device) % size
-        more = value.index_select(0, rows)
-        return (
-            more + torch.randn(more.shape, generator=rng, dtype=torch.float64).to(value)
-            if value.is_floating_point()
-            else more
-        )
-    return value
+    if not extra:
+        return value
+    rows = torch.arange(len(value) + extra, device=value.device) % len(value)
+    more = value.index_select(0, rows)
+    if not value.is_floating_point():
+        return more
+    return more + torch.randn(more.shape, generator=rng, dtype=torch.float64).to(value)
 
 
 def _note(record: dict[str, Any], node: fx.Node, value: Any) -> None:
