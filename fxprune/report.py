@@ -222,7 +222,7 @@ def summary(program: Program, depth: int | None = None) -> Summary:
         rows[path] = rows.get(path, Row(path, "", ())) + cost
     values = (n.meta.get("val") for n in program.graph.find_nodes(op="placeholder"))
     inputs = tuple(tuple(sizes.shape(v)) for v in values if isinstance(v, torch.Tensor))
-    return fold(Summary(program.name, inputs, tuple(rows.values())), depth)
+    return fold(Summary(program.name, inputs, tuple(_ordered(rows))), depth)
 
 
 def compare(before: Program, after: Program, depth: int | None = None) -> Comparison:
@@ -244,13 +244,27 @@ def fold(whole: Summary, depth: int | None) -> Summary:
     return replace(whole, rows=tuple(rows.values()))
 
 
+def _ordered(rows: Mapping[str, Row]) -> list[Row]:
+    """Rows in the order of the graph; a module that made no node comes after the one that holds it."""
+    place = {path: i for i, path in enumerate(rows) if rows[path].kind or not path}
+
+    def key(row: Row) -> int:
+        path = row.path
+        while path not in place:
+            path = path.rpartition(".")[0]
+        return place[path]
+
+    return sorted(rows.values(), key=key)
+
+
 def _modules(program: Program, sizes: Sizes) -> dict[str, Row]:
     """Every module that made a node, with its class and its last output."""
     rows = {"": Row("", program.name, ())}
     for node in program.nodes:
         for path, kind in (node.meta.get("nn_module_stack") or {}).values():
             name = kind if isinstance(kind, str) else kind.__name__
-            rows[path] = Row(path, name.rpartition(".")[2], _output(node, sizes))
+            last = rows.get(path, Row(path, "", ())).output
+            rows[path] = Row(path, name.rpartition(".")[2], _output(node, sizes) or last)
     (output,) = program.graph.find_nodes(op="output")
     results = [n for n in output.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
     shape = _output(results[0], sizes) if results else ()

@@ -113,3 +113,8 @@ def test_report_says_everything(program: Program, small: Program) -> None:
     text = str(report(program, small))
     for part in ("body.0.weight:0", "exact", "agrees with", "solve.unknown-op", "capture 1.50 s"):
         assert part in text
+
+
+def test_module_used_through_its_parent_stands_after_it() -> None:
+    program = fp.capture(nn.MultiheadAttention(8, 2), (torch.randn(3, 2, 8),) * 3)
+    assert [r.path for r in summary(program).rows] == ["", "out_proj"]
