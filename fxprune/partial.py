@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from typing import Any
 
 import torch
@@ -213,10 +214,12 @@ class _Parts:
                 self.cover(inner)
 
     def _try(self, call: _Call, module: nn.Module, signature: Signature) -> None:
+        """Captures one call, without what torch.export prints of graphs it gives up on."""
         why = _cannot_cross(call)
         if not why:
             try:
-                program = capture(module, call.args, call.kwargs)
+                with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                    program = capture(module, call.args, call.kwargs)
             except FxpruneError as error:
                 why = error.why or error.what
             else:

@@ -1,0 +1,200 @@
+"""Tests of fxprune.partial."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fxprune.axes import Axes
+from fxprune.errors import CaptureError, PlanError, VerifyError
+from fxprune.group import find_groups
+from fxprune.partial import Partial, capture_partial
+from fxprune.plan import Plan, plan_removal
+from fxprune.shrink import apply_plan
+from fxprune.solve import solve
+from fxprune.verify import compare_programs
+
+
+class Block(nn.Module):
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(into, 12, 3, padding=1)
+        self.norm = nn.BatchNorm2d(12)
+        self.narrow = nn.Conv2d(12, out, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.narrow(self.norm(self.wide(x)).relu())
+
+
+class Sorter(nn.Module):
+    """Cannot be exported: how often the head runs depends on data; a head sees two sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Block(3, 6)
+        self.head = Block(6, 4)
+        self.never = nn.Linear(3, 3)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, images: list[torch.Tensor]) -> Any:
+        maps = [self.body(x[None]) for x in images]
+        found = [self.head(m) for m in maps]
+        if float(found[0].sum()) > 1e9:
+            found = found[:1]
+        return [{"map": f * self.scale, "best": f.argmax()} for f in found]
+
+
+def images(*sizes: int) -> tuple[list[torch.Tensor]]:
+    rng = torch.Generator().manual_seed(0)
+    return ([torch.randn(3, s, s, generator=rng) for s in sizes],)
+
+
+def draw(axes: Axes, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.choice(g.units, min(max(1, len(g) // 3), len(g) - 1), replace=False)
+        for g in find_groups(axes)
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *chosen])
+
+
+def prune(partial: Partial) -> Plan:
+    axes = solve(partial.program)
+    return plan_removal(partial.program, axes, draw(axes))
+
+
+def test_largest_submodules_that_export() -> None:
+    model = Sorter().eval()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    partial = capture_partial(model, images(8, 6))
+    assert partial.parts == ("body", "head")
+    assert len(partial.instances) == 4
+    assert [r.where for r in partial.opaque] == ["the model (Sorter)"]
+    assert {n for n, _ in partial.program.module.named_parameters()} == dict(
+        model.named_parameters()
+    ).keys()
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_plan_of_a_partial_program() -> None:
+    model = Sorter().eval()
+    partial = capture_partial(model, images(8, 6))
+    axes = solve(partial.program)
+    assert sorted(g.name for g in find_groups(axes)) == ["body.wide.weight:0", "head.wide.weight:0"]
+    plan = plan_removal(partial.program, axes, draw(axes))
+    small = apply_plan(partial.program, axes, plan)
+    assert compare_programs(partial.program, axes, plan, small).ok
+    check = partial.verify(plan)
+    assert check.ok
+    assert check.max_relative_error < 1e-12
+    written = partial.apply(plan)
+    assert isinstance(written, Sorter)
+    assert str(written.head.wide) == str(nn.Conv2d(6, 8, 3, padding=1))
+    assert str(written.head.narrow) == str(nn.Conv2d(8, 4, 1))
+    assert torch.equal(written.scale, model.scale)
+    assert model.head.wide.out_channels == 12
+    assert partial.apply(plan, inplace=True) is model
+    assert model.head.wide.out_channels == 8
+
+
+def test_a_wrong_model_is_noticed() -> None:
+    partial = capture_partial(Sorter().eval(), images(8))
+    plan = prune(partial)
+    kept = {n: dict(c) for n, c in plan.kept.items()}
+    kept["head.narrow.weight"] = {1: np.roll(kept["head.narrow.weight"][1], 1)}
+    assert not partial.verify(replace(plan, kept=kept)).ok
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        first = nn.Linear(4, 8)
+        self.inner = nn.Sequential(first, nn.Linear(8, 4))
+        self.again = first.weight
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.inner(x)
+        return y if float(y.sum()) > 1e9 else y @ self.again.T
+
+
+def test_a_tensor_that_the_rest_holds_too_is_frozen() -> None:
+    partial = capture_partial(Tied().eval(), (torch.randn(2, 4),))
+    assert partial.parts == ("inner",)
+    assert not find_groups(solve(partial.program))
+
+
+class Twice(nn.Module):
+    """A submodule of a part is called by the rest, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.part(x)
+        return y if float(y.sum()) > 1e9 else self.part[0](y)
+
+
+def test_a_submodule_called_from_outside_is_a_part_of_its_own() -> None:
+    partial = capture_partial(Twice().eval(), (torch.randn(2, 4),))
+    assert partial.parts == ("part", "part.0")
+    assert not find_groups(solve(partial.program))
+
+
+def test_nothing_to_capture() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return x * self.weight if float(x.sum()) > 0 else x
+
+    with pytest.raises(CaptureError, match="no submodule"):
+        capture_partial(Bare(), (torch.randn(2, 3),))
+
+
+def test_averages_inside_a_part_are_refused_by_apply() -> None:
+    class Average(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Block(3, 6)
+            self.head = nn.Sequential(nn.Conv2d(6, 4, 1), Mean())
+
+        def forward(self, images: list[torch.Tensor]) -> Any:
+            found = [self.head(self.body(x[None])) for x in images]
+            return found[:1] if float(found[0].sum()) > 1e9 else found
+
+    class Mean(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return x.mean(1)
+
+    partial = capture_partial(Average().eval(), images(8))
+    with pytest.raises(PlanError, match="cannot express"):
+        partial.apply(prune(partial))
+
+
+def test_nothing_to_compare() -> None:
+    class Silent(Sorter):
+        def forward(self, images: list[torch.Tensor]) -> Any:
+            return super().forward(images)[:0]
+
+    partial = capture_partial(Silent().eval(), images(8))
+    with pytest.raises(VerifyError, match="nothing that could be compared"):
+        partial.verify(prune(partial))
+
+
+@pytest.mark.slow
+def test_detection() -> None:
+    detection = pytest.importorskip("torchvision.models.detection")
+    model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, box_score_thresh=0.0, box_detections_per_img=10
+    ).eval()
+    partial = capture_partial(model, ([torch.rand(3, 96, 96)],))
+    assert "backbone" in partial.parts
+    plan = prune(partial)
+    assert partial.verify(plan).max_relative_error < 1e-9
