@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fxprune.group import Group, Member
     from fxprune.importance import Importance, criterion, unit_criterion
     from fxprune.io import load, save
+    from fxprune.partial import capture_partial
     from fxprune.plan import Plan
     from fxprune.program import Program
     from fxprune.remark import Remark
@@ -48,6 +49,7 @@ __all__ = [
     "Program",
     "Remark",
     "capture",
+    "capture_partial",
     "compare",
     "criterion",
     "explain",
@@ -73,6 +75,7 @@ _HOME = {
     "Program": "fxprune.program",
     "Remark": "fxprune.remark",
     "capture": "fxprune.capture",
+    "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",
     "load": "fxprune.io",
     "rule": "fxprune.rules.table",

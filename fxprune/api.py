@@ -17,6 +17,7 @@ from fxprune.cost import Cost, mac_terms, param_terms
 from fxprune.errors import BudgetError
 from fxprune.group import Groups, find_groups
 from fxprune.importance import Importance, score_units
+from fxprune.partial import Partial
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
 from fxprune.program import Program, module_path
 from fxprune.remark import Remark
@@ -98,7 +99,8 @@ def verify(
     seed: int = 0,
 ) -> Check:
     """Holds a smaller program against the silenced original on random inputs."""
-    return compare_programs(program, solved(program), plan, small, dtype=dtype, seed=seed)
+    checked = check_plan(program, plan, solved)
+    return compare_programs(program, solved(program), checked, small, dtype=dtype, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +112,14 @@ class Outcome:
         plan: what was decided.
         report: sizes before and after, groups, checks, remarks and seconds; prints as tables.
         original: the program that was pruned.
+        model: of a partial capture, the smaller model: the pruned parts back in their places.
     """
 
     program: Program
     plan: Plan
     report: Report
     original: Program = field(repr=False)
+    model: torch.nn.Module | None = field(default=None, repr=False)
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
@@ -124,7 +128,7 @@ class Outcome:
 
 
 def prune(
-    model_or_program: torch.nn.Module | torch.export.ExportedProgram | Program,
+    model_or_program: torch.nn.Module | torch.export.ExportedProgram | Program | Partial,
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     keep: float = 0.5,
@@ -142,7 +146,8 @@ def prune(
     """Removes the least important units until `keep` of a metric is left, and checks the result.
 
     Args:
-        model_or_program: what to prune; it stays as it is.
+        model_or_program: what to prune; it stays as it is. Of a `Partial` (see `capture_partial`) the
+            parts are pruned and the whole is verified; the outcome has the smaller `model`.
         args: example inputs of a model.
         kwargs: example keyword inputs of a model.
         keep: share that stays, 0 < keep <= 1; reached within 1 % where the sizes of units allow.
@@ -162,6 +167,7 @@ def prune(
     target = Target(keep, metric, scope, at_least, multiple_of)
     how = Importance(importance) if isinstance(importance, str) else importance
     clock = _Clock()
+    partial = model_or_program if isinstance(model_or_program, Partial) else None
     program = _as_program(model_or_program, args, kwargs, dynamic_batch=dynamic_batch)
     clock.lap("capture")
     axes = solved(program)
@@ -171,31 +177,45 @@ def prune(
     clock.lap("decide")
     small = apply_plan(program, axes, decided)
     clock.lap("shrink")
-    checks = (
-        [compare_programs(program, axes, decided, small, seed=seed).raise_if_bad()]
-        if verify
-        else []
-    )
+    model = partial.apply(decided) if partial else None
+    checks = _checks(program, partial, decided, small, seed) if verify else []
     clock.lap("verify")
     report = Report(
         before=summary(program),
         after=summary(small),
         groups=_group_rows(found, decided),
         checks=checks,
-        remarks=(*program.remarks, *axes.remarks, *_left(candidates)),
+        remarks=(
+            *program.remarks,
+            *(partial.opaque if partial else ()),
+            *axes.remarks,
+            *_left(candidates),
+        ),
         seconds=clock.laps,
     )
-    return Outcome(small, decided, report, program)
+    return Outcome(small, decided, report, program, model)
 
 
 def _as_program(
     source: Any, args: Any, kwargs: Mapping[str, Any] | None, *, dynamic_batch: bool
 ) -> Program:
+    if isinstance(source, Partial):
+        return source.program
     if isinstance(source, Program):
         return source
     return capture(
         source, args, None if kwargs is None else dict(kwargs), dynamic_batch=dynamic_batch
     )
+
+
+def _checks(
+    program: Program, partial: Partial | None, decided: Plan, small: Program, seed: int
+) -> list[Check]:
+    """What was verified: the program, and of a partial capture the whole model too."""
+    found = [compare_programs(program, solved(program), decided, small, seed=seed).raise_if_bad()]
+    if partial is not None:
+        found.append(partial.verify(decided, seed=seed).raise_if_bad())
+    return found
 
 
 def _decide(

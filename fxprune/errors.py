@@ -26,10 +26,6 @@ class CaptureError(FxpruneError):
     """The model could not be turned into a Program."""
 
 
-class RuleError(FxpruneError):
-    """A rule met an operator call that contradicts the operator's own constraints."""
-
-
 class OptionError(FxpruneError):
     """An option has a value that cannot be used."""
 

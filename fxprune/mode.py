@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from fxprune.operands import bind, get_argument, set_argument
+
 MODE = "fxprune_mode"
 
 _DROPOUT = tuple(
@@ -41,13 +43,25 @@ def mode_argument(node: fx.Node) -> str:
     return _FLAG.get(name, "")
 
 
-def get_argument(node: fx.Node, name: str) -> Any:
-    """Value of the operator argument `name`, its default where the call leaves it out."""
-    for i, argument in enumerate(_arguments(node)):
-        if argument.name == name:
-            given = node.args[i] if i < len(node.args) else node.kwargs.get(name)
-            return argument.default_value if given is None else given
-    return None
+def is_counter(node: fx.Node) -> bool:
+    """Whether a node reads or advances a batch norm's counter, which only train mode does."""
+    source = node.args[0] if node.target is torch.ops.aten.add_.Tensor else node
+    return (
+        isinstance(source, fx.Node)
+        and source.op == "get_attr"
+        and str(source.target).endswith("num_batches_tracked")
+    )
+
+
+def without_mode(node: fx.Node) -> tuple[Any, Any]:
+    """The arguments of a node, without the one that follows the mode."""
+    if MODE not in node.meta:
+        return node.args, dict(node.kwargs)
+    positional, keywords = bind(node)
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    every = dict(zip(names, positional, strict=False)) | keywords
+    every.pop(mode_argument(node), None)
+    return (), every
 
 
 def set_training(module: fx.GraphModule, mode: bool) -> bool:
@@ -66,23 +80,10 @@ def set_training(module: fx.GraphModule, mode: bool) -> bool:
             continue
         wanted = node.meta[MODE][0 if mode else 1]
         if get_argument(node, mode_argument(node)) != wanted:
-            _set_argument(node, mode_argument(node), wanted)
+            set_argument(node, mode_argument(node), wanted)
             _switch_counter(module, node, mode)
             changed = True
     return changed
-
-
-def _arguments(node: fx.Node) -> list[Any]:
-    assert isinstance(node.target, torch._ops.OpOverload)
-    return list(node.target._schema.arguments)
-
-
-def _set_argument(node: fx.Node, name: str, value: Any) -> None:
-    index = [a.name for a in _arguments(node)].index(name)
-    if index < len(node.args):
-        node.update_arg(index, value)
-    else:
-        node.update_kwarg(name, value)
 
 
 def _switch_counter(module: fx.GraphModule, node: fx.Node, mode: bool) -> None:
@@ -95,8 +96,10 @@ def _switch_counter(module: fx.GraphModule, node: fx.Node, mode: bool) -> None:
 
 
 def _counter_name(module: fx.GraphModule, node: fx.Node) -> str:
+    if getattr(node.target, "_opname", "") != "batch_norm":
+        return ""
     mean = get_argument(node, "running_mean")
-    if mode_argument(node) != "training" or not isinstance(mean, fx.Node) or mean.op != "get_attr":
+    if not isinstance(mean, fx.Node) or mean.op != "get_attr":
         return ""
     path, _, _ = str(mean.target).rpartition(".")
     owner = module.get_submodule(path)

@@ -17,6 +17,7 @@ from torch import fx
 from fxprune.algebra.label import IntArray, Label
 from fxprune.axes import Axes, BoolArray, lost_positions
 from fxprune.errors import PlanError
+from fxprune.mode import is_counter, without_mode
 from fxprune.operands import get_argument
 from fxprune.plan_json import PlanData, read_plan, to_text
 from fxprune.program import Program
@@ -304,12 +305,15 @@ def _widen(label: Label, rest: BoolArray, where: str) -> IntArray:
 
 
 def fingerprint(program: Program) -> str:
-    """A hash of the graph's operators and of the names, shapes and types of its tensors; not of weights."""
-    numbers = {node: f"%{i}" for i, node in enumerate(program.nodes)}
-    lines: list[Any] = []
-    for node in program.nodes:
-        operands = fx.map_arg((node.args, dict(node.kwargs)), lambda n: numbers[n])
-        lines.append(f"{node.op} {node.target} {operands}")
+    """A hash of the graph's operators and of the names, shapes and types of its tensors.
+
+    Neither weights nor train or eval mode count.
+    """
+    nodes = [node for node in program.nodes if not is_counter(node)]
+    numbers = {node: f"%{i}" for i, node in enumerate(nodes)}
+    lines = [
+        f"{n.op} {n.target} {fx.map_arg(without_mode(n), lambda m: numbers[m])}" for n in nodes
+    ]
     lines += [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in program.tensors().items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -231,18 +231,23 @@ def _expansion(forest: UnitForest) -> tuple[IntArray, ...]:
     """For every raw unit, the final units that remove it: `[k]` tables of `[units]`, zeros last."""
     aliased, tuples = forest.resolve()
     root = forest.find(np.arange(forest.size))
-    tables = [root]
-    while aliased.size:
-        place = np.full(forest.size, -1)
-        place[aliased] = np.arange(len(aliased))
-        if not any((place[t] >= 0).any() for t in tables):
-            break
-        tables = _substitute(tables, place, tuples)
+    if not aliased.size:
+        return (root,)
+    place = np.full(forest.size, -1)
+    place[aliased] = np.arange(len(aliased))
+    parts = list(tuples)
+    while any((place[t] >= 0).any() for t in parts):
+        parts = _substitute(parts, place, tuples)
+    where = place[root]
+    hit = np.flatnonzero(where >= 0)
+    tables = [root, *(np.zeros_like(root) for _ in parts[1:])]
+    for table, part in zip(tables, parts, strict=True):
+        table[hit] = part[where[hit]]
     return tuple(tables)
 
 
 def _substitute(tables: list[IntArray], place: IntArray, tuples: IntArray) -> list[IntArray]:
-    """Replaces each aliased unit by its parts."""
+    """Replaces each aliased unit in the tables by its parts."""
     out: list[IntArray] = []
     for table in tables:
         where = place[table]

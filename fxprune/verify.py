@@ -175,7 +175,11 @@ def batches_of(program: Program, seed: int) -> Iterator[tuple[tuple[Any, ...], A
     free = _with_free_batch(program)
     leaves = pytree.tree_leaves((program.args, dict(program.kwargs)))
     size = max(
-        (x.shape[0] for x in leaves if isinstance(x, Tensor) and x.dim() and (id(x) in free or not free)),
+        (
+            x.shape[0]
+            for x in leaves
+            if isinstance(x, Tensor) and x.dim() and (id(x) in free or not free)
+        ),
         default=1,
     )
     for extra in (0, 1) if program.free_batch else (0,):
@@ -190,7 +194,9 @@ def _with_free_batch(program: Program) -> set[int]:
     """Which of the example tensors, by identity, have a first axis of free length."""
     inputs = flat_inputs(program.module, program.args, program.kwargs)
     places = (n for n in program.nodes if n.op == "placeholder")
-    return {id(x) for x, n in zip(inputs, places, strict=False) if 0 in symbolic_axes(n.meta.get("val"))}
+    return {
+        id(x) for x, n in zip(inputs, places, strict=False) if 0 in symbolic_axes(n.meta.get("val"))
+    }
 
 
 def _random_like(value: Any, rng: torch.Generator, extra: int) -> Any:

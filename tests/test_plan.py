@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -102,3 +103,11 @@ def test_original_is_untouched(residual: nn.Module) -> None:
     assert all(torch.equal(v, before[k]) for k, v in residual.state_dict().items())
     assert all(p.grad is None for p in residual.parameters())
     assert not residual.training
+
+
+def test_plan_of_one_mode_fits_the_other(residual: nn.Module) -> None:
+    program = fp.capture(copy.deepcopy(residual), torch.randn(2, 3, 8, 8))
+    plan = dataclasses.replace(fp.plan(program, {"one.0.weight": (0, [1])}), program=None)
+    small = fp.shrink(program.train(), plan)
+    assert small.training
+    assert fp.verify(program, plan, small).ok

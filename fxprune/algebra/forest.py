@@ -111,22 +111,25 @@ class UnitForest:
 
     def _break_loops(self, units: IntArray, tuples: IntArray) -> bool:
         """Makes each loop of aliases one unit and freezes what its tuples name outside it."""
-        ids, index = np.unique(np.concatenate([units, tuples.ravel()]), return_inverse=True)
         n = len(units)
-        source = np.tile(index[:n], len(tuples))
-        target = index[n:]
-        edges = coo_array((np.ones(len(source)), (source, target)), shape=(len(ids), len(ids)))
-        _, part = connected_components(edges, directed=True, connection="strong")
-        inside = (part[source] == part[target]) & (ids[target] != 0)
-        looped = np.unique(part[source[inside]])
-        if not looped.size:
+        place = np.full(self.size, -1)
+        place[units] = np.arange(n)
+        source, named = np.tile(np.arange(n), len(tuples)), tuples.ravel()
+        target = place[named]
+        inner = target >= 0
+        if not inner.any():
             return False
-        members = np.flatnonzero(np.isin(part, looped))
-        first = {int(p): int(i) for i, p in zip(members[::-1], part[members][::-1], strict=True)}
-        heads = np.array([first[int(part[i])] for i in members])
-        self.union(ids[members], ids[heads])
-        outside = np.isin(part[source], looped) & ~inside
-        self.freeze(ids[target[outside]])
+        edges = coo_array((np.ones(inner.sum()), (source[inner], target[inner])), shape=(n, n))
+        _, part = connected_components(edges, directed=True, connection="strong")
+        inside = inner & (part[source] == part[target])
+        if not inside.any():
+            return False
+        looped = np.isin(part, part[source[inside]])
+        members = np.flatnonzero(looped)
+        head = np.zeros(n, np.int64)
+        head[part[members]] = members
+        self.union(units[members], units[head[part[members]]])
+        self.freeze(named[looped[source] & ~inside])
         return True
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, cast
 
 import torch
@@ -205,7 +206,8 @@ def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProg
         shapes = collection.dynamic_shapes(  # type: ignore[no-untyped-call]
             model, inputs.args, inputs.kwargs
         )
-    with warnings.catch_warnings(), torch.enable_grad():
+    # On failure torch.export prints the graph so far to stderr; the CaptureError says what matters.
+    with warnings.catch_warnings(), torch.enable_grad(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         return torch.export.export(
             model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False

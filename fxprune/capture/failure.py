@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import nn
@@ -15,9 +16,9 @@ _OWN = str(Path(__file__).parent)
 
 
 def first_line(error: BaseException) -> str:
-    """First line of the error's message that says something."""
+    """First line of the error's message that says something, cut to a readable length."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return shorten(lines[0], 240, placeholder=" ...") if lines else type(error).__name__
 
 
 def own_line(error: BaseException) -> str:
@@ -49,7 +50,7 @@ def _advice(error: Exception) -> tuple[str, str]:
     if any(t in text for t in ("data-dependent", "DataDependent", "Eq(u0", "unbacked")):
         return (
             "the model's control flow depends on the values of a tensor",
-            "move the branch out of forward, use torch.where, or capture its submodules",
+            "move the branch out of forward, use torch.where, or take fp.capture_partial(model, args)",
         )
     if any(t in text for t in ("register_dataclass", "register_pytree_node", "Unsupported output")):
         return (

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
-from fxprune.mode import MODE, get_argument, mode_argument
+from fxprune.mode import MODE, mode_argument
+from fxprune.operands import get_argument
 from fxprune.program import module_path
 from fxprune.remark import Remark
 from fxprune.torch_private import WithoutData

@@ -90,4 +90,6 @@ def _check_axes(axes: Axes, where: Where, *, free: bool) -> None:
         for axis in [numbers] if isinstance(numbers, int) else numbers:
             columns = axes.params[first[name]][axis].columns
             goes = np.any([c != 0 for c in columns], axis=0) if columns else np.zeros(1, bool)
-            assert goes.all() if free else not goes.any(), f"{name} axis {axis}: {goes.sum()} of {goes.size} may go"
+            assert goes.all() if free else not goes.any(), (
+                f"{name} axis {axis}: {goes.sum()} of {goes.size} may go"
+            )

@@ -53,27 +53,37 @@ def check_rule(sample: Sample) -> list[str]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, on calls as odd as some of these
-        return _check_rule(sample)
+        return timid_axes(sample, check_removals(sample))
 
 
-def _check_rule(sample: Sample) -> list[str]:
+def check_removals(sample: Sample) -> Axes:
+    """The first half of `check_rule`: nothing that the rule lets go is needed.
+
+    Raises:
+        WrongRuleError: see `check_rule`.
+    """
     program = build_program(sample)
     axes = solve(program, freeze_outputs=False)
     if axes.remarks:
         raise WrongRuleError(f"{sample}: {axes.remarks[0]}")
     for removed in _removals(axes):
         _check_removal(sample, program, axes, removed)
-    return timid_axes(sample, axes)
+    return axes
+
+
+def frozen_axes(axes: Axes) -> list[tuple[str, int]]:
+    """Name and number of every axis of which no position may go."""
+    return [(n, i) for n, labels in axes.params.items() for i, x in enumerate(labels) if _is_frozen(x)]
 
 
 def _removals(axes: Axes) -> Iterator[IntArray]:
-    """Nothing, each unit alone, and random sets; of many units, a sample."""
+    """Random sets, each unit alone, and nothing; of many units, a sample."""
     rng = np.random.default_rng(0)
     units = np.arange(1, axes.n_units)
-    yield units[:0]
-    yield from (units if len(units) <= ALONE else rng.choice(units, ALONE, replace=False))[:, None]
     for share in np.linspace(0.1, 0.6, SETS):
         yield units[rng.random(len(units)) < share]
+    yield from (units if len(units) <= ALONE else rng.choice(units, ALONE, replace=False))[:, None]
+    yield units[:0]
 
 
 def _check_removal(sample: Sample, program: Program, axes: Axes, removed: IntArray) -> None:
@@ -177,12 +187,7 @@ def timid_axes(sample: Sample, axes: Axes) -> list[str]:
     """Frozen axes of which the operator can do without a position, alone or with all others of their length."""
     if sample.op.startswith(UNCHECKED):
         return []
-    still = [
-        (n, i, x)
-        for n, labels in axes.params.items()
-        for i, x in enumerate(labels)
-        if _is_frozen(x)
-    ]
+    still = [(n, i, axes.params[n][i]) for n, i in frozen_axes(axes)]
     still.sort(key=lambda s: len(s[2]))
     found: list[str] = []
     for length, alike in groupby(still, key=lambda s: len(s[2])):
