@@ -76,7 +76,7 @@ def _cell(u: Units, feature: Label, h: Label, c: Label, cell: Sequence[Axes], ga
         u.freeze(gate, why="every gate is needed")
         u.unify(c, unit)
     if projection:
-        u.contract(c, cell[-1][1])
+        u.freeze(c, cell[-1][1], why="torch takes equal sizes of both states for no projection")
         u.unify(h, cell[-1][0])
     else:
         u.unify(h, c)

@@ -358,10 +358,12 @@ def as_strided(u: Units, x: Axes, *_: Any) -> Axes:
 
 
 @rule("aten.meshgrid")
-def meshgrid(u: Units, tensors: Sequence[Axes], **_: Any) -> list[Axes]:
-    """Every tensor along an axis of its own."""
-    u.freeze(*(label for x in tensors for label in x))
-    return [frozen(shape) for shape in u.out]
+def meshgrid(u: Units, tensors: Sequence[Axes], *, indexing: str = "ij") -> list[Axes]:
+    """Every tensor along an axis of its own; with "xy" the first two change places."""
+    axes = [x[0] if x else Label(1) for x in tensors]
+    if indexing == "xy":
+        axes[:2] = axes[1::-1]
+    return [tuple(axes) for _ in tensors]
 
 
 @rule("aten.pixel_shuffle")

@@ -255,8 +255,9 @@ def test_two_recurrent_layers_in_both_directions(kind: Any) -> None:
 
 
 def test_lstm_with_projection() -> None:
-    prunable = {"rnn.weight_hr_l0": (0, 1), "last.weight": 1}
-    check_network(Recurrent(nn.LSTM, proj_size=4), (torch.randn(2, 5, 4),), prunable=prunable)
+    model = Recurrent(nn.LSTM, proj_size=4)
+    prunable = {"rnn.weight_hr_l0": 0, "last.weight": 1}
+    check_network(model, (torch.randn(2, 5, 4),), prunable=prunable, kept={"rnn.weight_hr_l0": 1})
 
 
 def test_a_dead_branch_and_unused_and_scalar_parameters() -> None:

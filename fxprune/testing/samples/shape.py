@@ -89,6 +89,7 @@ JOINS = [
     sample("aten.expand_as", t(3, 1), t(2, 3, 4)),
     sample("aten.broadcast_tensors", [t(3, 1), t(4)]),
     sample("aten.meshgrid", [t(3), t(4)]),
+    sample("aten.meshgrid", [t(3), t(4), t()]),
     sample("aten.meshgrid.indexing", [t(3), t(4)], indexing="xy"),
     sample("aten.repeat", t(3, 4), [2, 3]),
     sample("aten.repeat", t(3, 1), [2, 1, 5]),
