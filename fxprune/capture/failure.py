@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 from textwrap import shorten
@@ -11,8 +12,8 @@ from torch import nn
 
 from fxprune.errors import CaptureError
 
-_TORCH = str(Path(torch.__file__).parent)
-_OWN = str(Path(__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # torchvision's files begin with "torch" too
+_OWN = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 def first_line(error: BaseException) -> str:
