@@ -132,6 +132,8 @@ def _detector(name: str) -> Example:
 
     size = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}.get(name, 128)
     options: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": size, "max_size": size}
+    if "rcnn" in name:  # random weights propose boxes everywhere
+        options["rpn_post_nms_top_n_test"] = 50
     model = models.get_model(name, weights=None, weights_backbone=None, **options).eval()
     _widen_detections(model)
     return model, ([torch.rand(3, size, size), torch.rand(3, size, size)],), {}
