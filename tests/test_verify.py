@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -46,8 +48,6 @@ def test_swapped_channels_are_found(program: Program) -> None:
 
 
 def test_zero_head_does_not_hide_errors(residual: nn.Module) -> None:
-    import copy
-
     model = copy.deepcopy(residual)
     nn.init.zeros_(model.get_parameter("head.weight"))
     program = fp.capture(model, torch.randn(2, 3, 8, 8))
@@ -58,8 +58,6 @@ def test_zero_head_does_not_hide_errors(residual: nn.Module) -> None:
 
 
 def test_train_mode_is_verified_with_batch_statistics(residual: nn.Module) -> None:
-    import copy
-
     program = fp.capture(copy.deepcopy(residual).train(), torch.randn(4, 3, 8, 8))
     before = {n: t.clone() for n, t in program.tensors().items()}
     plan, small = half(program)

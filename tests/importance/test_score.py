@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +38,7 @@ def by_hand(program: Program, power: int) -> list[np.ndarray]:
 @pytest.mark.parametrize(("name", "power"), [("l1", 1), ("magnitude", 2)])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "max"])
 def test_magnitude_over_all_members(
-    program: Program, name: str, power: int, reduction: str
+    program: Program, name: str, power: int, reduction: Literal["mean", "sum", "max"]
 ) -> None:
     found = scores(
         program, named(program, "one.0.weight:0"), fp.Importance(name, reduction, normalise=False)
@@ -102,26 +105,15 @@ def test_gradient_criterion_without_a_loss_says_what_to_pass(program: Program) -
         fp.prune(program, importance="taylor")
 
 
-def test_activation_is_the_mean_magnitude_at_the_consumer(program: Program) -> None:
+def test_activation_is_the_mean_magnitude_at_the_consumer(
+    program: Program, residual: nn.Module
+) -> None:
     x = torch.randn(4, 3, 8, 8)
     how = fp.Importance("activation", normalise=False, batches=[(x,)])
     found = scores(program, named(program, "one.0.weight:0"), how)
-    module = program.module
     with torch.no_grad():
-        stem = torch.relu(
-            nn.functional.batch_norm(
-                nn.functional.conv2d(x, module.stem.get_parameter("0.weight"), padding=1),
-                module.stem.get_buffer("1.running_mean"),
-                module.stem.get_buffer("1.running_var"),
-                module.stem.get_parameter("1.weight"),
-                module.stem.get_parameter("1.bias"),
-            )
-        )
-        inner = torch.relu(
-            nn.functional.conv2d(
-                stem, *(module.one.get_parameter(f"0.{n}") for n in ("weight", "bias")), padding=1
-            )
-        )
+        stem = residual.get_submodule("stem")(x)
+        inner = residual.get_submodule("one")[:2](stem)  # type: ignore[index]
     np.testing.assert_allclose(found, inner.abs().mean((0, 2, 3)).numpy(), rtol=1e-4)
 
 
@@ -133,8 +125,6 @@ def test_random_follows_the_seed(program: Program) -> None:
 
 
 def test_weights_that_are_not_finite_are_named(residual: nn.Module) -> None:
-    import copy
-
     broken = copy.deepcopy(residual)
     with torch.no_grad():
         broken.get_parameter("one.0.weight")[3, 0, 0, 0] = float("nan")
