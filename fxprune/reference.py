@@ -145,9 +145,7 @@ def _layer_norm(
     return out if bias is None else out + bias
 
 
-def _native_layer_norm(
-    mask: Tensor, x: Tensor, shape: Sequence[int], *args: Any, **kwargs: Any
-) -> list[Tensor]:
+def _native_layer_norm(mask: Tensor, x: Tensor, shape: Sequence[int], *args: Any) -> list[Tensor]:
     mean, deviation, count = _moments(x, mask, list(range(-len(shape), 0)))
     return [_layer_norm(mask, x, shape, *args), mean, torch.rsqrt(deviation / count + args[2])]
 

@@ -42,7 +42,7 @@ def test_magnitude_over_all_members(
 ) -> None:
     found = scores(
         program, named(program, "one.0.weight:0"), fp.Importance(name, reduction, normalise=False)
-    )  # type: ignore[arg-type]
+    )
     np.testing.assert_allclose(
         found, getattr(np, reduction)(by_hand(program, power), axis=0), rtol=1e-5
     )
