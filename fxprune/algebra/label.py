@@ -47,7 +47,8 @@ def frozen(lengths: Sequence[int]) -> tuple[Label, ...]:
 
 
 def merge(*labels: Label) -> Label:
-    """The label of axes flattened into one, outermost first."""
+    """The label of axes flattened into one, outermost first; frozen axes of length 1 add nothing."""
+    labels = tuple(x for x in labels if x.length != 1 or x.columns) or labels[:1]
     out = labels[0]
     for inner in labels[1:]:
         columns = out.repeat(inner.length).columns + inner.tile(out.length).columns

@@ -86,9 +86,6 @@ def convolution(
 
 def _channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
     """Output channels; only whole groups go, or the same channels of every group."""
-    if groups == 1:
-        u.unify(x, w[1])
-        return w[0]
     (gx, cx), (gw, cw) = u.split(x, groups, -1), u.split(w[0], groups, -1)
     u.unify(cx, w[1])
     group = u.unify(gx, gw)
@@ -99,10 +96,10 @@ def _channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
 def _transposed_channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
     """The same with w as [in, out/g, *k]."""
     u.unify(x, w[0])
-    if groups == 1:
-        return w[1]
     group, _ = u.split(w[0], groups, -1)
     u.spell("groups", group, single=True)
+    if groups > 1 and len(w[1]) == 1:
+        u.freeze(w[1], why="the only channel of each group")
     return merge(group, w[1])
 
 

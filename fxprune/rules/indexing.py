@@ -130,7 +130,6 @@ def index_put(u: Units, x: Axes, indices: Sequence[Axes | None], values: Axes, *
     u.freeze(*(a for ix in present(*indices) for a in ix), why="positions are named by data")
     if any(len(ix) > 1 for ix in present(*indices)):  # it may be a mask over several axes
         u.freeze(*x, *values, why="positions are named by data")
-        return x
     named = [i for i, ix in enumerate(indices) if ix is not None]
     lead = _lead(named)
     rest = drop(x, named)[lead:]

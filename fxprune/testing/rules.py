@@ -66,6 +66,7 @@ def check_removals(sample: Sample) -> Axes:
     axes = solve(program, freeze_outputs=False)
     if axes.remarks:
         raise WrongRuleError(f"{sample}: {axes.remarks[0]}")
+    _check_ones(sample, program, axes)
     for removed in _removals(axes):
         _check_removal(sample, program, axes, removed)
     return axes
@@ -73,7 +74,9 @@ def check_removals(sample: Sample) -> Axes:
 
 def frozen_axes(axes: Axes) -> list[tuple[str, int]]:
     """Name and number of every axis of which no position may go."""
-    return [(n, i) for n, labels in axes.params.items() for i, x in enumerate(labels) if _is_frozen(x)]
+    return [
+        (n, i) for n, labels in axes.params.items() for i, x in enumerate(labels) if _is_frozen(x)
+    ]
 
 
 def _removals(axes: Axes) -> Iterator[IntArray]:
@@ -84,6 +87,25 @@ def _removals(axes: Axes) -> Iterator[IntArray]:
         yield units[rng.random(len(units)) < share]
     yield from (units if len(units) <= ALONE else rng.choice(units, ALONE, replace=False))[:, None]
     yield units[:0]
+
+
+def _check_ones(sample: Sample, program: Program, axes: Axes) -> None:
+    """An axis of length 1 can never be removed, so no removal tells whether it had to be frozen.
+
+    It may be free where it is an axis of length 1 of the result, or is summed over.
+    """
+    kept: set[int] = set()
+    for labels in _output_labels(program, axes):
+        kept.update(int(c[0]) for x in labels if len(x) == 1 for c in axes.final(x).columns)
+    for marks in axes.marks.values():
+        for label in (*marks.silenced, *marks.statistics):
+            kept.update(int(c[0]) for c in axes.final(label).columns)
+    for name, numbers in axes.params.items():
+        for i, label in enumerate(numbers):
+            if len(label) == 1 and not {int(c[0]) for c in label.columns} <= kept | {0}:
+                raise WrongRuleError(
+                    f"{sample}: {name}:{i} of length 1 is free, but the result has no such axis"
+                )
 
 
 def _check_removal(sample: Sample, program: Program, axes: Axes, removed: IntArray) -> None:

@@ -54,7 +54,9 @@ def test_cat_of_a_tensor_with_itself() -> None:
         y = m.a(x)
         return m.b(torch.cat([y, y], 1))
 
-    program = check_network(Net(run, a=conv(3, 8), b=conv(16, 4)), (image(),), prunable={"a.weight": 0, "b.weight": 1})
+    program = check_network(
+        Net(run, a=conv(3, 8), b=conv(16, 4)), (image(),), prunable={"a.weight": 0, "b.weight": 1}
+    )
     assert len(fp.groups(program)[0]) == 8
 
 
@@ -72,7 +74,9 @@ def test_a_mask_computed_by_the_network() -> None:
         return m.b(y * torch.sigmoid(m.gate(y)))
 
     model = Net(run, a=conv(3, 8), gate=conv(8, 1), b=conv(8, 4))
-    check_network(model, (image(),), prunable={"a.weight": 0, "gate.weight": 1}, kept={"gate.weight": 0})
+    check_network(
+        model, (image(),), prunable={"a.weight": 0, "gate.weight": 1}, kept={"gate.weight": 0}
+    )
 
 
 class FusedAttention(nn.Module):
@@ -94,7 +98,9 @@ class FusedAttention(nn.Module):
 
 def test_fused_qkv_with_norms_of_q_and_k() -> None:
     model = FusedAttention()
-    check_network(model, (tokens(),), prunable={"qkv.weight": 0, "proj.weight": 1, "q_norm.weight": 0})
+    check_network(
+        model, (tokens(),), prunable={"qkv.weight": 0, "proj.weight": 1, "q_norm.weight": 0}
+    )
 
 
 def test_default_scale_of_attention_when_head_dimensions_go() -> None:
@@ -125,28 +131,47 @@ def test_a_shuffle_lets_channels_go() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         return m.b(shuffle(m.a(x), 2))
 
-    check_network(Net(run, a=conv(3, 8), b=conv(8, 4)), (image(),), prunable={"a.weight": 0, "b.weight": 1})
+    check_network(
+        Net(run, a=conv(3, 8), b=conv(8, 4)), (image(),), prunable={"a.weight": 0, "b.weight": 1}
+    )
 
 
 def grouped_network() -> Net:
-    return Net(lambda m, x: m.b(m.g(m.a(x))), a=conv(3, 12), g=conv(12, 24, groups=3), b=conv(24, 4))
+    return Net(
+        lambda m, x: m.b(m.g(m.a(x))), a=conv(3, 12), g=conv(12, 24, groups=3), b=conv(24, 4)
+    )
 
 
 def test_grouped_convolution_loses_groups_and_channels() -> None:
-    check_network(grouped_network(), (image(),), prunable={"a.weight": 0, "g.weight": (0, 1), "b.weight": 1})
+    check_network(
+        grouped_network(), (image(),), prunable={"a.weight": 0, "g.weight": (0, 1), "b.weight": 1}
+    )
 
 
-@pytest.mark.parametrize(("gone", "groups", "shape"), [([0, 1, 2, 3], 2, (16, 4, 3, 3)), ([1, 5, 9], 3, (24, 3, 3, 3))])
-def test_grouped_convolution_loses_what_is_asked(gone: list[int], groups: int, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("gone", "groups", "shape"), [([0, 1, 2, 3], 2, (16, 4, 3, 3)), ([1, 5, 9], 3, (24, 3, 3, 3))]
+)
+def test_grouped_convolution_loses_what_is_asked(
+    gone: list[int], groups: int, shape: tuple[int, ...]
+) -> None:
     program = fp.capture(grouped_network(), (image(),))
     small = check_removal(program, fp.plan(program, {"a.weight": (0, gone)}).removed)
     assert tuple(small.tensors()["g.weight"].shape) == shape
-    assert [get_argument(n, "groups") for n in small.nodes if "conv2d" in str(n.target)] == [1, groups, 1]
+    assert [get_argument(n, "groups") for n in small.nodes if "conv2d" in str(n.target)] == [
+        1,
+        groups,
+        1,
+    ]
 
 
 def test_depthwise_convolution_with_multiplier_2() -> None:
     model = Net(lambda m, x: m.b(m.d(m.a(x))), a=conv(3, 8), d=conv(8, 16, groups=8), b=conv(16, 4))
-    check_network(model, (image(),), prunable={"a.weight": 0, "d.weight": 0, "b.weight": 1}, kept={"d.weight": 1})
+    check_network(
+        model,
+        (image(),),
+        prunable={"a.weight": 0, "d.weight": 0, "b.weight": 1},
+        kept={"d.weight": 1},
+    )
 
 
 def test_transposed_convolution_with_groups() -> None:
@@ -156,7 +181,9 @@ def test_transposed_convolution_with_groups() -> None:
 
 
 def test_flatten_into_a_linear() -> None:
-    model = nn.Sequential(conv(3, 8), nn.Flatten(), nn.Linear(8 * 36, 10), nn.ReLU(), nn.Linear(10, 3))
+    model = nn.Sequential(
+        conv(3, 8), nn.Flatten(), nn.Linear(8 * 36, 10), nn.ReLU(), nn.Linear(10, 3)
+    )
     program = check_network(model, (image(),), prunable={"0.weight": 0, "2.weight": (0, 1)})
     assert len(fp.groups(program)[0]) == 8
 
@@ -174,7 +201,9 @@ def test_squeeze_and_excite() -> None:
         return m.b(y * torch.sigmoid(m.up(s)))
 
     model = Net(run, a=conv(3, 8), down=nn.Conv2d(8, 4, 1), up=nn.Conv2d(4, 8, 1), b=conv(8, 4))
-    check_network(model, (image(),), prunable={"a.weight": 0, "down.weight": (0, 1), "up.weight": (0, 1)})
+    check_network(
+        model, (image(),), prunable={"a.weight": 0, "down.weight": (0, 1), "up.weight": (0, 1)}
+    )
 
 
 def test_two_outputs() -> None:
@@ -199,8 +228,14 @@ def test_tied_embeddings() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         return F.linear(m.body(m.embed(x)), m.embed.weight)
 
-    model = Net(run, embed=nn.Embedding(11, 12), body=nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12)))
-    check_network(model, (torch.randint(11, (2, 5)),), prunable={"embed.weight": 1}, kept={"embed.weight": 0})
+    model = Net(
+        run,
+        embed=nn.Embedding(11, 12),
+        body=nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12)),
+    )
+    check_network(
+        model, (torch.randint(11, (2, 5)),), prunable={"embed.weight": 1}, kept={"embed.weight": 0}
+    )
 
 
 def test_a_table_of_relative_positions() -> None:
@@ -212,7 +247,12 @@ def test_a_table_of_relative_positions() -> None:
 
     parts = {"table": nn.Parameter(torch.randn(9, 3)), "index": torch.randint(9, (5, 5))}
     model = Net(run, qkv=nn.Linear(12, 36), out=nn.Linear(12, 12), **parts)
-    check_network(model, (tokens(),), prunable={"table": 1, "qkv.weight": 0}, kept={"table": 0, "index": (0, 1)})
+    check_network(
+        model,
+        (tokens(),),
+        prunable={"table": 1, "qkv.weight": 0},
+        kept={"table": 0, "index": (0, 1)},
+    )
 
 
 def test_pixel_shuffle() -> None:
@@ -222,7 +262,9 @@ def test_pixel_shuffle() -> None:
 
 def test_group_norm_whole_groups_are_exact_and_parts_renormalise() -> None:
     model = nn.Sequential(conv(3, 12), nn.GroupNorm(3, 12), nn.ReLU(), conv(12, 4))
-    program = check_network(model, (image(),), prunable={"0.weight": 0, "1.weight": 0, "3.weight": 1})
+    program = check_network(
+        model, (image(),), prunable={"0.weight": 0, "1.weight": 0, "3.weight": 1}
+    )
     exact = {len(g): g.exact for g in fp.groups(program) if g.name.startswith("0.weight")}
     assert exact == {3: True, 4: False}
 
@@ -249,7 +291,12 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_two_recurrent_layers_in_both_directions(kind: Any) -> None:
-    prunable = {"first.weight": 0, "rnn.weight_ih_l0": 1, "rnn.weight_hh_l1_reverse": 1, "last.weight": 1}
+    prunable = {
+        "first.weight": 0,
+        "rnn.weight_ih_l0": 1,
+        "rnn.weight_hh_l1_reverse": 1,
+        "last.weight": 1,
+    }
     program = check_network(Recurrent(kind), (torch.randn(2, 5, 4),), prunable=prunable)
     assert sorted(map(len, fp.groups(program)))[:2] == [6, 8]
 
@@ -292,11 +339,15 @@ def test_multihead_attention_with_a_mask() -> None:
 
 def test_multihead_attention_in_train_mode() -> None:
     mask = torch.zeros(5, 5)
-    check_network(Attention(dropout=0.1).train(), (tokens(), mask), prunable={"mha.out_proj.weight": (0, 1)})
+    check_network(
+        Attention(dropout=0.1).train(), (tokens(), mask), prunable={"mha.out_proj.weight": (0, 1)}
+    )
 
 
 def test_dropout_and_batch_norm_in_train_mode() -> None:
-    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), conv(8, 4)).train()
+    model = nn.Sequential(
+        conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), conv(8, 4)
+    ).train()
     check_network(model, (image(),), prunable={"0.weight": 0, "1.running_var": 0, "4.weight": 1})
 
 
@@ -311,7 +362,10 @@ def test_bfloat16() -> None:
 def test_batch_merged_with_heads() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         b, n, _ = x.shape
-        q, k, v = (part(x).view(b, n, 3, 4).transpose(1, 2).reshape(b * 3, n, 4) for part in (m.q, m.k, m.v))
+        q, k, v = (
+            part(x).view(b, n, 3, 4).transpose(1, 2).reshape(b * 3, n, 4)
+            for part in (m.q, m.k, m.v)
+        )
         y = torch.bmm(torch.softmax(torch.bmm(q, k.transpose(1, 2)) / 2, -1), v)
         return m.out(y.view(b, 3, n, 4).transpose(1, 2).reshape(b, n, 12))
 
@@ -347,11 +401,21 @@ def grouped_queries(m: Any, x: Tensor) -> Tensor:
 
 def test_grouped_queries_with_rotary_positions() -> None:
     angles = torch.randn(5, 3).repeat(1, 2)
-    linears = {"q": nn.Linear(12, 24), "k": nn.Linear(12, 12), "v": nn.Linear(12, 12), "out": nn.Linear(24, 12)}
+    linears = {
+        "q": nn.Linear(12, 24),
+        "k": nn.Linear(12, 12),
+        "v": nn.Linear(12, 12),
+        "out": nn.Linear(24, 12),
+    }
     model = Net(grouped_queries, **linears, cos=angles.cos(), sin=angles.sin())
-    program = check_network(model, (tokens(),), prunable={"q.weight": 0, "k.weight": 0, "v.weight": 0, "cos": 1})
+    program = check_network(
+        model, (tokens(),), prunable={"q.weight": 0, "k.weight": 0, "v.weight": 0, "cos": 1}
+    )
     cos = fp.plan(program, {"cos": (1, [0, 3])})
-    assert {n: len(c[0]) for n, c in cos.kept.items() if n in ("q.weight", "k.weight")} == {"q.weight": 16, "k.weight": 8}
+    assert {n: len(c[0]) for n, c in cos.kept.items() if n in ("q.weight", "k.weight")} == {
+        "q.weight": 16,
+        "k.weight": 8,
+    }
 
 
 class PythonNorm(nn.Module):
@@ -377,7 +441,9 @@ def test_parts_that_become_unequal() -> None:
         return m.b(a) + m.c(b.relu())
 
     model = Net(run, a=conv(3, 12), b=conv(6, 4), c=conv(6, 4))
-    program = check_network(model, (image(),), prunable={"a.weight": 0, "b.weight": 1, "c.weight": 1})
+    program = check_network(
+        model, (image(),), prunable={"a.weight": 0, "b.weight": 1, "c.weight": 1}
+    )
     check_removal(program, fp.plan(program, {"a.weight": (0, [0, 1, 2, 7])}).removed)
 
 
@@ -387,13 +453,19 @@ def test_slices_counted_from_the_end() -> None:
         return m.b(y[:, :-3]) + m.c(y[:, -4:])
 
     model = Net(run, a=conv(3, 12), b=conv(9, 4), c=conv(4, 4))
-    program = check_network(model, (image(),), prunable={"a.weight": 0, "b.weight": 1, "c.weight": 1})
+    program = check_network(
+        model, (image(),), prunable={"a.weight": 0, "b.weight": 1, "c.weight": 1}
+    )
     for position in range(12):
         check_removal(program, fp.plan(program, {"a.weight": (0, [position])}).removed)
 
 
 def test_squeeze_leaves_an_axis_that_becomes_1() -> None:
-    model = Net(lambda m, x: m.b(m.a(x).mean((2, 3), keepdim=True).squeeze()), a=conv(3, 4), b=nn.Linear(4, 2))
+    model = Net(
+        lambda m, x: m.b(m.a(x).mean((2, 3), keepdim=True).squeeze()),
+        a=conv(3, 4),
+        b=nn.Linear(4, 2),
+    )
     program = check_network(model, (image(),), prunable={"a.weight": 0})
     check_removal(program, fp.plan(program, {"a.weight": (0, [0, 1, 3])}).removed)
 
@@ -406,7 +478,9 @@ def test_padded_channels() -> None:
 
 
 def test_two_prunings_in_a_row_are_one_by_the_union() -> None:
-    program = fp.capture(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), conv(8, 6), conv(6, 4)).eval(), (image(),))
+    program = fp.capture(
+        nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), conv(8, 6), conv(6, 4)).eval(), (image(),)
+    )
     one = check_removal(program, fp.plan(program, {"0.weight": (0, [1, 5])}).removed)
     two = check_removal(one, fp.plan(one, {"0.weight": (0, [1]), "2.weight": (0, [0])}).removed)
     both = fp.plan(program, {"0.weight": (0, [1, 2, 5]), "2.weight": (0, [0])})

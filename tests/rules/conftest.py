@@ -14,7 +14,9 @@ Judge = Callable[[Sample], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write what rules are timid about")
+    parser.addoption(
+        "--update-golden", action="store_true", help="write what rules are timid about"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +28,9 @@ def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
 
     def check(sample: Sample) -> None:
         found[str(sample)] = check_rule(sample)
-        assert update or found[str(sample)] == golden.get(str(sample), []), "timid: pytest tests/rules --update-golden"
+        assert update or found[str(sample)] == golden.get(str(sample), []), (
+            "timid: pytest tests/rules --update-golden"
+        )
 
     yield check
     if update:

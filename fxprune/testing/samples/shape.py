@@ -141,6 +141,8 @@ PADS = [
     sample("aten.pad", t(3, 4), [-1, 0]),
     sample("aten.pad", t(2, 3, 4), [1, 1], "reflect"),
     sample("aten.constant_pad_nd", t(3, 4), [1, 0, 0, 2]),
+    sample("aten.constant_pad_nd", t(3, 4), [1, 2], times=True),
+    sample("aten.pad", t(2, 3, 4), [0, 0, 2, 1], times=True),
     *(
         sample(f"aten.{kind}_pad{k}d", T((2, 3, *range(4, 4 + k))), [1, 2] * k)
         for kind in ("reflection", "replication")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune as fp
+from fxprune.errors import PlanError
+from fxprune.plan import Rescale, ScaleArgument, SetArgument
+from fxprune.program import Program
+from fxprune.shrink.nodes import edit_graph
+from fxprune.shrink.tensors import memory_format, slice_axes
+
+
+class Shared(nn.Module):
+    """One convolution under two names, a mean over channels, a frozen head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 1)
+        self.a = nn.Conv2d(6, 6, 1)
+        self.b = self.a
+        self.norm = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 2).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.b(self.a(self.first(x))))
+        x = x - x.mean(1, keepdim=True)
+        return self.head(x.flatten(2).mean(2).view(x.shape[0], 6))
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    torch.manual_seed(0)
+    model = Shared().eval().to(memory_format=torch.channels_last)
+    return fp.capture(model, (torch.randn(2, 3, 4, 4),))
+
+
+@pytest.fixture(scope="module")
+def small(program: Program) -> Program:
+    return fp.shrink(program, fp.plan(program, {"a.weight": (0, [1, 4])}))
+
+
+def test_tensors_are_cut_and_stay_shared(program: Program, small: Program) -> None:
+    assert small.tensors()["a.weight"].shape == (4, 4, 1, 1)
+    assert small.tensors()["a.weight"] is small.tensors()["b.weight"]
+    assert program.tensors()["a.weight"].shape == (6, 6, 1, 1)
+
+
+def test_what_is_not_cut_is_a_copy(program: Program, small: Program) -> None:
+    ours, theirs = small.tensors()["head.bias"], program.tensors()["head.bias"]
+    assert torch.equal(ours, theirs)
+    assert ours.data_ptr() != theirs.data_ptr()
+
+
+def test_requires_grad_and_kind_stay(small: Program) -> None:
+    tensors = small.tensors()
+    assert isinstance(tensors["first.weight"], nn.Parameter)
+    assert tensors["first.weight"].requires_grad
+    assert not tensors["head.weight"].requires_grad
+    assert not isinstance(tensors["norm.running_mean"], nn.Parameter)
+
+
+def test_example_values_have_the_smaller_sizes(small: Program) -> None:
+    convolutions = [n for n in small.nodes if "conv2d" in str(n.target)]
+    assert all(n.meta["val"].shape[1] == 4 for n in convolutions)
+
+
+def test_an_average_over_channels_is_rescaled(program: Program, small: Program) -> None:
+    (edit,) = (
+        e for e in fp.plan(program, {"a.weight": (0, [1, 4])}).edits if isinstance(e, Rescale)
+    )
+    assert (edit.numerator, edit.denominator) == (4, 6)
+    assert torch.ops.aten.mul.Tensor in [n.target for n in small.nodes]
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_slices_keep_the_memory_format(layout: torch.memory_format) -> None:
+    whole = torch.randn(4, 3, 5, 6).contiguous(memory_format=layout)
+    for cut in ({}, {0: np.array([0, 2]), 2: np.array([1, 3])}):
+        part = slice_axes(whole, cut)
+        assert memory_format(part) == layout
+        assert part.data_ptr() != whole.data_ptr()
+    assert torch.equal(part, whole[[0, 2]][:, :, [1, 3]])
+
+
+def test_memory_format_of_volumes_and_of_views() -> None:
+    volume = torch.randn(2, 3, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
+    assert memory_format(slice_axes(volume, {1: np.array([0, 2])})) == torch.channels_last_3d
+    assert memory_format(torch.randn(3, 4).t()) == torch.contiguous_format
+
+
+def test_an_edit_checks_what_it_replaces(program: Program) -> None:
+    node = next(n.name for n in program.nodes if "aten.mean" in str(n.target))
+    with pytest.raises(PlanError, match="keepdim is True, the plan expects 7"):
+        edit_graph(program, [SetArgument(node, "keepdim", None, 7, 8)])
+
+
+def test_a_length_known_at_run_time_is_scaled() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).view(x.shape[0] * 6).view(-1, 6))
+
+    program = fp.capture(Net(), (torch.randn(3, 4),))
+    plan = fp.plan(program, {"a.weight": (0, [2])})
+    small = fp.shrink(program, plan)
+    assert fp.verify(program, plan, small).ok
+    kinds = {type(e) for e in plan.edits}
+    assert kinds <= {SetArgument, ScaleArgument}
