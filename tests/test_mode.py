@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from fxprune.capture.export import capture
-from fxprune.mode import MODE, get_argument, mode_argument, set_training
+from fxprune.mode import MODE, mode_argument, set_training
+from fxprune.operands import get_argument
 
 
 def test_set_training_says_whether_it_changed() -> None:

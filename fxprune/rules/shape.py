@@ -300,24 +300,28 @@ def repeat_interleave(
 @rule("aten.pad", "aten.constant_pad_nd")
 def pad(u: Units, x: Axes, pads: Sequence[Any], mode: Any = "constant", *_: Any) -> Axes:
     """With one value, fewer positions may be added; `pads` counts from the last axis, both ends of each."""
-    sides = [
-        (pads[2 * k], pads[2 * k + 1]) if 2 * k < len(pads) else (0, 0) for k in range(len(x))
-    ][::-1]
     one_value = not isinstance(mode, str) or mode == "constant"
-    out, spelled = [], []
-    for i, (label, side) in enumerate(zip(x, sides, strict=True)):
-        if not any(isinstance(n, int) is False or n for n in side):
-            out.append(label)
-            spelled += [None, None]
-            continue
-        grows = one_value and label.columns and all(isinstance(n, int) and n >= 0 for n in side)
-        before, after = u.fresh(side) if grows else (Label(0), Label(0))
-        if not grows:
-            u.freeze(label, why="this axis is padded")
-        out.append(concat([before, label, after]) if grows else Label(u.out[i]))
-        spelled += [after, before] if grows else [None, None]
-    u.spell("pad", *spelled[::-1][: len(pads)])
+    out = list(x)
+    spelled: list[Label | None] = []
+    for axis, sides in zip(
+        reversed(range(len(x))), zip(pads[::2], pads[1::2], strict=True), strict=False
+    ):
+        ends = _padding(u, x[axis], sides) if one_value else None
+        spelled += ends or (None, None)
+        if ends:
+            out[axis] = concat([ends[0], x[axis], ends[1]])
+        elif any(n != 0 for n in sides):
+            u.freeze(x[axis], why="this axis is padded")
+            out[axis] = Label(u.out[axis])
+    u.spell("pad", *spelled)
     return tuple(out)
+
+
+def _padding(u: Units, label: Label, sides: Sequence[Any]) -> Axes | None:
+    """Labels of what is added at both ends of an axis that may change, if its lengths are known."""
+    if not label.columns or not all(isinstance(n, int) and n >= 0 for n in sides) or not any(sides):
+        return None
+    return u.fresh(sides)
 
 
 @rule(

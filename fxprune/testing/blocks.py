@@ -17,6 +17,8 @@ Forward = Callable[["Block", Tensor], Tensor]
 class Block(nn.Module):
     """Submodules and a function that uses them, by name."""
 
+    parts: nn.ModuleList
+
     def __init__(self, name: str, run: Forward, *parts: nn.Module) -> None:
         super().__init__()
         self.name, self.run, self.parts = name, run, nn.ModuleList(parts)
@@ -162,7 +164,8 @@ def linear(s: Sizes) -> Block:
     old, s.channels = s.channels, s.width()
 
     def run(b: Block, x: Tensor) -> Tensor:
-        return b.parts[0](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+        y: Tensor = b.parts[0](x.permute(0, 2, 3, 1))
+        return y.permute(0, 3, 1, 2).contiguous()
 
     return Block("linear", run, nn.Linear(old, s.channels))
 
@@ -171,7 +174,8 @@ def layer_norm(s: Sizes) -> Block:
     """Layer norm over channels of an image."""
 
     def run(b: Block, x: Tensor) -> Tensor:
-        return b.parts[0](x.flatten(2).transpose(1, 2)).transpose(1, 2).view(x.shape)
+        y: Tensor = b.parts[0](x.flatten(2).transpose(1, 2))
+        return y.transpose(1, 2).view(x.shape)
 
     return Block("layer_norm", run, nn.LayerNorm(s.channels))
 
@@ -188,7 +192,7 @@ def attention(s: Sizes) -> Block:
 
     def run(b: Block, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        y = b.parts[0](x.flatten(2).transpose(1, 2))
+        y: Tensor = b.parts[0](x.flatten(2).transpose(1, 2))
         q, k, v = y.view(n, h * w, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v) if fused else plain_attention(q, k, v)
         y = b.parts[1](y.transpose(1, 2).reshape(n, h * w, heads * size))

@@ -333,7 +333,11 @@ class Attention(nn.Module):
 
 def test_multihead_attention_with_a_mask() -> None:
     mask = torch.triu(torch.full((5, 5), float("-inf")), 1)
-    prunable = {"mha.in_proj_weight": (0, 1), "mha.out_proj.weight": (0, 1), "first.weight": 0}
+    prunable: dict[str, Any] = {
+        "mha.in_proj_weight": (0, 1),
+        "mha.out_proj.weight": (0, 1),
+        "first.weight": 0,
+    }
     check_network(Attention(), (tokens(), mask), prunable=prunable)
 
 
