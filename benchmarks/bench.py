@@ -192,11 +192,9 @@ measurements that alternated in one process.
 
 def render() -> str:
     """The page, as Markdown."""
-    parts = [_HEAD.format(versions=_versions(), machine=_machine())]
-    for name in TABLES:
-        if rows := read_rows(name):
-            parts.append(table_of(name).render(rows) + "\n" + failures(rows))
-    return "\n".join(parts)
+    known = {name: rows for name in TABLES if (rows := read_rows(name))}
+    sections = [table_of(n).render(rows) + "\n" + failures(rows) for n, rows in known.items()]
+    return "\n".join([_HEAD.format(versions=_versions(), machine=_machine()), *sections])
 
 
 def _versions() -> str:

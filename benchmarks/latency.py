@@ -71,7 +71,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 
 def resnet_by_hand(pruned: nn.Module) -> nn.Module:
-    """torchvision's ResNet-50 with layers of the pruned widths."""
+    """The ResNet-50 of torchvision with layers of the pruned widths."""
     from torchvision import models
 
     state = dict(pruned.state_dict())
@@ -191,7 +191,14 @@ the rounds of pruned / by hand. Wanted: at most {LIMIT}.
 
 """
     lines = [f"- {r['case']}: {ratio(r, 0):.3f}, {verdict(ratio(r, 0) <= LIMIT)}." for r in good]
-    head = ("network", "calls in the graph", "pruned ms", "by hand ms", "ratio", "ratio of CPU time")
+    head = (
+        "network",
+        "calls in the graph",
+        "pruned ms",
+        "by hand ms",
+        "ratio",
+        "ratio of CPU time",
+    )
     body = [
         (
             r["case"],

@@ -17,6 +17,25 @@ from fxprune.remark import Remark
 BoolArray = NDArray[np.bool_]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Expansion:
+    """What removes each unit of the analysis.
+
+    Attributes:
+        roots: for every unit `[raw]`, the place of the one that stands for it.
+        tables: `[k][roots]`, the units that remove it, one in each table, zeros last.
+    """
+
+    roots: IntArray
+    tables: tuple[IntArray, ...]
+
+    def removed_by(self, unit: int, raw: IntArray | slice = slice(None)) -> BoolArray:
+        """Which of the units of the analysis go with a final unit."""
+        hit = np.any([t == unit for t in self.tables], axis=0)
+        found: BoolArray = hit[self.roots[raw]]
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Axes:
     """The result of the analysis; depends on the Program only, never on weights.
@@ -40,7 +59,7 @@ class Axes:
     renormalised: BoolArray
     couplings: tuple[Coupling, ...]
     remarks: tuple[Remark, ...]
-    _expansion: tuple[IntArray, ...] = field(repr=False)
+    _expansion: Expansion = field(repr=False)
     _final: dict[int, tuple[Label, Label]] = field(default_factory=dict, repr=False)
 
     def final(self, label: Label) -> Label:
@@ -66,12 +85,13 @@ def lost_positions(label: Label, gone: BoolArray) -> BoolArray:
     return out
 
 
-def expand(label: Label, expansion: tuple[IntArray, ...]) -> Label:
-    """Columns through the table of final units `[k][raw units]`; empty and repeated columns fall away."""
+def expand(label: Label, expansion: Expansion) -> Label:
+    """Columns over the units that remove them; empty and repeated columns fall away."""
     columns: list[IntArray] = []
     for column in label.columns:
-        for table in expansion:
-            fresh = table[column]
+        roots = expansion.roots[column]
+        for table in expansion.tables:
+            fresh = table[roots]
             if fresh.any() and not any(np.array_equal(fresh, c) for c in columns):
                 columns.append(fresh)
     return Label(len(label), tuple(columns))

@@ -17,7 +17,7 @@ from fxprune.algebra.forest import UnitForest
 from fxprune.algebra.label import IntArray, Label
 from fxprune.algebra.units import Axes as Labels
 from fxprune.algebra.units import Units, frozen
-from fxprune.axes import Axes, expand
+from fxprune.axes import Axes, Expansion, expand
 from fxprune.operands import bind
 from fxprune.program import Program, describe
 from fxprune.remark import Remark
@@ -212,7 +212,7 @@ def _finish(walk: _Walk) -> Axes:
         renormalised=np.zeros(n_units, bool),
         couplings=tuple(units.couplings),
         remarks=tuple(walk.remarks),
-        _expansion=tuple(table[e] for e in expansion),
+        _expansion=Expansion(expansion.roots, tuple(table[t] for t in expansion.tables)),
     )
     for marks in units.marks.values():
         for label in marks.statistics:
@@ -227,23 +227,18 @@ def _renumber(label: Label, table: IntArray) -> Label:
     return Label(len(label), tuple(table[c] for c in label.columns))
 
 
-def _expansion(forest: UnitForest) -> tuple[IntArray, ...]:
-    """For every raw unit, the final units that remove it: `[k]` tables of `[units]`, zeros last."""
+def _expansion(forest: UnitForest) -> Expansion:
+    """What removes each unit, over the roots of the forest, which are far fewer than its units."""
     aliased, tuples = forest.resolve()
-    root = forest.find(np.arange(forest.size))
-    if not aliased.size:
-        return (root,)
-    place = np.full(forest.size, -1)
-    place[aliased] = np.arange(len(aliased))
-    parts = list(tuples)
-    while any((place[t] >= 0).any() for t in parts):
-        parts = _substitute(parts, place, tuples)
-    where = place[root]
-    hit = np.flatnonzero(where >= 0)
-    tables = [root, *(np.zeros_like(root) for _ in parts[1:])]
-    for table, part in zip(tables, parts, strict=True):
-        table[hit] = part[where[hit]]
-    return tuple(tables)
+    roots, n_roots = forest.number_roots()
+    tables = [np.arange(n_roots)]
+    if aliased.size:
+        aliased, tuples = roots[aliased], roots[tuples]
+        place = np.full(n_roots, -1)
+        place[aliased] = np.arange(len(aliased))
+        while any((place[t] >= 0).any() for t in tables):
+            tables = _substitute(tables, place, tuples)
+    return Expansion(roots, tuple(tables))
 
 
 def _substitute(tables: list[IntArray], place: IntArray, tuples: IntArray) -> list[IntArray]:
@@ -259,9 +254,9 @@ def _substitute(tables: list[IntArray], place: IntArray, tuples: IntArray) -> li
     return out
 
 
-def _number(expansion: tuple[IntArray, ...], params: dict[str, Labels]) -> tuple[IntArray, int]:
+def _number(expansion: Expansion, params: dict[str, Labels]) -> tuple[IntArray, int]:
     """Numbers the units that remove something of a parameter 1..n; others become frozen."""
-    seen = np.zeros(max(len(t) for t in expansion), bool)
+    seen = np.zeros(len(expansion.tables[0]), bool)
     for axes in params.values():
         for label in axes:
             for column in label.columns:

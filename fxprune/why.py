@@ -89,9 +89,7 @@ def explain_axis(axes: Axes, param: str, axis: int) -> Explanation:
 
 def coupling_graph(axes: Axes, unit: int) -> nx.Graph:
     """Positions of axes that one unit removes, as raw units, joined by the nodes that couple them."""
-    inside = np.zeros(len(axes._expansion[0]), bool)
-    for table in axes._expansion:
-        inside |= table == unit
+    inside = axes._expansion.removed_by(unit)
     graph = nx.Graph()
     for coupling in axes.couplings:
         if coupling.b is not None:
@@ -146,10 +144,7 @@ def _raw_labels(axes: Axes) -> dict[str, tuple[Label, ...]]:
 def _raw_units(axes: Axes, label: Label, unit: int) -> list[int]:
     found: list[int] = []
     for column in label.columns:
-        hit = np.zeros(len(column), bool)
-        for table in axes._expansion:
-            hit |= table[column] == unit
-        found += column[hit].tolist()
+        found += column[axes._expansion.removed_by(unit, column)].tolist()
     return found
 
 

@@ -42,6 +42,12 @@ class UnitForest:
         self._parent[ids] = roots
         return roots
 
+    def number_roots(self) -> tuple[IntArray, int]:
+        """For each unit the number of the one that stands for it, 0 to n - 1 in order, and n."""
+        stands = self.find(np.arange(self.size))
+        numbers = np.cumsum(stands == np.arange(self.size)) - 1
+        return numbers[stands], int(numbers[-1]) + 1
+
     def union(self, a: IntArray, b: IntArray) -> bool:
         """Makes a[i] and b[i] one unit; says whether any two were not."""
         changed = False
