@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.caches import cache_remarks, register_caches
 from fxprune.capture.failure import first_line, to_capture_error
 from fxprune.capture.modes import (
     ModeCheck,
@@ -68,6 +69,7 @@ def capture(
     if isinstance(model, ExportedProgram):
         return _from_exported(model, _example_inputs(model, args, kwargs))
     inputs = _checked_inputs(model, args, kwargs)
+    register_caches()
     with _unchanged(model):
         exported, free, remarks = _export_batched(
             model, _on_device_of(model, inputs), dynamic_batch
@@ -80,7 +82,7 @@ def capture(
         inputs.kwargs,
         free_batch=free,
         name=type(model).__name__,
-        remarks=(*remarks, *more),
+        remarks=(*remarks, *more, *cache_remarks(type(model).__name__, exported)),
     )
 
 

@@ -53,6 +53,11 @@ def _advice(error: Exception) -> tuple[str, str]:
             "the model's control flow depends on the values of a tensor",
             "move the branch out of forward, use torch.where, or take fp.capture_partial(model, args)",
         )
+    if "Cache" in text and "pytree" in text:
+        return (
+            "the model returns a cache of a class that torch.export does not know",
+            "pass use_cache=False among the example inputs, or register the class as a pytree node",
+        )
     if any(t in text for t in ("register_dataclass", "register_pytree_node", "Unsupported output")):
         return (
             "an input or output of the model is of a type torch.export does not know",

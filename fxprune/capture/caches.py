@@ -1,0 +1,56 @@
+"""Key-value caches of transformers among a model's outputs.
+
+Causal language models return a cache unless told not to. torch.export must know its class, and what is
+returned is frozen: the keys and values of every attention stay at full size.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from fxprune.remark import Remark
+
+
+def register_caches() -> None:
+    """Tells torch.export of transformers' cache classes, where transformers is loaded."""
+    utils = sys.modules.get("transformers.cache_utils")
+    if utils is None:
+        return
+    from transformers.integrations.executorch import register_dynamic_cache_export_support
+
+    register_dynamic_cache_export_support()
+    both = getattr(utils, "EncoderDecoderCache", None)
+    if both is not None and both not in pytree.SUPPORTED_NODES:
+        pytree.register_pytree_node(
+            both,
+            lambda cache: ([cache.self_attention_cache, cache.cross_attention_cache], None),
+            lambda caches, _: both(*caches),
+            serialized_type_name="transformers.cache_utils.EncoderDecoderCache",
+        )
+
+
+def cache_remarks(name: str, exported: ExportedProgram) -> list[Remark]:
+    """Says that a returned cache keeps keys and values whole."""
+    if not _has_cache(exported.call_spec.out_spec):
+        return []
+    return [
+        Remark(
+            "analysis",
+            "capture.cache-output",
+            name,
+            "the model returns its key-value cache, so no key or value channel may go",
+            "what a network returns keeps its size",
+            "pass use_cache=False among the example inputs, unless the cache's layout must stay",
+        )
+    ]
+
+
+def _has_cache(spec: Any) -> bool:
+    kind = getattr(spec, "type", None)
+    if kind is not None and "Cache" in getattr(kind, "__name__", ""):
+        return True
+    return any(_has_cache(child) for child in spec.children())
