@@ -139,12 +139,13 @@ def _signatures(axes: Axes, keys: list[tuple[str, int]]) -> np.ndarray:
 def distinct(units: IntArray, n_units: int) -> IntArray:
     """Each unit once, ascending, without the frozen one; `np.unique` takes many times as long."""
     if len(units) * 8 >= n_units:
-        found = np.flatnonzero(np.bincount(units, minlength=n_units))
-        return found[found != 0]
+        found: IntArray = np.flatnonzero(np.bincount(units, minlength=n_units))
+        return found[int(found.size and found[0] == 0) :]
     ordered = np.sort(units)
-    first = ordered != 0
-    first[1:] &= ordered[1:] != ordered[:-1]
-    return ordered[first]
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    once: IntArray = ordered[first & (ordered != 0)]
+    return once
 
 
 def _roles(axes: Axes) -> dict[tuple[str, int], Role]:
