@@ -72,11 +72,8 @@ def _beside(u: Units, x: Axes, dim: int, indices: Axes) -> Axes:
     """Freezes `dim` of both; pairs the others, of which `indices` may hold fewer positions."""
     if not x:
         return indices
-    dim %= len(x)
     u.freeze(x[dim], indices[dim], why="positions are named by data")
-    return tuple(
-        b if i == dim else u.unify(b, a) for i, (a, b) in enumerate(zip(x, indices, strict=True))
-    )
+    return tuple(u.unify(b, a) for a, b in zip(x, indices, strict=True))
 
 
 @rule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import numpy as np
@@ -236,14 +236,14 @@ def _show(places: Sequence[tuple[str, int]]) -> str:
 def _can_go(sample: Sample, places: Sequence[tuple[str, int]], length: int) -> bool:
     program = build_program(sample)
     return all(
-        _agrees(program, places, p, shift)
+        _agrees(program, places, p, length, shift)
         for p in {0, length // 2, length - 1}
         for shift in (0, 4, -4)
     )
 
 
 def _agrees(
-    program: Program, places: Sequence[tuple[str, int]], position: int, shift: float
+    program: Program, places: Sequence[tuple[str, int]], position: int, length: int, shift: float
 ) -> bool:
     """Whether the operator on tensors without `position` computes a part of it on tensors with zeros there."""
     rest: dict[str, dict[int, IntArray]] = {name: {} for name, _ in places}
@@ -261,7 +261,7 @@ def _agrees(
         small = run(slice_axes)
     except (RuntimeError, IndexError, ValueError):
         return False
-    return all(_is_part(a, b, position) for a, b in zip(small, run(_blank), strict=True))
+    return all(_is_part(a, b, position, length) for a, b in zip(small, run(_blank), strict=True))
 
 
 def _shifted(value: Tensor, shift: float) -> Tensor:
@@ -271,11 +271,24 @@ def _shifted(value: Tensor, shift: float) -> Tensor:
     return value + shift if value.is_floating_point() else value
 
 
-def _is_part(small: Tensor, large: Tensor, position: int) -> bool:
-    cut = [i for i, (a, b) in enumerate(zip(small.shape, large.shape, strict=False)) if a != b]
-    if small.dim() != large.dim() or any(large.shape[i] - small.shape[i] != 1 for i in cut):
+def _is_part(small: Tensor, large: Tensor, position: int, length: int) -> bool:
+    """Whether `small` is `large` without some positions of the axes where they differ."""
+    if small.dim() != large.dim():
         return False
-    if any(position >= large.shape[i] for i in cut):
-        return False
-    kept = {i: np.delete(np.arange(large.shape[i]), position) for i in cut}
-    return relative_error(small, slice_axes(large, kept)) <= TOLERANCE
+    cut = [i for i, (a, b) in enumerate(zip(small.shape, large.shape, strict=True)) if a != b]
+    lost = [_stands_for(position, length, large.shape[i], small.shape[i]) for i in cut]
+    for places in product(*lost):
+        kept = {i: np.delete(np.arange(large.shape[i]), p) for i, p in zip(cut, places, strict=True)}
+        if relative_error(small, slice_axes(large, kept)) <= TOLERANCE:
+            return True
+    return False
+
+
+def _stands_for(position: int, length: int, size: int, left: int) -> list[IntArray]:
+    """Which positions of an axis of `size` one of an axis of `length` may stand for, when `left` are left."""
+    times = size - left
+    if times == 1 and position < size:
+        return [np.array([position])]
+    if times < 1 or size != times * length:
+        return []
+    return [position + length * np.arange(times), position * times + np.arange(times)]
