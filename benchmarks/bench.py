@@ -200,9 +200,7 @@ def render() -> str:
 def _versions() -> str:
     names = ("torch", "torchvision", "transformers", "torch-pruning", "numpy", "scipy")
     found = ", ".join(f"{n} {version(n)}" for n in names)
-    commits = {r.get("commit", "") for name in TABLES for r in read_rows(name)} - {""}
-    at = ", ".join(sorted(commits))
-    return f"Python {platform.python_version()}, {found}, fxprune at {at}."
+    return f"Python {platform.python_version()}, {found}, fxprune at {_commit()} or shortly before."
 
 
 def _machine() -> str:

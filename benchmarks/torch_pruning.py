@@ -99,7 +99,9 @@ def prune_theirs(example: Example) -> None:
 
 def last_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that make the output: the last one with weights, and what is named like one."""
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    layers: dict[str, nn.Module] = {
+        n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
+    }
     named = [m for n, m in layers.items() if n.rpartition(".")[2] in ("lm_head", "proj_out")]
     return named or list(layers.values())[-1:]
 
@@ -109,7 +111,7 @@ def heads_of(model: nn.Module) -> dict[nn.Module, int]:
     config = getattr(model, "config", None)
     many = getattr(config, "num_attention_heads", 0)
     few = getattr(config, "num_key_value_heads", None) or many
-    found = {}
+    found: dict[nn.Module, int] = {}
     for name, module in model.named_modules():
         leaf = name.rpartition(".")[2]
         if many and isinstance(module, nn.Linear) and leaf in (*_QUERIES, *_KEYS):
