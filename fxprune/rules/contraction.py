@@ -23,6 +23,20 @@ def inner(u: Units, a: Axes, b: Axes) -> Axes:
     return a[:-1] + b[:-1]
 
 
+@rule("aten._cdist_forward")
+def cdist(u: Units, a: Axes, b: Axes, *_: Any) -> Axes:
+    """Distances of all rows [..., n, k] to all rows [..., m, k]; equal entries are no distance apart."""
+    u.contract(a[-1], b[-1])
+    return *u.broadcast(a[:-2], b[:-2]), a[-2], b[-2]
+
+
+@rule("aten.linalg_cross")
+def cross(u: Units, a: Axes, b: Axes, *, dim: int = -1) -> Axes:
+    """The three positions of one axis stand for directions."""
+    u.freeze(a[dim], b[dim], why="positions stand for directions")
+    return u.broadcast(a, b)
+
+
 @rule("aten.outer", "aten.ger")
 def outer(u: Units, a: Axes, b: Axes) -> Axes:
     """[n] x [m] -> [n, m]."""

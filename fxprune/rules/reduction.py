@@ -104,6 +104,14 @@ def cumsum(u: Units, x: Axes, dim: int, **_: Any) -> Axes:
     return x
 
 
+@rule("aten._fft_r2c", "aten._fft_c2c")
+def fourier(u: Units, x: Axes, dims: list[int], *_: Any) -> Axes:
+    """Every position of the transformed axes has its share in every other."""
+    turned = {d % len(x) for d in dims}
+    u.freeze(*(x[d] for d in turned), why="every position of this axis has a share in every other")
+    return tuple(Label(u.out[i]) if i in turned else a for i, a in enumerate(x))
+
+
 @rule("aten.cummax", "aten.cummin", "aten.sort.default")
 def ordered(u: Units, x: Axes, dim: int = -1, *_: Any) -> list[Axes]:
     """The order of positions is data."""

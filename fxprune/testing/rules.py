@@ -278,7 +278,9 @@ def _is_part(small: Tensor, large: Tensor, position: int, length: int) -> bool:
     cut = [i for i, (a, b) in enumerate(zip(small.shape, large.shape, strict=True)) if a != b]
     lost = [_stands_for(position, length, large.shape[i], small.shape[i]) for i in cut]
     for places in product(*lost):
-        kept = {i: np.delete(np.arange(large.shape[i]), p) for i, p in zip(cut, places, strict=True)}
+        kept = {
+            i: np.delete(np.arange(large.shape[i]), p) for i, p in zip(cut, places, strict=True)
+        }
         if relative_error(small, slice_axes(large, kept)) <= TOLERANCE:
             return True
     return False

@@ -22,6 +22,7 @@ SAMPLES = [
     sample("aten.index_select", t(4, 5), 1, index(5, 3)),
     sample("aten.index_select", t(4, 5), -1, index(5, 3)),
     sample("aten.gather", t(4, 5), 1, index(5, 4, 3)),
+    sample("aten.gather", t(4, 5), 1, index(5, 4, 5)),
     sample("aten.gather", t(4, 5), -2, index(4, 3, 2)),
     sample("aten.gather", t(), 0, index(1)),
     sample("aten.take", t(4, 5), index(20, 3)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxprune.testing.sample import Sample, mask, positive, sample, t
+from fxprune.testing.sample import Sample, T, mask, positive, sample, t
 
 
 def _alike(name: str) -> list[Sample]:
@@ -66,6 +66,8 @@ SAMPLES = [
         for name in ("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
         for s in _alike(name)
     ),
+    sample("aten._fft_r2c", t(3, 4, 5), [1], 0, True),
+    sample("aten._fft_c2c", T((3, 4), "complex"), [-1], 0, True),
     sample("aten.sort", t(3, 4)),
     sample("aten.sort", t(3, 4), 0, True),
     sample("aten.sort.stable", t(3, 4), stable=True, dim=0),
