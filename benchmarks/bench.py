@@ -184,8 +184,8 @@ Made by `make bench`, that is `python benchmarks/bench.py`; one table alone by
 `python benchmarks/bench.py TABLE`. {versions} {machine}
 
 Seconds are CPU time of the process, one thread, unless a table says otherwise; weights are random.
-The machine was shared with other work, so absolute numbers are upper bounds; ratios compare
-measurements that alternated in one process.
+The machine was shared with other work, so absolute numbers are upper bounds. Latency and the table
+beside Torch-Pruning compare measurements that alternated in one process.
 
 """
 

@@ -83,6 +83,13 @@ def render(rows: Sequence[Row]) -> str:
         f"each model. {len(good)} models: median {statistics.median(shares):.3f}, highest",
         f"{max(shares):.3f}, {over} above {LIMIT}: {verdict(not over)}.\n",
     ]
+    if again := [r["first_share"] for r in good if "first_share" in r]:
+        kept = [share_of(r) for r in good if "first_share" not in r]
+        lines.append(
+            f"{len(again)} rows, those highest in a first pass, were measured again after the solver "
+            f"changed, the others not. The first pass: highest {max(again):.3f}, "
+            f"{sum(s > LIMIT for s in again + kept)} above {LIMIT}.\n"
+        )
     body = [
         (
             r["case"],

@@ -262,7 +262,7 @@ def render(rows: Sequence[Row]) -> str:
 def _summary(ratios: list[float]) -> str:
     median, tail = statistics.median(ratios), statistics.quantiles(ratios, n=10)[-1]
     return (
-        f"- {len(ratios)} models timed. Ratio: median {median:.2f} ({verdict(median <= MEDIAN)}), "
+        f"- {len(ratios)} models timed of {len(cases())}. Ratio: median {median:.2f} ({verdict(median <= MEDIAN)}), "
         f"90th percentile {tail:.2f} ({verdict(tail <= TAIL)})."
     )
 
