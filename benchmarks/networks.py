@@ -150,9 +150,9 @@ def _widen_detections(model: nn.Module) -> None:
 
 
 def _spread_scores(model: nn.Module) -> None:
-    """Weights of usual size: with its own tiny ones all boxes tie, and rounding sorts them."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+    """Larger weights for the scores: with its own tiny ones all boxes tie, and rounding sorts them."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and name.startswith(("head", "backbone.extra")):
             nn.init.kaiming_normal_(module.weight)
 
 
