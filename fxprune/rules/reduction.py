@@ -104,7 +104,7 @@ def cumsum(u: Units, x: Axes, dim: int, **_: Any) -> Axes:
     return x
 
 
-@rule("aten._fft_r2c", "aten._fft_c2c")
+@rule("aten._fft_r2c", "aten._fft_c2c", "aten._fft_c2r")
 def fourier(u: Units, x: Axes, dims: list[int], *_: Any) -> Axes:
     """Every position of the transformed axes has its share in every other."""
     turned = {d % len(x) for d in dims}

@@ -67,7 +67,8 @@ SAMPLES = [
         for s in _alike(name)
     ),
     sample("aten._fft_r2c", t(3, 4, 5), [1], 0, True),
-    sample("aten._fft_c2c", T((3, 4), "complex"), [-1], 0, True),
+    sample("aten._fft_c2c", T((3, 4), "complex"), [1], 0, True),
+    sample("aten._fft_c2r", T((3, 4), "complex"), [1], 0, 6),
     sample("aten.sort", t(3, 4)),
     sample("aten.sort", t(3, 4), 0, True),
     sample("aten.sort.stable", t(3, 4), stable=True, dim=0),
