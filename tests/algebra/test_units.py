@@ -39,6 +39,31 @@ def test_unify_joins_position_by_position() -> None:
     assert len(set(u.forest.find(a.columns[0]))) == 3
 
 
+def test_unions_are_transitive_in_any_order() -> None:
+    u = made()
+    a, b, c, d = (axis(u, 2) for _ in range(4))
+    for x, y in ((c, d), (b, c), (a, b)):
+        u.unify(x, y)
+    assert same(u, a, d)
+    assert (u.forest.find(d.columns[0]) == a.columns[0]).all()
+
+
+def test_a_unit_joined_with_two_others_in_one_call() -> None:
+    u = made()
+    a, b, c = (int(x.columns[0][0]) for x in (axis(u, 1), axis(u, 1), axis(u, 1)))
+    assert u.forest.union(np.array([a, b]), np.array([c, c]))
+    assert len(set(u.forest.find(np.array([a, b, c])))) == 1
+    assert not u.forest.union(np.array([a]), np.array([c]))
+
+
+def test_thousands_of_units() -> None:
+    u = made()
+    parts = [axis(u, 700) for _ in range(5)]
+    u.unify(parts[0], parts[4])
+    assert same(u, parts[0], parts[4])
+    assert len({int(n) for p in parts for n in u.forest.find(p.columns[0])}) == 4 * 700
+
+
 def test_a_frozen_axis_freezes_the_other() -> None:
     u = made()
     a = axis(u, 3)
