@@ -258,7 +258,8 @@ COLUMNS = (
 def render(rows: Mapping[str, Row], order: list[Network]) -> str:
     """The page, as Markdown."""
     known = [rows[n.name] for n in order if n.name in rows]
-    parts = [_HEAD.format(versions=_versions(), totals=_totals(known, len(order)))]
+    totals = _totals(known, len(order))
+    parts = [_HEAD.format(versions=_versions(), measured=_measured(known), totals=totals)]
     for kind in dict.fromkeys(r["kind"] for r in known):
         here = [r for r in known if r["kind"] == kind]
         columns = [c for c in COLUMNS if c != "outside embeddings" or kind == "transformers"]
@@ -292,7 +293,10 @@ As torchvision and transformers build them, except: images are small (a network'
 depend on their size), GoogLeNet and Inception lack the second head that only training runs, RAFT
 makes 3 of its 12 refinements, transformers have two layers. Detectors cannot be exported whole: their
 largest submodules that can are pruned (`fxprune.partial`), what lies between them is not, and the
-whole detector is compared in float64, boxes, scores and labels.
+whole detector is compared in float64, boxes, scores and labels, with a score threshold of 0 and few
+proposals; SSDlite's heads are given weights of the usual size, since its own make all scores tie.
+
+{measured}
 
 {totals}
 """
@@ -372,7 +376,19 @@ def _versions() -> str:
 
     names = ("torch", "torchvision", "transformers", "timm")
     found = ", ".join(f"{n} {version(n)}" for n in names)
-    return f"Python {platform.python_version()}, {found}, fxprune at {_commit()}."
+    return f"Python {platform.python_version()}, {found}."
+
+
+def _measured(rows: list[Row]) -> str:
+    """Which versions of fxprune the rows come from."""
+    commits = sorted({str(r.get("commit")) for r in rows})
+    if len(commits) == 1:
+        return f"All rows were measured at {commits[0]}."
+    return (
+        f"The rows were measured while the library was being built, at {len(commits)} of its commits "
+        f"({', '.join(commits)}), on a machine that did other work, most of them in one process one after "
+        "the other; `--fresh` measures all of them again."
+    )
 
 
 def main() -> None:
