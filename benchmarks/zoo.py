@@ -381,7 +381,7 @@ def _versions() -> str:
 
 def _measured(rows: list[Row]) -> str:
     """Which versions of fxprune the rows come from."""
-    commits = sorted({str(r.get("commit")) for r in rows})
+    commits = sorted({str(r.get("commit") or "an unrecorded one") for r in rows})
     if len(commits) == 1:
         return f"All rows were measured at {commits[0]}."
     return (
