@@ -13,7 +13,9 @@ from fxprune.rules.table import lookup
 AT_RUN_TIME = object()  # stands for a graph node
 
 
-def call(name: str, shape: list[int], out: list[int], *args: Any, symbolic: tuple[int, ...] = ()) -> Any:
+def call(
+    name: str, shape: list[int], out: list[int], *args: Any, symbolic: tuple[int, ...] = ()
+) -> Any:
     """The labels of the arguments and of the result, and what is left free."""
     u = Units()
     u.enter("node", out, symbolic=symbolic, arguments=("size",))
