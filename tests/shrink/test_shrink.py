@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import fxprune as fp
 from fxprune.errors import PlanError
@@ -117,3 +119,31 @@ def test_a_length_known_at_run_time_is_scaled() -> None:
     assert ScaleArgument in {type(e) for e in plan.edits}
     added = [n for n in small.nodes if n.target in (operator.mul, operator.floordiv)]
     assert all(isinstance(n.meta["val"], torch.SymInt) for n in added)
+
+
+class Sizes(torch.fx.Interpreter):
+    """Holds what every node computes against the example value it carries."""
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        found = super().run_node(n)
+        if n.op != "output":
+            pairs = zip(tree_leaves(found), tree_leaves(n.meta["val"]), strict=True)
+            assert all(a.shape[1:] == b.shape[1:] for a, b in pairs if isinstance(a, Tensor))
+        return found
+
+
+def test_every_node_carries_the_size_of_what_it_computes() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(3, 2), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            p, q = self.a(x).chunk(2, -1)
+            values, _ = x.max(0, keepdim=True)
+            return self.b(p) + self.b(q.sort(0)[0]) + self.c(values)
+
+    x = torch.randn(3, 4)
+    program = fp.capture(Net(), (x,))
+    small = fp.shrink(program, fp.plan(program, {"b.weight": (1, [2])}))
+    Sizes(small.module).run(x)
