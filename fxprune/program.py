@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxprune.mode import set_training
+from fxprune.leaf import Leaf
+from fxprune.mode import MODE, set_training
 from fxprune.remark import Remark
+from fxprune.torch_private import higher_order, overload
 
 
 class TracedModule(fx.GraphModule):
-    """A GraphModule whose `train()` and `eval()` also switch batch norm, dropout in its graph."""
+    """A GraphModule whose `train()` and `eval()` also switch batch norm, dropout in its graph.
+
+    It can be pickled: tensors, graph, mode, and of each node its name, module and source line. What is
+    known of sizes is lost then; `fp.save` keeps it.
+    """
 
     def train(self, mode: bool = True) -> TracedModule:
         """Sets train or eval mode; returns itself."""
@@ -22,6 +29,14 @@ class TracedModule(fx.GraphModule):
         if set_training(self, mode):
             self.recompile()
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # GraphModule's own traces its code again: marks, names and the structure of inputs are lost.
+        tree = torch.nn.Module()
+        share_tensors(self, tree)
+        for node in self.graph.find_nodes(op="get_attr"):
+            _share_other(self, tree, str(node.target))
+        return _unpickled, (tree, _rows(self.graph), self.graph._codegen, self.training)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +86,10 @@ class Program:
     def eval(self) -> Program:
         """Switches batch norm and dropout to eval mode, in place; returns itself."""
         return self.train(False)
+
+    def with_module(self, module: TracedModule) -> Program:
+        """The same program of another graph."""
+        return replace(self, module=module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -130,7 +149,7 @@ def build_module(tree: torch.nn.Module, graph: fx.Graph, *, training: bool) -> T
 
 
 def share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
-    """Puts every parameter and buffer of `source` under its own name and order in `target`."""
+    """Puts every parameter, buffer and leaf module of `source` under its own name in `target`."""
     target._parameters.clear()
     target._buffers.clear()
     for name, parameter in source._parameters.items():
@@ -140,7 +159,9 @@ def share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
         target.register_buffer(name, buffer, persistent=kept)
     target._modules.clear()
     for name, child in source._modules.items():
-        if child is not None:
+        if isinstance(child, Leaf):
+            target._modules[name] = child.clone()
+        elif child is not None:
             twin = torch.nn.Module()
             share_tensors(child, twin)
             target._modules[name] = twin
@@ -155,3 +176,64 @@ def _share_other(source: torch.nn.Module, target: torch.nn.Module, name: str) ->
         owner._modules[leaf] = value
     elif not isinstance(value, torch.Tensor):
         setattr(owner, leaf, value)
+
+
+# A graph as plain data, for pickle
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """Stands for the node of a row."""
+
+    row: int
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """Stands for what is found in `torch.ops`, which pickle cannot name."""
+
+    name: str
+
+
+def _rows(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """Operation, target, arguments, name and lasting metadata of each node, in order."""
+    rows: dict[fx.Node, Any] = {node: _Ref(i) for i, node in enumerate(graph.nodes)}
+    return [
+        (n.op, _target(n), *fx.map_arg((n.args, n.kwargs), rows.__getitem__), n.name, _lasting(n))
+        for n in graph.nodes
+    ]
+
+
+def _target(node: fx.Node) -> Any:
+    if (operator := overload(node)) is not None:
+        return _Operator(str(operator))
+    if name := higher_order(node):
+        return _Operator(f"higher_order.{name}")
+    return node.target
+
+
+def _lasting(node: fx.Node) -> dict[str, Any]:
+    """Metadata that means something in another process, classes by their names."""
+    meta = {key: node.meta[key] for key in (MODE, "stack_trace") if key in node.meta}
+    if stack := node.meta.get("nn_module_stack"):
+        meta["nn_module_stack"] = {
+            key: (path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}")
+            for key, (path, kind) in stack.items()
+        }
+    return meta
+
+
+def _unpickled(
+    tree: torch.nn.Module, rows: Sequence[tuple[Any, ...]], codegen: Any, training: bool
+) -> TracedModule:
+    graph, nodes = fx.Graph(), list[fx.Node]()
+    for op, target, args, kwargs, name, meta in rows:
+        if isinstance(target, _Operator):
+            target = reduce(getattr, target.name.split("."), torch.ops)
+        args, kwargs = fx.node.map_aggregate(
+            (args, kwargs), lambda a: nodes[a.row] if isinstance(a, _Ref) else a
+        )
+        nodes.append(graph.create_node(op, target, args, kwargs, name))
+        nodes[-1].meta.update(meta)
+    graph.set_codegen(codegen)
+    return build_module(tree, graph, training=training)
