@@ -13,8 +13,9 @@ import fxprune as fp
 from fxprune.errors import PlanError
 from fxprune.plan import Rescale, ScaleArgument, SetArgument
 from fxprune.program import Program
+from fxprune.shrink import tensors
 from fxprune.shrink.nodes import edit_graph
-from fxprune.shrink.tensors import memory_format, slice_axes
+from fxprune.shrink.tensors import memory_format, run_length, slice_axes
 
 
 class Shared(nn.Module):
@@ -89,6 +90,66 @@ def test_slices_keep_the_memory_format(layout: torch.memory_format) -> None:
         assert memory_format(part) == layout
         assert part.data_ptr() != whole.data_ptr()
     assert torch.equal(part, whole[[0, 2]][:, :, [1, 3]])
+
+
+CUTS = {
+    (): {},
+    (0,): {0: [0, 2, 3, 7]},
+    (1,): {1: [1, 4, 5]},
+    (3,): {3: [2, 3, 4, 5]},
+    (0, 1): {0: [0, 2, 3, 7], 1: [1, 4, 5]},
+    (0, 3): {0: [0, 2, 3, 7], 3: [0, 1, 4, 5]},
+    (1, 2, 3): {1: [0], 2: [1, 2], 3: [3]},
+    (0, 1, 2, 3): {0: [7], 1: [0, 5], 2: [0, 2], 3: [0, 2, 4]},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.bool])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("axes", CUTS, ids=str)
+def test_large_tensors_are_cut_as_small_ones(
+    axes: tuple[int, ...],
+    layout: torch.memory_format,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = torch.randn(8, 6, 3, 6).gt(0) if dtype is torch.bool else torch.randn(8, 6, 3, 6)
+    whole = whole.to(dtype).contiguous(memory_format=layout)
+    cut = {axis: np.array(positions) for axis, positions in CUTS[axes].items()}
+    small = slice_axes(whole, cut)
+    monkeypatch.setattr(tensors, "LARGE", 0)
+    monkeypatch.setattr(tensors, "BLOCK", 40)
+    large = slice_axes(whole, cut)
+    assert torch.equal(small, large)
+    assert large.is_contiguous(memory_format=layout)
+    assert large.dtype == dtype
+    assert large.untyped_storage().nbytes() == large.nbytes
+    assert large.data_ptr() % tensors.ALIGNMENT == 0
+    assert torch.equal(
+        large, whole[np.ix_(*(cut.get(i, np.arange(n)) for i, n in enumerate(whole.shape)))]
+    )
+
+
+def test_an_axis_that_loses_everything_is_cut_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "LARGE", 0)
+    none = np.zeros(0, np.int64)
+    assert slice_axes(torch.ones(3, 4), {0: none, 1: np.array([1])}).shape == (0, 1)
+    assert slice_axes(torch.ones(3, 4), {0: np.array([1]), 1: none}).shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kept", "length", "run"),
+    [
+        (range(12), 12, 12),
+        ([0, 1, 2, 6, 7, 8], 12, 3),
+        ([2, 3, 4, 5, 8, 9], 10, 2),
+        ([0, 1, 4, 5], 7, 1),
+        ([3], 4, 1),
+        ([], 8, 8),
+    ],
+)
+def test_run_length_is_that_of_whole_pieces(kept: list[int], length: int, run: int) -> None:
+    assert run_length(np.array(kept, np.int64), length) == run
 
 
 def test_memory_format_of_volumes_and_of_views() -> None:
