@@ -49,10 +49,10 @@ def slice_axes(tensor: torch.Tensor, cut: Mapping[int, IntArray]) -> torch.Tenso
     source = tensor.contiguous(memory_format=layout).permute(order)
     kept = {order.index(axis): positions for axis, positions in cut.items()}
     out = empty([len(kept.get(i, range(n))) for i, n in enumerate(source.shape)], tensor.dtype)
-    if kept:
-        _gather(source, kept, out)
-    else:
+    if not kept:
         out.copy_(source)
+    elif out.numel():
+        _gather(source, kept, out)
     return out.permute([order.index(axis) for axis in range(len(order))])
 
 
