@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -18,12 +17,12 @@ from fxprune.errors import BudgetError
 from fxprune.group import Groups, find_groups
 from fxprune.importance import Importance, score_units
 from fxprune.partial import Partial
+from fxprune.pipeline.cache import solved
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
 from fxprune.program import Program, module_path
 from fxprune.remark import Remark
 from fxprune.report import GroupRow, Report, compare, summary
 from fxprune.shrink import apply_plan
-from fxprune.solve import solve
 from fxprune.verify import Check, compare_programs
 from fxprune.why import Explanation, explain_axis
 
@@ -36,18 +35,10 @@ __all__ = [
     "plan",
     "prune",
     "shrink",
+    "solved",
     "summary",
     "verify",
 ]
-
-_solved: WeakKeyDictionary[Program, Axes] = WeakKeyDictionary()
-
-
-def solved(program: Program) -> Axes:
-    """The labels of a program, worked out once."""
-    if program not in _solved:
-        _solved[program] = solve(program)
-    return _solved[program]
 
 
 def groups(program: Program) -> Groups:

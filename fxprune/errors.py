@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FxpruneError(Exception):
     """Base of every error fxprune raises on purpose.
@@ -44,6 +46,21 @@ class PlanError(FxpruneError):
 
 class VerifyError(FxpruneError):
     """The smaller program does not compute what the silenced original computes."""
+
+
+class PipelineError(FxpruneError):
+    """A pass failed, or broke what it declares to keep.
+
+    Attributes:
+        program: the program before that pass; nothing of the user's has changed.
+        failed: name of the pass.
+    """
+
+    def __init__(
+        self, what: str, *, program: Any, failed: str, where: str = "", why: str = "", do: str = ""
+    ) -> None:
+        super().__init__(what, where=where, why=why, do=do)
+        self.program, self.failed = program, failed
 
 
 class LoadError(FxpruneError):

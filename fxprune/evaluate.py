@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.func import functional_call
 from torch.fx._pytree import tree_flatten_spec
 from torch.utils import _pytree as pytree
 
@@ -94,6 +95,16 @@ class Evaluator(fx.Interpreter):
         if not value.is_floating_point() or target.rpartition(".")[2].startswith("running_"):
             self._buffers[target] = out
         return out
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A gate or an observer, on copies of its tensors: it counts nothing here."""
+        leaf = self.fetch_attr(target)
+        state = {}
+        for name, value in (*leaf.named_parameters(), *leaf.named_buffers()):
+            cast = self._cast(value.detach())
+            cast = cast.clone() if cast is value else cast
+            state[name] = self._provide(f"{target}.{name}", cast) if self._provide else cast
+        return functional_call(leaf, state, args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An operator, with casts and new tensors in the run's precision."""

@@ -18,6 +18,7 @@ from fxprune.algebra.label import IntArray, Label
 from fxprune.algebra.units import Axes as Labels
 from fxprune.algebra.units import Units, frozen
 from fxprune.axes import Axes, Expansion, expand
+from fxprune.leaf import Leaf, leaf_of
 from fxprune.operands import bind
 from fxprune.program import Program, describe
 from fxprune.remark import Remark
@@ -30,6 +31,7 @@ from fxprune.sizes import Sizes, is_symbolic, shapes, symbolic_axes
 class _Walk:
     program: Program
     sizes: Sizes
+    tensors: dict[str, torch.Tensor]
     units: Units = field(default_factory=Units)
     env: dict[fx.Node, Any] = field(default_factory=dict)
     params: dict[str, Labels] = field(default_factory=dict)
@@ -50,26 +52,25 @@ def solve(program: Program, *, freeze_outputs: bool = True) -> Axes:
         freeze_outputs: whether the program's outputs keep their sizes; only tests of rules let them go.
     """
     sizes = Sizes.of_inputs(program.input_values())
-    walk = _Walk(program, sizes=sizes, freeze_outputs=freeze_outputs)
-    tensors = program.tensors()
-    _name_tensors(walk, tensors)
+    walk = _Walk(program, sizes, program.tensors(), freeze_outputs=freeze_outputs)
+    _name_tensors(walk)
     for node in program.nodes:
-        walk.env[node] = _visit(walk, node, tensors)
+        walk.env[node] = _visit(walk, node)
     return _finish(walk)
 
 
-def _name_tensors(walk: _Walk, tensors: dict[str, torch.Tensor]) -> None:
-    for name, tensor in tensors.items():
+def _name_tensors(walk: _Walk) -> None:
+    for name, tensor in walk.tensors.items():
         first = walk.first.setdefault(id(tensor), name)
         walk.names[first] = (*walk.names.get(first, ()), name)
 
 
-def _visit(walk: _Walk, node: fx.Node, tensors: dict[str, torch.Tensor]) -> Any:
+def _visit(walk: _Walk, node: fx.Node) -> Any:
     if node.op == "placeholder":
         shape = shapes(walk.sizes, node.meta.get("val"))
         return None if shape is None else frozen(shape)
     if node.op == "get_attr":
-        return _parameter(walk, node, tensors)
+        return _named(walk, str(node.target))
     if node.op == "output":
         if not walk.freeze_outputs:
             return None
@@ -83,8 +84,9 @@ def _visit(walk: _Walk, node: fx.Node, tensors: dict[str, torch.Tensor]) -> Any:
     return _call(walk, node)
 
 
-def _parameter(walk: _Walk, node: fx.Node, tensors: dict[str, torch.Tensor]) -> Any:
-    tensor = tensors.get(str(node.target))
+def _named(walk: _Walk, name: str) -> Any:
+    """Labels of a parameter or buffer, the same for all its names; None for anything else."""
+    tensor = walk.tensors.get(name)
     if tensor is None:
         return None
     first = walk.first[id(tensor)]
@@ -98,6 +100,8 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
     out = shapes(walk.sizes, value)
     if is_symbolic(value) or isinstance(value, int | float | bool):
         return None
+    if (leaf := leaf_of(walk.program.module, node)) is not None:
+        return _leaf(walk, node, leaf)
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return _unknown(walk, node, out, "the call is not an operator of torch")
     schema = node.target._schema
@@ -123,6 +127,19 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
     if schema.is_mutable:
         _write_back(walk, node, labels)
     return labels
+
+
+def _leaf(walk: _Walk, node: fx.Node, leaf: Leaf) -> Any:
+    """A gate or an observer hands its value on; its tensors have an entry for each position of the axis."""
+    value, *rest = _arguments(walk, list(node.args))
+    walk.units.enter(node, shapes(walk.sizes, node.meta["val"]))
+    for name, _ in (*leaf.named_parameters(), *leaf.named_buffers()):
+        for label in _named(walk, f"{node.target}.{name}"):
+            if rest and rest[0] is not None:
+                walk.units.unify(label, value[rest[0]])
+            else:
+                walk.units.freeze(label, why="an entry of a leaf module that has no axis")
+    return value
 
 
 def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:

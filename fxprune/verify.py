@@ -39,6 +39,7 @@ class Check:
         first_bad_node: the first node whose value differs, with its source line; "" where all agree.
         groups: tensors that the removed units around that node cut.
         batches: sizes of axis 0 that were tried.
+        against: what the program was held against.
     """
 
     ok: bool
@@ -49,10 +50,11 @@ class Check:
     first_bad_node: str
     groups: tuple[str, ...]
     batches: tuple[int, ...]
+    against: str = "the silenced original"
 
     def __str__(self) -> str:
         state = "agrees" if self.ok else "DIFFERS"
-        text = f"{state} with the silenced original: worst relative error {self.max_relative_error:.1e}"
+        text = f"{state} with {self.against}: worst relative error {self.max_relative_error:.1e}"
         text += f" in {self.dtype} (allowed {self.tolerance:.0e}), batches {', '.join(map(str, self.batches))}"
         if not self.ok:
             text += f"\n  worst output: {self.worst_output}\n  first node that differs: {self.first_bad_node}"
@@ -68,7 +70,7 @@ class Check:
         if self.ok:
             return self
         raise VerifyError(
-            f"the smaller program differs from the silenced original in {self.worst_output}",
+            f"the result differs from {self.against} in {self.worst_output}",
             where=self.first_bad_node,
             why=f"removed around it: {', '.join(self.groups) or 'nothing'}",
             do="a rule is wrong: please report the operator; exclude the module with ignore=(...) meanwhile",
@@ -134,17 +136,22 @@ def _noisy(program: Program, kept: Kept, seed: int) -> Provide:
             whole is None
             or whole.numel() < 2
             or not whole.is_floating_point()
-            or not _constant(whole)
+            or not constant(whole)
         ):
             return tensor
-        rng = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
-        noise = 0.1 + torch.rand(whole.shape, generator=rng, dtype=torch.float64)
-        return tensor + slice_axes(noise, dict(kept.get(name, {}))).to(tensor)
+        return tensor + slice_axes(noise(name, whole, seed), dict(kept.get(name, {}))).to(tensor)
 
     return provide
 
 
-def _constant(tensor: Tensor) -> bool:
+def noise(name: str, tensor: Tensor, seed: int) -> Tensor:
+    """Numbers between 0.1 and 1.1 in float64, of the tensor's shape; they depend on its name and the seed."""
+    rng = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
+    return 0.1 + torch.rand(tensor.shape, generator=rng, dtype=torch.float64)
+
+
+def constant(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are equal."""
     first = tensor.detach().reshape(-1)[:1]
     return bool((tensor.detach() == first).all())
 

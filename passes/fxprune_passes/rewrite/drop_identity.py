@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 from torch import fx
 
 from fxprune.operands import get_argument, is_operator
-from fxprune.program import Program, build_module
+from fxprune.pipeline import Context, Rewrite
+from fxprune.program import Program
 
 DROPOUT = (
     "aten::dropout",
@@ -20,7 +20,7 @@ DROPOUT = (
 
 
 @dataclass(frozen=True)
-class DropIdentity:
+class DropIdentity(Rewrite):
     """Removes dropout that is off or of probability 0, multiplications by 1 and additions of 0. Exact.
 
     In train mode dropout stays. The result of an eval-mode program has no dropout to switch on again.
@@ -28,18 +28,12 @@ class DropIdentity:
 
     name: ClassVar[str] = "drop-identity"
 
-    def __call__(self, program: Program) -> Program:
-        """The program without them; itself where there are none."""
-        graph = copy.deepcopy(program.graph)
-        dropped = [node for node in graph.nodes if is_identity(node)]
-        for node in dropped:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-        if not dropped:
-            return program
-        return replace(
-            program, module=build_module(program.module, graph, training=program.training)
-        )
+    def rewrite(self, program: Program, ctx: Context) -> Program:
+        editor = ctx.edit(program)
+        for node in filter(is_identity, editor.nodes):
+            if ctx.allow(node, "dropped", code="dropped", why="its output is its input"):
+                editor.replace(node, cast(fx.Node, node.args[0]))
+        return editor.finish()
 
 
 def is_identity(node: fx.Node) -> bool:

@@ -1,0 +1,189 @@
+"""Changes a copy of a program: nodes, tensors and leaf modules; the program itself stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.leaf import Leaf, leaf_of
+from fxprune.program import Program, build_module, share_tensors
+from fxprune.torch_private import fake_mode_of, fake_result
+
+_ORIGIN = ("nn_module_stack", "stack_trace", "source_fn_stack")
+
+
+class Editor:
+    """A copy of a program's graph, with its tensors shared until they are replaced.
+
+    Attributes:
+        graph: the copy; change it with the methods here, or with those of torch.fx.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.graph = copy.deepcopy(program.graph)
+        self._tree = nn.Module()
+        share_tensors(program.module, self._tree)
+        self._dead = {n.name for n in self.graph.nodes if is_dead(n)}
+        self._used = _references(self.graph)
+        self._before = _spelling(self.graph)
+        self._by_name: dict[str, fx.Node] = {n.name: n for n in self.graph.nodes}
+        self._mode = fake_mode_of([n.meta.get("val") for n in self.graph.nodes])
+        self._replaced = False
+
+    @property
+    def nodes(self) -> Iterator[fx.Node]:
+        """The nodes of the copy in execution order; they may be erased while this runs."""
+        return iter(list(self.graph.nodes))
+
+    def node(self, original: fx.Node | str) -> fx.Node:
+        """The copy of a node of the program, by the node itself or its name."""
+        return self._by_name[original if isinstance(original, str) else original.name]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A parameter or buffer as it stands now."""
+        path, _, leaf = name.rpartition(".")
+        owner = self._tree.get_submodule(path)
+        found = owner._buffers.get(leaf, owner._parameters.get(leaf))
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def leaf(self, node: fx.Node) -> Leaf | None:
+        """The leaf module that a node calls; None where it calls none."""
+        return leaf_of(self._tree, node)
+
+    def call(
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        before: fx.Node,
+        like: fx.Node | None = None,
+    ) -> fx.Node:
+        """Inserts a call; its example value is inferred, its origin is that of `like` (default: `before`)."""
+        with self.graph.inserting_before(before):
+            node = self.graph.call_function(target, args, dict(kwargs or {}))
+        self._describe(node, like or before)
+        node.meta["val"] = fake_result(target, args, kwargs or {})
+        return node
+
+    def call_leaf(
+        self, path: str, args: tuple[Any, ...], *, before: fx.Node, like: fx.Node | None = None
+    ) -> fx.Node:
+        """Inserts a call of a leaf module that hands on a value like its first argument."""
+        with self.graph.inserting_before(before):
+            node = self.graph.create_node("call_module", path, args)
+        self._describe(node, like or before)
+        node.meta["val"] = args[0].meta["val"]
+        return node
+
+    def add_leaf(self, path: str, module: Leaf) -> None:
+        """Puts a leaf module under a new path."""
+        parent, _, name = path.rpartition(".")
+        self._grow(parent)._modules[name] = module
+        self._replaced = True
+
+    def add_tensor(self, name: str, tensor: torch.Tensor, *, before: fx.Node) -> fx.Node:
+        """Adds a parameter or buffer under a new name, and the node that reads it."""
+        path, _, leaf = name.rpartition(".")
+        owner = self._grow(path)
+        if isinstance(tensor, nn.Parameter):
+            owner._parameters[leaf] = tensor
+        else:
+            owner.register_buffer(leaf, tensor)
+        return self.read_tensor(name, before=before)
+
+    def read_tensor(self, name: str, *, before: fx.Node) -> fx.Node:
+        """Inserts a get_attr node of a parameter or buffer."""
+        with self.graph.inserting_before(before):
+            node = self.graph.create_node("get_attr", name)
+        self._describe(node, before)
+        node.meta["val"] = self._fake(self.tensor(name))
+        return node
+
+    def set_tensor(self, name: str, tensor: torch.Tensor) -> None:
+        """Replaces a parameter or buffer, of any size; every node that reads it is told.
+
+        A parameter stays one, with its `requires_grad`.
+        """
+        path, _, leaf = name.rpartition(".")
+        owner = self._tree.get_submodule(path)
+        old = self.tensor(name)
+        if isinstance(old, nn.Parameter):
+            owner._parameters[leaf] = nn.Parameter(tensor.detach(), old.requires_grad)
+        else:
+            owner._buffers[leaf] = tensor.detach()
+        for node in self.graph.find_nodes(op="get_attr"):
+            if node.target == name:
+                node.meta["val"] = self._fake(tensor)
+        self._replaced = True
+
+    def replace(self, node: fx.Node, value: fx.Node) -> None:
+        """Lets every reader of a node read another one; the node goes if nothing needs it."""
+        node.replace_all_uses_with(value, delete_user_cb=lambda user: user is not value)
+
+    def finish(self) -> Program:
+        """The changed program, without what has become dead; the program itself where nothing changed.
+
+        Tensors that only dead nodes read go too; tensors that no node ever read stay.
+        """
+        self._sweep()
+        if not self._replaced and _spelling(self.graph) == self._before:
+            return self._program
+        self._drop_tensors(self._used - _references(self.graph))
+        self.graph.lint()
+        module = build_module(self._tree, self.graph, training=self._program.training)
+        return self._program.with_module(module)
+
+    def _sweep(self) -> None:
+        for node in reversed(list(self.graph.nodes)):
+            if node.name not in self._dead and is_dead(node):
+                self.graph.erase_node(node)
+
+    def _drop_tensors(self, names: set[str]) -> None:
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            owner = self._tree.get_submodule(path)
+            for store in (owner._parameters, owner._buffers, owner._modules):
+                store.pop(leaf, None)
+
+    def _describe(self, node: fx.Node, like: fx.Node) -> None:
+        node.meta.update({k: like.meta[k] for k in _ORIGIN if k in like.meta})
+
+    def _grow(self, path: str) -> nn.Module:
+        owner = self._tree
+        for part in path.split(".") if path else ():
+            if part not in owner._modules:
+                owner._modules[part] = nn.Module()
+            owner = owner._modules[part]  # type: ignore[assignment]
+        return owner
+
+    def _fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._mode is None:
+            return tensor
+        return self._mode.from_tensor(tensor, static_shapes=True)
+
+
+def is_dead(node: fx.Node) -> bool:
+    """Whether nothing reads a node and running it changes nothing else."""
+    if node.users or node.op in ("placeholder", "output"):
+        return False
+    return node.op != "call_function" or not node.is_impure(impure_random=False)
+
+
+def _references(graph: fx.Graph) -> set[str]:
+    return {str(n.target) for n in graph.nodes if n.op in ("get_attr", "call_module")}
+
+
+def _spelling(graph: fx.Graph) -> list[Any]:
+    """The graph as plain data: two are equal where the graphs compute the same in the same order."""
+    return [
+        (n.op, str(n.target), str(fx.map_arg(n.args, str)), str(fx.map_arg(n.kwargs, str)), n.name)
+        for n in graph.nodes
+    ]

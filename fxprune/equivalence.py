@@ -1,0 +1,105 @@
+"""Holds two programs that should compute the same function against each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.editor import Editor
+from fxprune.errors import VerifyError
+from fxprune.evaluate import Evaluator
+from fxprune.leaf import is_inside_leaf
+from fxprune.program import Program, describe
+from fxprune.verify import TOLERANCE, Check, batches_of, constant, noise, relative_error
+
+Tensor = torch.Tensor
+
+
+def compare_functions(
+    before: Program, after: Program, *, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> Check:
+    """Runs two programs of the same inputs and outputs on the same random inputs.
+
+    Random operators are seeded alike, dropout is off; where the batch is free two sizes are tried.
+
+    Raises:
+        VerifyError: a program on the meta device has no numbers to compare.
+    """
+    if any(t.is_meta for t in before.tensors().values()):
+        raise VerifyError(
+            "a program on the meta device has no weights to verify with", do="load weights first"
+        )
+    worst, where, batches = 0.0, "", []
+    for args, kwargs, batch in batches_of(before, seed):
+        batches.append(batch)
+        runs = [_run(Evaluator(p, dtype), args, kwargs, seed) for p in (before, after)]
+        if len(runs[0]) != len(runs[1]):
+            worst, where = float("inf"), f"{len(runs[1])} outputs in place of {len(runs[0])}"
+            break
+        for i, (a, b) in enumerate(zip(*runs, strict=True)):
+            error = relative_error(b, a)
+            if error > worst or not where:
+                worst, where = error, f"output {i} (batch {batch}, error {error:.1e})"
+    bound = TOLERANCE[dtype]
+    bad = "" if worst <= bound else _first_bad(before, after, dtype, seed)
+    return Check(
+        ok=worst <= bound,
+        max_relative_error=worst,
+        dtype=str(dtype).removeprefix("torch."),
+        tolerance=bound,
+        worst_output=where,
+        first_bad_node=bad,
+        groups=(),
+        batches=tuple(batches),
+        against="the program before",
+    )
+
+
+def _run(runner: Evaluator, args: Any, kwargs: Any, seed: int) -> list[Any]:
+    torch.manual_seed(seed)
+    return runner.evaluate(args, kwargs)
+
+
+def _first_bad(before: Program, after: Program, dtype: torch.dtype, seed: int) -> str:
+    """The first node of the same name, and of a value that should be equal, whose values differ."""
+    records: list[dict[str, Any]] = [{}, {}]
+    args, kwargs, _ = next(batches_of(before, seed))
+    for program, record in zip((before, after), records, strict=True):
+        runner = Evaluator(program, dtype)
+        runner.observe = partial(_note, record)
+        _run(runner, args, kwargs, seed)
+    for node in after.nodes:
+        a, b = records[0].get(node.name), records[1].get(node.name)
+        if node.op == "output" or not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            continue
+        if relative_error(b, a) > TOLERANCE[dtype]:
+            return describe(node)
+    return "none but the outputs"
+
+
+def _note(record: dict[str, Any], node: Any, value: Any) -> None:
+    if node.op != "get_attr":
+        record[node.name] = value
+
+
+def randomised(program: Program, seed: int = 0) -> Program:
+    """The program with noise on every tensor of one repeated value; itself where there is none.
+
+    A fresh batch norm, a layer scale or a head of zeros would hide what a rewrite does wrong to it.
+    Gates and other leaf modules stay as they are.
+    """
+    editor = Editor(program)
+    changed = False
+    for name, tensor in program.tensors().items():
+        inside = is_inside_leaf(program.module, name)
+        if inside or tensor.numel() < 2 or not tensor.is_floating_point() or not constant(tensor):
+            continue
+        noisy = tensor.detach() + noise(name, tensor, seed).to(tensor)
+        changed = True
+        same = isinstance(tensor, nn.Parameter)
+        editor.set_tensor(name, nn.Parameter(noisy, tensor.requires_grad) if same else noisy)
+    return replace(editor.finish(), remarks=()) if changed else program

@@ -1,0 +1,133 @@
+"""Gates: trainable multipliers on a branch, or on every unit of an axis."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import fx, nn
+
+from fxprune.leaf import Leaf
+from fxprune.program import Program
+
+Kind = Literal["hard", "soft", "bernoulli"]
+Estimator = Literal["straight-through", "score"]
+
+
+class Gate(Leaf):
+    """Multiplies a value by gates: one for the whole value, or one for each position of an axis.
+
+    - hard: 1 where theta >= 0.5, else 0.
+    - soft: theta itself.
+    - bernoulli: in train mode a sample of Bernoulli(theta), the same for the whole batch and for every
+      place of the gate; in eval mode its expectation, theta.
+
+    Gradients reach theta straight through the rounding or sampling (Bengio et al., arXiv 1308.3432); with
+    `estimator="score"` they do not, and `log_probability()` is for a score-function estimator
+    (REINFORCE, Williams 1992).
+
+    Args:
+        size: length of the axis; None for one gate on the whole value.
+        kind: see above.
+        estimator: see above.
+
+    Attributes:
+        theta: parameter `[size]` or `[]`, all ones at first.
+        sample: buffer like theta: what was drawn last.
+        draws: whether a forward in train mode draws anew; off, `draw` must be called, or `sample` set.
+    """
+
+    theta: nn.Parameter
+    sample: torch.Tensor
+
+    def __init__(
+        self,
+        size: int | None = None,
+        kind: Kind = "hard",
+        estimator: Estimator = "straight-through",
+        *,
+        like: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        shape = () if size is None else (size,)
+        ones = torch.ones(shape) if like is None else like.new_ones(shape)
+        self.kind, self.estimator, self.draws = kind, estimator, True
+        self.theta = nn.Parameter(ones)
+        self.register_buffer("sample", ones.clone())
+
+    def forward(
+        self, value: torch.Tensor, axis: int | None = None, draw: bool = True
+    ) -> torch.Tensor:
+        """The gated value.
+
+        Args:
+            value: of any shape.
+            axis: which axis the gates belong to.
+            draw: whether a Bernoulli gate draws here; one of the places of a gate does.
+        """
+        if draw and self.draws and self.training and self.kind == "bernoulli":
+            self.draw()
+        gate = self.values().to(value.dtype)
+        if axis is not None:
+            shape = [1] * value.dim()
+            shape[axis] = -1
+            gate = gate.view(shape)
+        return value * gate
+
+    def values(self) -> torch.Tensor:
+        """The multipliers `[size]` or `[]`, with gradients to theta."""
+        if self.kind == "soft" or (self.kind == "bernoulli" and not self.training):
+            return self.theta
+        theta = self.theta.detach()
+        hard = self.sample.clone() if self.kind == "bernoulli" else (theta >= 0.5).to(theta.dtype)
+        return hard + (self.theta - theta) if self.estimator == "straight-through" else hard
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator | None = None) -> None:
+        """Samples every gate anew."""
+        self.sample.copy_(torch.bernoulli(self.theta.clamp(0, 1), generator=generator))
+
+    def log_probability(self) -> torch.Tensor:
+        """Log-probability of the sample, a scalar with gradients to theta; gates at 0 or 1 add nothing."""
+        theta = self.theta.clamp(0, 1)
+        inside = (theta > 0) & (theta < 1)
+        safe = torch.where(inside, theta, 0.5)
+        each = self.sample * safe.log() + (1 - self.sample) * (1 - safe).log()
+        return torch.where(inside, each, 0).sum()
+
+    @torch.no_grad()
+    def set(self, value: float | torch.Tensor) -> None:
+        """Sets theta, and the sample to what it stands for."""
+        self.theta.copy_(torch.as_tensor(value, dtype=self.theta.dtype).expand_as(self.theta))
+        self.sample.copy_((self.theta >= 0.5).to(self.theta.dtype))
+
+    def settled(self) -> torch.Tensor:
+        """The multipliers in eval mode, without gradients: what stays if training ends now."""
+        theta = self.theta.detach()
+        return (theta >= 0.5).to(theta.dtype) if self.kind == "hard" else theta
+
+    def extra_repr(self) -> str:
+        """Kind and size."""
+        return (
+            f"{self.kind}, {self.theta.numel()} {'gate' if self.theta.dim() == 0 else 'unit gates'}"
+        )
+
+
+def gate_nodes(program: Program) -> dict[str, list[fx.Node]]:
+    """The places of each gate of a program, by the gate's path, in execution order."""
+    found: dict[str, list[fx.Node]] = {}
+    for node in program.graph.find_nodes(op="call_module"):
+        if isinstance(program.module.get_submodule(str(node.target)), Gate):
+            found.setdefault(str(node.target), []).append(node)
+    return found
+
+
+def gates(program: Program) -> dict[str, Gate]:
+    """The gates of a program by their paths, in execution order."""
+    return {path: _gate(program, path) for path in gate_nodes(program)}
+
+
+def _gate(program: Program, path: str) -> Gate:
+    found = program.module.get_submodule(path)
+    assert isinstance(found, Gate)
+    return found

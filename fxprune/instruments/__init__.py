@@ -1,0 +1,1 @@
+"""Instruments: timing, printing, verification, bisection, reproducers."""

@@ -1,0 +1,109 @@
+"""What a running pass may ask for: analyses, remarks, random numbers, leave to rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from torch import fx
+
+from fxprune.axes import Axes
+from fxprune.editor import Editor
+from fxprune.pipeline.cache import remember, solved
+from fxprune.pipeline.kinds import Analysis, Pass, Unit
+from fxprune.plan import Plan, plan_removal
+from fxprune.program import Program, describe
+from fxprune.remark import Kind, Remark
+from fxprune.shrink import apply_plan
+from fxprune.verify import Check
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """The state of one run of a pipeline.
+
+    Attributes:
+        seed: of `rng`, and of the inputs of checks.
+        limit: how many single rewrites may still be applied in all; None for any number.
+        count: how many rewrites have been asked for so far.
+        remarks: what was done, what was left, and why.
+        pending: units that decisions want gone and no `shrink` has removed yet.
+        applied: the plan that the running pass has applied, where it removed units.
+        applied_count: how many rewrites were allowed so far.
+        checks: how the running pass was verified.
+        running: name of the running pass.
+    """
+
+    seed: int = 0
+    limit: int | None = None
+    count: int = 0
+    remarks: list[Remark] = field(default_factory=list)
+    pending: set[Unit] = field(default_factory=set)
+    applied: Plan | None = None
+    applied_count: int = 0
+    checks: list[Check] = field(default_factory=list)
+    running: str = ""
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+
+    def start(self, one: Pass) -> None:
+        """Forgets what only concerned the pass before."""
+        self.running, self.applied, self.checks = one.name, None, []
+
+    def fork(self) -> Context:
+        """A context that a pass can be run again with, on another program, unseen by this one."""
+        return Context(
+            self.seed,
+            self.limit,
+            self.count,
+            pending=set(self.pending),
+            applied_count=self.applied_count,
+            running=self.running,
+        )
+
+    def get(self, analysis: Analysis[T], program: Program) -> T:
+        """The result of an analysis, worked out once for each program."""
+        return remember(program, analysis, lambda: analysis.analyse(program, self))
+
+    def axes(self, program: Program) -> Axes:
+        """The labels of a program, worked out once."""
+        return solved(program)
+
+    def edit(self, program: Program) -> Editor:
+        """A copy of the program to change."""
+        return Editor(program)
+
+    def allow(self, where: fx.Node | str, what: str, *, code: str, why: str = "") -> bool:
+        """Asks leave for one rewrite: counts it, and remarks on it where it may be done.
+
+        A pass asks once for every single change that makes sense alone, and leaves out what it may not
+        do: that is how a fault is traced to one rewrite.
+        """
+        self.count += 1
+        allowed = self.limit is None or self.count <= self.limit
+        if allowed:
+            self.applied_count += 1
+            self.remark("applied", code, where, what, why)
+        return allowed
+
+    def missed(self, where: fx.Node | str, what: str, why: str, *, code: str, do: str = "") -> None:
+        """Says why a candidate was left."""
+        self.remark("missed", code, where, what, why, do)
+
+    def remark(
+        self, kind: Kind, code: str, where: fx.Node | str, what: str, why: str = "", do: str = ""
+    ) -> None:
+        """Adds a remark of the running pass; `code` is stable, `pass.word`."""
+        place = describe(where) if isinstance(where, fx.Node) else where
+        self.remarks.append(Remark(kind, f"{self.running}.{code}", place, what, why, do))
+
+    def remove(self, program: Program, units: Iterable[Unit]) -> Program:
+        """The program without some units; checks of this pass silence them in the program before it."""
+        plan = plan_removal(program, self.axes(program), units)
+        self.applied = plan
+        return apply_plan(program, self.axes(program), plan)

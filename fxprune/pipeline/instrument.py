@@ -1,0 +1,35 @@
+"""What looks on while a pipeline runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fxprune.pipeline.context import Context
+from fxprune.pipeline.kinds import Pass
+from fxprune.program import Program
+
+if TYPE_CHECKING:
+    from fxprune.pipeline.manager import Result
+    from fxprune.pipeline.pipeline import Pipeline
+
+
+class Instrument:
+    """Hooks around passes; those before run in order, those after in reverse.
+
+    An error raised by `after_pass` rejects the pass: its program is dropped.
+    """
+
+    def before_run(self, pipeline: Pipeline, program: Program, ctx: Context) -> None:
+        """Before the first pass."""
+
+    def before_pass(self, one: Pass, program: Program, ctx: Context) -> None:
+        """Before a pass."""
+
+    def after_pass(self, one: Pass, before: Program, after: Program, ctx: Context) -> None:
+        """After a pass; `after is before` where it changed nothing."""
+
+    def on_failure(self, one: Pass, before: Program, error: Exception, ctx: Context) -> None:
+        """After a pass or a check of it raised; the error goes on afterwards."""
+
+    def after_run(self, result: Result) -> None:
+        """After the last pass."""

@@ -1,0 +1,96 @@
+"""What a pass is: a frozen dataclass whose fields are its options."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
+
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxprune.program import Program
+
+if TYPE_CHECKING:
+    from fxprune.pipeline.context import Context
+
+T = TypeVar("T")
+Unit = int
+Keeps = Literal["function", "silenced", "nothing"]
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """Something that a pipeline runs.
+
+    Attributes:
+        name: how a pipeline's text calls it, `fold-batchnorm`.
+        keeps: what stays the same. function: every output, exactly; silenced: the outputs of the program
+            with the removed units silenced; nothing: it changes the function on purpose.
+        shrinks: whether it removes the units that decisions left.
+        preserves: names of analyses whose results still hold for the program that it returns.
+    """
+
+    name: ClassVar[str]
+    keeps: ClassVar[Keeps] = "function"
+    shrinks: ClassVar[bool] = False
+    preserves: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
+class Analysis(Pass, Generic[T]):
+    """Works something out about a program; the context remembers it for as long as the program lives."""
+
+    @abstractmethod
+    def analyse(self, program: Program, ctx: Context) -> T:
+        """What there is to know."""
+
+
+@dataclass(frozen=True)
+class Decision(Pass):
+    """Says which units go; a later `shrink` removes them."""
+
+    @abstractmethod
+    def decide(self, program: Program, ctx: Context) -> Iterable[Unit]:
+        """Units of `fp.groups(program)`."""
+
+
+@dataclass(frozen=True)
+class Rewrite(Pass):
+    """Makes another program of a program.
+
+    Called on a Program it returns one; called on a GraphModule it returns torch's `PassResult`, as the
+    passes of `torch.fx.passes.infra.pass_manager` do.
+    """
+
+    @abstractmethod
+    def rewrite(self, program: Program, ctx: Context) -> Program:
+        """The program rewritten; `program` itself where there is nothing to do. Never changes `program`."""
+
+    @overload
+    def __call__(self, source: Program) -> Program: ...
+    @overload
+    def __call__(self, source: fx.GraphModule) -> PassResult: ...
+    def __call__(self, source: Program | fx.GraphModule) -> Program | PassResult:
+        """Runs this pass alone, verified as in a pipeline."""
+        from fxprune.pipeline.foreign import as_program
+        from fxprune.pipeline.manager import run_pipeline
+
+        if isinstance(source, Program):
+            return run_pipeline(source, self).program
+        before = as_program(source)
+        after = run_pipeline(before, self).program
+        return PassResult(after.module, after is not before)
+
+
+def options_of(one: Pass) -> dict[str, Any]:
+    """The options of a pass that differ from their defaults, by name."""
+    from dataclasses import MISSING, fields
+
+    found = {}
+    for f in fields(one):
+        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        if (value := getattr(one, f.name)) != default:
+            found[f.name] = value
+    return found

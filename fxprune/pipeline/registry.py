@@ -1,0 +1,76 @@
+"""Passes by name, from the entry points of every installed package."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass, fields
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from fxprune.errors import OptionError
+from fxprune.pipeline.kinds import Analysis, Decision, Pass, Rewrite
+
+GROUP = "fxprune.passes"
+_KINDS = {Analysis: "analysis", Decision: "decision", Rewrite: "rewrite"}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """One pass: `does` is the first line of its docstring, `keeps` what it leaves as it was."""
+
+    name: str
+    kind: str
+    does: str
+    keeps: str
+    options: str
+    package: str
+
+
+def installed() -> list[Installed]:
+    """Every pass that some package offers, by name; one that cannot be imported says why."""
+    return [_describe(e) for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)]
+
+
+def find_pass(name: str) -> type[Pass]:
+    """The class of a pass.
+
+    Raises:
+        OptionError: no package or more than one offers it, or it cannot be imported.
+    """
+    found = list(dict.fromkeys(entry_points(group=GROUP, name=name)))
+    if not found:
+        raise OptionError(
+            f"there is no pass {name!r}", why=_nearest(name), do="`fxprune passes` lists them"
+        )
+    if len(found) > 1:
+        raise OptionError(
+            f"{len(found)} packages have a pass {name!r}",
+            where=", ".join(e.value for e in found),
+            do="uninstall one, or use the class itself in fp.Pipeline([...])",
+        )
+    try:
+        loaded = found[0].load()
+    except (ImportError, AttributeError) as error:
+        raise OptionError(
+            f"the pass {name!r} cannot be loaded", where=found[0].value, why=str(error)
+        ) from error
+    return cast("type[Pass]", loaded)
+
+
+def _nearest(name: str) -> str:
+    every = sorted({e.name for e in entry_points(group=GROUP)})
+    near = difflib.get_close_matches(name, every, n=1, cutoff=0.4)
+    return f"the nearest name is {near[0]!r}" if near else f"there are {', '.join(every)}"
+
+
+def _describe(entry: EntryPoint) -> Installed:
+    package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
+    try:
+        found = entry.load()
+    except (ImportError, AttributeError) as error:
+        return Installed(entry.name, "broken", str(error), "", "", package)
+    kind = next((k for c, k in _KINDS.items() if issubclass(found, c)), "?")
+    lines = (inspect.getdoc(found) or "").splitlines()
+    options = " ".join(f"{f.name}={f.default!r}" for f in fields(found))
+    return Installed(entry.name, kind, lines[0] if lines else "", found.keeps, options, package)
