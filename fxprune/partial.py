@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
+from os import PathLike
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from torch.utils import _pytree as pytree
 
 from fxprune.axes import Axes
 from fxprune.capture import capture
-from fxprune.errors import CaptureError, FxpruneError, VerifyError
+from fxprune.capture.failure import first_line, own_line
+from fxprune.errors import CaptureError, FxpruneError, PlanError, VerifyError
 from fxprune.evaluate import flat_inputs
-from fxprune.plan import Plan
+from fxprune.io.parts import load_parts, put_state
+from fxprune.plan import Plan, check_plan
 from fxprune.program import Program, build_module, share_tensors
 from fxprune.reference import Silenced
 from fxprune.remark import Remark
@@ -92,9 +95,24 @@ class Partial:
         """The model with what the plan removes gone from its parts.
 
         Raises:
-            PlanError: the model's own forward cannot express the plan.
+            PlanError: the plan is for another capture, or the model's own forward cannot express it.
         """
-        return _apply(self.model, plan, inplace=inplace)
+        return _apply(self.model, check_plan(self.program, plan, solve), inplace=inplace)
+
+    def load(self, directory: str | PathLike[str]) -> nn.Module:
+        """The smaller model of a directory that `fp.save` or `fxprune prune --partial` wrote.
+
+        Its plan is applied to this capture, whose model is of the original sizes and not changed, and the
+        saved tensors are put in; tensors that the model does not list in its state stay its own.
+
+        Raises:
+            LoadError: a file is missing, truncated or altered, or of another model.
+            PlanError: the plan is for another capture.
+        """
+        plan, state = load_parts(directory)
+        smaller = copy.deepcopy(self.apply(plan))
+        put_state(smaller, state, directory)
+        return smaller
 
     def verify(self, plan: Plan, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Check:
         """Holds the smaller model against the original whose parts are silenced.
@@ -102,10 +120,10 @@ class Partial:
         Both run on the example inputs. Tensors of one repeated value get noise, the same in both.
 
         Raises:
-            VerifyError: the model cannot run in `dtype`, or returns nothing that could differ.
-            PlanError: the model's own forward cannot express the plan.
+            VerifyError: the model returns nothing that could differ.
+            PlanError: the plan is for another capture, or the model's own forward cannot express it.
         """
-        return _verify(self, plan, dtype, seed)
+        return _verify(self, check_plan(self.program, plan, solve), dtype, seed)
 
 
 def capture_partial(
@@ -119,7 +137,7 @@ def capture_partial(
         kwargs: example keyword inputs.
 
     Raises:
-        CaptureError: no submodule with parameters exports.
+        CaptureError: the model does not run, or no submodule with parameters exports.
     """
     args = args if isinstance(args, tuple | list) else (args,)
     found = _Parts(model)
@@ -153,11 +171,13 @@ def _look(value: Any) -> str:
 def _restored(model: nn.Module) -> Iterator[None]:
     """Puts the state that a run may write back afterwards."""
     saved = [(b, b.clone()) for b in model.buffers()]
-    with torch.random.fork_rng(devices=[]):
-        yield
-    with torch.no_grad():
-        for buffer, value in saved:
-            buffer.copy_(value)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in saved:
+                buffer.copy_(value)
 
 
 def _record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
@@ -172,8 +192,20 @@ def _record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 module.register_forward_hook(after, always_call=True),
             ):
                 hooks.callback(handle.remove)
-        model(*args, **kwargs)
+        _run(model, args, kwargs)
     return root
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        raise CaptureError(
+            "the model does not run on the example inputs",
+            where=f"{type(model).__name__} at {own_line(error)}",
+            why=f"{type(error).__name__}: {first_line(error)}",
+            do="compare the inputs with the signature of the model's forward",
+        ) from error
 
 
 def _hooks(path: str, root: _Call, open_calls: list[_Call]) -> tuple[Any, Any]:
@@ -356,8 +388,21 @@ def _verify(partial: Partial, plan: Plan, dtype: torch.dtype, seed: int) -> Chec
         with _silenced(original, partial, axes, plan, dtype):
             wanted = original(*args, **kwargs)
         torch.manual_seed(seed)
-        found = small(*args, **kwargs)
+        found = _run_small(small, args, kwargs)
     return _compare(found, wanted, dtype)
+
+
+def _run_small(small: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return small(*args, **kwargs)
+    except Exception as error:
+        raise PlanError(
+            f"the forward of {type(small).__name__} cannot run at the new sizes",
+            where=own_line(error),
+            why=f"{type(error).__name__}: {first_line(error)}",
+            do="ignore the module that spells a size itself, or teach it: "
+            "fxprune.write_back.register_sizes",
+        ) from error
 
 
 def _with_noise(model: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:

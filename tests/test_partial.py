@@ -1,6 +1,7 @@
 """Tests of fxprune.partial."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import fxprune as fp
 from fxprune.axes import Axes
-from fxprune.errors import CaptureError, PlanError, VerifyError
+from fxprune.errors import CaptureError, LoadError, PlanError, VerifyError
 from fxprune.group import find_groups
 from fxprune.partial import Partial, capture_partial
 from fxprune.plan import Plan, plan_removal
@@ -186,6 +188,90 @@ def test_nothing_to_compare() -> None:
     partial = capture_partial(Silent().eval(), images(8))
     with pytest.raises(VerifyError, match="nothing that could be compared"):
         partial.verify(prune(partial))
+
+
+def test_a_model_that_does_not_run() -> None:
+    model = Sorter().train()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(CaptureError, match="does not run"):
+        capture_partial(model, ([torch.randn(3, 8, 8), torch.randn(5, 8, 8)],))
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_size_that_a_forward_spells() -> None:
+    class Spelled(Block):
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.narrow(self.wide(x).reshape(len(x), 12, *x.shape[2:]))
+
+    class Outer(Sorter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Spelled(3, 6)
+
+    partial = capture_partial(Outer().eval(), images(8))
+    with pytest.raises(PlanError, match="cannot run at the new sizes"):
+        partial.verify(prune(partial))
+
+
+@pytest.fixture(scope="module")
+def outcome() -> fp.Outcome:
+    torch.manual_seed(0)
+    partial = capture_partial(Sorter().eval(), images(8))
+    return fp.prune(partial, keep=0.6)
+
+
+@pytest.fixture
+def folder(outcome: fp.Outcome, tmp_path: Path) -> Path:
+    fp.save(outcome, tmp_path / "smaller")
+    return tmp_path / "smaller"
+
+
+def test_saved_model_is_loaded_into_the_same_capture(outcome: fp.Outcome, folder: Path) -> None:
+    torch.manual_seed(1)
+    partial = capture_partial(Sorter().eval(), images(8))  # other weights
+    before = {n: t.clone() for n, t in partial.model.state_dict().items()}
+    smaller = partial.load(folder)
+    assert outcome.model is not None
+    assert isinstance(smaller, Sorter)
+    assert smaller.head.wide.out_channels == outcome.model.get_parameter("head.wide.bias").numel()
+    ours, wanted = smaller(*images(8, 6)), outcome.model(*images(8, 6))
+    assert all(torch.equal(a["map"], b["map"]) for a, b in zip(ours, wanted, strict=True))
+    assert all(torch.equal(t, before[n]) for n, t in partial.model.state_dict().items())
+
+
+def test_plan_of_a_file_is_checked_and_verified(outcome: fp.Outcome, folder: Path) -> None:
+    plan = Plan.load(folder / "plan.json")
+    partial = capture_partial(Sorter().eval(), images(8))
+    assert partial.verify(plan).ok
+    other = capture_partial(Sorter().eval(), images(8, 6))
+    with pytest.raises(PlanError, match="another program"):
+        other.verify(plan)
+    with pytest.raises(PlanError, match="another program"):
+        other.load(folder)
+
+
+def test_what_was_saved_is_told_apart(outcome: fp.Outcome, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="pruned in parts"):
+        fp.load(folder)
+    fp.save(fp.capture(nn.Linear(4, 3), (torch.randn(2, 4),)), tmp_path / "whole")
+    partial = capture_partial(Sorter().eval(), images(8))
+    with pytest.raises(LoadError, match="a whole program"):
+        partial.load(tmp_path / "whole")
+    fp.save(outcome, tmp_path / "whole")  # one replaces the other
+    assert not (tmp_path / "whole" / "program.pt2").exists()
+
+
+def test_tensors_of_another_model_are_refused(folder: Path) -> None:
+    class Longer(Sorter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("shift", torch.zeros(3))
+
+    partial = capture_partial(Sorter().eval(), images(8))
+    partial = replace(partial, model=Longer().eval())
+    with pytest.raises(LoadError, match="do not fit Longer"):
+        partial.load(folder)
 
 
 @pytest.mark.slow

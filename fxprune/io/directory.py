@@ -14,14 +14,23 @@ from typing import Any
 from fxprune import __version__
 from fxprune.errors import LoadError
 
-FORMAT, VERSION = "fxprune-program", 1
+PROGRAM, PARTS = "fxprune-program", "fxprune-parts"
+VERSIONS = {PROGRAM: 2, PARTS: 1}
 MANIFEST = "manifest.json"
+_INSTEAD = {
+    PROGRAM: "fp.load reads it",
+    PARTS: "capture the model's parts again: fp.capture_partial(model, args).load(directory)",
+}
 _KEYS = ("bytes", "sha256")
 
 
 @contextmanager
-def written(target: Path) -> Iterator[Path]:
+def written(target: Path, kind: str) -> Iterator[Path]:
     """An empty directory to fill; it takes the place of `target` when the block ends without error.
+
+    Args:
+        target: absent, empty, or an older directory of fxprune's, which is replaced.
+        kind: PROGRAM or PARTS.
 
     Raises:
         LoadError: `target` is something that fxprune did not write; it stays as it is.
@@ -31,7 +40,7 @@ def written(target: Path) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield aside
-        _write_manifest(aside)
+        _write_manifest(aside, kind)
         aside.chmod(0o755)
         _move(aside, target)
     finally:
@@ -42,7 +51,7 @@ def _check_replaceable(target: Path) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
-        known = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT
+        known = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["format"] in VERSIONS
     except (OSError, ValueError, KeyError, TypeError):
         known = False
     if not known:
@@ -70,13 +79,13 @@ def _move(aside: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_manifest(folder: Path) -> None:
+def _write_manifest(folder: Path, kind: str) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
         for path in sorted(folder.iterdir())
     }
-    manifest = {"format": FORMAT, "version": VERSION, "fxprune": __version__, "files": files}
-    write_json(folder / MANIFEST, manifest)
+    about = {"format": kind, "version": VERSIONS[kind], "fxprune": __version__}
+    write_json(folder / MANIFEST, {**about, "files": files})
     for name in files:  # safetensors lets nobody else read
         (folder / name).chmod((folder / MANIFEST).stat().st_mode)
 
@@ -91,13 +100,13 @@ def write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def check_directory(folder: Path) -> None:
-    """Makes sure that a saved directory is as it was written.
+def check_directory(folder: Path, kind: str) -> None:
+    """Makes sure that a saved directory is of one kind, PROGRAM or PARTS, and as it was written.
 
     Raises:
         LoadError: names the file that is missing, truncated or altered.
     """
-    manifest = _read_manifest(folder)
+    manifest = _read_manifest(folder, kind)
     for name, wanted in manifest["files"].items():
         path = folder / name
         if not path.is_file():
@@ -111,7 +120,7 @@ def check_directory(folder: Path) -> None:
             raise _damaged(path, "was altered", "its SHA-256 is not the one in the manifest")
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise LoadError(
@@ -128,14 +137,27 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise _damaged(
             path, "is truncated or altered", f"{type(error).__name__}: {error}"
         ) from error
-    if found != (FORMAT, VERSION):
-        raise LoadError(
-            f"format {found[0]} {found[1]} is not known",
-            where=str(path),
-            why=f"this fxprune reads {FORMAT} {VERSION}; {manifest.get('fxprune')} wrote the file",
-            do="load it with the fxprune that wrote it",
-        )
+    _check_format(path, kind, found, manifest.get("fxprune"))
     return dict(manifest)
+
+
+def _check_format(path: Path, kind: str, found: tuple[Any, Any], wrote: Any) -> None:
+    if found == (kind, VERSIONS[kind]):
+        return
+    if found[0] in VERSIONS and found[0] != kind:
+        parts = found[0] == PARTS
+        raise LoadError(
+            f"{path.parent} holds " + ("a model pruned in parts" if parts else "a whole program"),
+            where=str(path),
+            why="no graph of the whole model could be saved" if parts else "",
+            do=_INSTEAD[found[0]],
+        )
+    raise LoadError(
+        f"format {found[0]} {found[1]} is not known",
+        where=str(path),
+        why=f"this fxprune reads {kind} {VERSIONS[kind]}; {wrote} wrote the file",
+        do="load it with the fxprune that wrote it",
+    )
 
 
 def _damaged(path: Path, what: str, why: str) -> LoadError:

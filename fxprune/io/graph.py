@@ -26,17 +26,14 @@ Stack = tuple[tuple[str, str, str], ...]
 
 
 def save_graph(program: Program, path: Path) -> Known:
-    """Writes the graph; returns the module stacks, source lines and modes of its nodes.
-
-    They belong to the nodes of the graph as it will be read back, in order.
-    """
+    """Writes the graph; returns the module stacks, source lines and modes of its calls."""
     exported = _export(program)
     _drop_weights(exported)
     exported.example_inputs = (program.args, dict(program.kwargs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(exported, path)
-    return _known(program.graph, load_graph(path).graph)
+    return _known(program.graph)
 
 
 def load_graph(path: Path) -> Program:
@@ -98,28 +95,26 @@ def _calls(graph: fx.Graph) -> list[fx.Node]:
     return [n for n in graph.nodes if n.op == "call_function"]
 
 
-def _pairs(ours: Sequence[fx.Node], theirs: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Nodes of two graphs of the same network that call the same."""
-    a, b = ([str(n.target) for n in nodes] for nodes in (ours, theirs))
+def _pairs(rows: Sequence[Known], calls: Sequence[fx.Node]) -> Iterator[tuple[Known, fx.Node]]:
+    """What was known of calls, with the calls of the graph as it was read back."""
+    a, b = [row["target"] for row in rows], [str(n.target) for n in calls]
     if a == b:
-        yield from zip(ours, theirs, strict=True)
+        yield from zip(rows, calls, strict=True)
         return
     for i, j, size in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
-        yield from zip(ours[i : i + size], theirs[j : j + size], strict=True)
+        yield from zip(rows[i : i + size], calls[j : j + size], strict=True)
 
 
-def _known(graph: fx.Graph, loaded: fx.Graph) -> Known:
-    """What is known of each call of `loaded`, taken from `graph`; equal stacks are stored once."""
+def _known(graph: fx.Graph) -> Known:
+    """What is known of each call; equal stacks are stored once."""
     stacks: dict[Stack, int] = {}
-    of = {theirs: ours for ours, theirs in _pairs(_calls(graph), _calls(loaded))}
     rows: list[Known] = []
-    for node in _calls(loaded):
-        rows.append({})
-        if (ours := of.get(node)) is not None:
-            stack = stacks.setdefault(_stack(ours), len(stacks))
-            rows[-1] = {"name": ours.name, "stack": stack, "line": source_line(ours)}
-            if MODE in ours.meta:
-                rows[-1]["mode"] = list(ours.meta[MODE])
+    for node in _calls(graph):
+        stack = stacks.setdefault(_stack(node), len(stacks))
+        row = {"name": node.name, "target": str(node.target), "stack": stack}
+        rows.append(row | {"line": source_line(node)})
+        if MODE in node.meta:
+            rows[-1]["mode"] = list(node.meta[MODE])
     return {"stacks": list(stacks), "calls": rows}
 
 
@@ -134,11 +129,12 @@ def _stack(node: fx.Node) -> Stack:
 
 def restore(graph: fx.Graph, known: Mapping[str, Any]) -> fx.Graph:
     """The graph with names, module stacks, source lines and modes put back."""
-    for node, row in zip(_calls(graph), known["calls"], strict=True):
+    calls = _calls(graph)
+    for node in calls:
         for key in ("nn_module_stack", "stack_trace", MODE):
             node.meta.pop(key, None)
-        if row:
-            _restore_node(node, row, known["stacks"][row["stack"]])
+    for row, node in _pairs(known["calls"], calls):
+        _restore_node(node, row, known["stacks"][row["stack"]])
     return copy.deepcopy(graph)  # a copy takes the names as they are
 
 

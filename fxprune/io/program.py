@@ -7,17 +7,19 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from fxprune.errors import LoadError
-from fxprune.io.directory import check_directory, write_json, written
+from fxprune.io.directory import PROGRAM, check_directory, write_json, written
 from fxprune.io.graph import load_graph, restore, save_graph
+from fxprune.io.parts import PLAN, REPORT, WEIGHTS, save_parts
 from fxprune.io.weights import load_weights, save_weights
 from fxprune.plan import Plan
 from fxprune.program import Program, build_module
 from fxprune.remark import Remark
 from fxprune.report import Report
 
-GRAPH, WEIGHTS, FACTS = "program.pt2", "weights.safetensors", "program.json"
-PLAN, REPORT = "plan.json", "report.json"
+GRAPH, FACTS = "program.pt2", "program.json"
 
 
 class Saveable(Protocol):
@@ -29,6 +31,8 @@ class Saveable(Protocol):
     def plan(self) -> Plan: ...
     @property
     def report(self) -> Report: ...
+    @property
+    def model(self) -> torch.nn.Module | None: ...
 
 
 def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
@@ -39,17 +43,33 @@ def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
     `report.json`, and `manifest.json` with the SHA-256 of each. It appears complete or not at all;
     an older one of fxprune is replaced. Weights are loaded on the CPU, wherever they were.
 
+    The outcome of pruning a partial capture has no graph of the whole model: its directory holds the
+    smaller model's weights, the plan and the report, and `Partial.load` reads it.
+
     Raises:
         LoadError: the directory is not one of fxprune's, or the program is on the meta device.
     """
-    program = what if isinstance(what, Program) else what.program
-    if any(t.is_meta for t in program.tensors().values()):
+    if isinstance(what, Program):
+        _save(what, Path(directory))
+    elif what.model is not None:
+        _check_weights(type(what.model).__name__, what.model)
+        save_parts(what.model, what.plan, what.report, Path(directory))
+    else:
+        _save(what.program, Path(directory), what)
+
+
+def _check_weights(name: str, module: torch.nn.Module) -> None:
+    if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
         raise LoadError(
             "a program on the meta device has no weights to save",
-            where=program.name,
+            where=name,
             do="save its plan (plan.save) and apply it to a model with weights",
         )
-    with written(Path(directory)) as folder:
+
+
+def _save(program: Program, directory: Path, outcome: Saveable | None = None) -> None:
+    _check_weights(program.name, program.module)
+    with written(directory, PROGRAM) as folder:
         facts = {
             "name": program.name,
             "training": program.training,
@@ -59,9 +79,9 @@ def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
             "tensors": save_weights(program.module, folder / WEIGHTS),
         }
         write_json(folder / FACTS, facts)
-        if not isinstance(what, Program):
-            what.plan.save(folder / PLAN)
-            write_json(folder / REPORT, what.report.to_json())
+        if outcome is not None:
+            outcome.plan.save(folder / PLAN)
+            write_json(folder / REPORT, outcome.report.to_json())
 
 
 def load(directory: str | os.PathLike[str]) -> Program:
@@ -71,7 +91,7 @@ def load(directory: str | os.PathLike[str]) -> Program:
         LoadError: a file is missing, truncated, altered, or of another version.
     """
     folder = Path(directory)
-    check_directory(folder)
+    check_directory(folder, PROGRAM)
     facts = _facts(folder / FACTS)
     loaded = load_graph(folder / GRAPH)
     tree = load_weights(facts["tensors"], folder / WEIGHTS)

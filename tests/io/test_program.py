@@ -46,6 +46,7 @@ class Pruned:
     program: Program
     plan: fp.Plan
     report: Report
+    model: nn.Module | None = None
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,7 @@ def _flip(path: Path) -> None:
 
 
 def _version(path: Path) -> None:
-    path.write_text(path.read_text().replace('"version": 1', '"version": 9'))
+    path.write_text(path.read_text().replace('"version": 2', '"version": 9'))
 
 
 @pytest.mark.parametrize("case", DAMAGE)

@@ -1,0 +1,64 @@
+"""What pruning a partial capture leaves on disk: the smaller model's tensors, no graph of the whole.
+
+No graph of the model exists, so the class of the model is needed to load it back: its parts are captured
+again, the plan is applied to them and the tensors are put in (`Partial.load`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fxprune.errors import LoadError
+from fxprune.io.directory import PARTS, check_directory, write_json, written
+from fxprune.io.weights import load_weights, save_weights
+from fxprune.plan import Plan
+from fxprune.report import Report
+
+FACTS, PLAN, REPORT, WEIGHTS = "parts.json", "plan.json", "report.json", "weights.safetensors"
+
+
+def save_parts(model: nn.Module, plan: Plan, report: Report, directory: Path) -> None:
+    """Writes the tensors of a smaller model whose parts were pruned, the plan and the report.
+
+    Raises:
+        LoadError: the directory is not one of fxprune's.
+    """
+    with written(directory, PARTS) as folder:
+        tensors = save_weights(model, folder / WEIGHTS)
+        write_json(folder / FACTS, {"name": type(model).__name__, "tensors": tensors})
+        plan.save(folder / PLAN)
+        write_json(folder / REPORT, report.to_json())
+
+
+def load_parts(directory: str | os.PathLike[str]) -> tuple[Plan, dict[str, torch.Tensor]]:
+    """The plan of a saved directory, and the state of the smaller model.
+
+    Raises:
+        LoadError: a file is missing, truncated, altered, or the directory holds something else.
+    """
+    folder = Path(directory)
+    check_directory(folder, PARTS)
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return Plan.load(folder / PLAN), load_weights(facts["tensors"], folder / WEIGHTS).state_dict()
+
+
+def put_state(model: nn.Module, state: dict[str, torch.Tensor], directory: object) -> None:
+    """Copies saved tensors into a model of the same names and sizes.
+
+    Raises:
+        LoadError: the model is not the one that was saved.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise LoadError(
+            f"the tensors of {directory} do not fit {type(model).__name__}",
+            where=str(directory),
+            why=" ".join(str(error).split())[:240],
+            do="capture the model that was pruned, with the same options",
+        ) from error
