@@ -25,6 +25,12 @@ A first session:
   fxprune prune torchvision:resnet18 --keep macs=0.5 --out smaller
   fxprune summary smaller --depth 1
 
+\b
+A model that does not export whole is pruned in its parts, and checked as a whole:
+  fxprune prune my.detector:make --input 2x3x320x320 --partial --out smaller
+Then DIR holds weights, plan and report, and no graph; from Python
+fp.capture_partial(model, args).load("smaller") gives the smaller model.
+
 Exit codes: 0 done, 1 a check failed, 2 bad input.
 """
 
@@ -64,29 +70,44 @@ Ignore = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+Parts = Annotated[
+    bool,
+    typer.Option("--partial", help="capture the largest submodules that export, not the whole"),
+]
 Seed = Annotated[int, typer.Option(help="of random weights, inputs and scores")]
 Depth = Annotated[int | None, typer.Option(help="add modules deeper than this to those above them")]
 
 
 @app.command(epilog=_example("summary torchvision:resnet50 --depth 1"))
 def summary(
-    model: Model, inputs: Inputs, depth: Depth = None, as_json: Json = False, seed: Seed = 0
+    model: Model,
+    inputs: Inputs,
+    depth: Depth = None,
+    partial: Parts = False,
+    as_json: Json = False,
+    seed: Seed = 0,
 ) -> None:
     """Parameters, MACs and bytes by module."""
     from fxprune.cli.source import open_program, show
     from fxprune.report import summary as summarise
 
-    table = summarise(open_program(model, inputs, seed), depth)
+    table = summarise(open_program(model, inputs, seed, partial=partial), depth)
     show(table, table.to_json(), as_json=as_json)
 
 
 @app.command(epilog=_example("groups torchvision:mobilenet_v2"))
-def groups(model: Model, inputs: Inputs, as_json: Json = False, seed: Seed = 0) -> None:
+def groups(
+    model: Model,
+    inputs: Inputs,
+    partial: Parts = False,
+    as_json: Json = False,
+    seed: Seed = 0,
+) -> None:
     """What may be removed: units by the parameter axes that go with them."""
     from fxprune.api import groups as find
     from fxprune.cli.source import open_program, show
 
-    found = find(open_program(model, inputs, seed))
+    found = find(open_program(model, inputs, seed, partial=partial))
     data = [
         {
             "name": g.name,
@@ -122,22 +143,24 @@ def prune(
     depth: Depth = 2,
     plan_out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the plan")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="write graph, weights, plan and report")
+        Path | None,
+        typer.Option(metavar="DIR", help="write graph (not of parts), weights, plan and report"),
     ] = None,
+    partial: Parts = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
     """Remove the least important units until a share of a metric is left; verify; save."""
     from fxprune.api import prune as run
     from fxprune.choose import Metric
-    from fxprune.cli.source import open_program, parse_keep, progress, show
+    from fxprune.cli.source import open_source, parse_keep, progress, show
     from fxprune.io import save
 
     metric, share = parse_keep(keep)
-    program = open_program(model, inputs, seed)
+    source = open_source(model, inputs, seed, partial=partial)
     with progress(f"pruning {model} to {share:g} of its {metric}"):
         outcome = run(
-            program,
+            source,
             keep=share,
             metric=cast(Metric, metric),
             importance=importance,
@@ -161,6 +184,7 @@ def explain(
     param: Annotated[str, typer.Argument(metavar="PARAM", help="name of a parameter or buffer")],
     inputs: Inputs,
     axis: Annotated[int, typer.Argument(metavar="AXIS", help="number of the axis")] = 0,
+    partial: Parts = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
@@ -168,7 +192,7 @@ def explain(
     from fxprune.api import explain as run
     from fxprune.cli.source import open_program, show
 
-    found = run(open_program(model, inputs, seed), param, axis)
+    found = run(open_program(model, inputs, seed, partial=partial), param, axis)
     show(found, asdict(found), as_json=as_json)
 
 
@@ -177,20 +201,25 @@ def verify(
     model: Model,
     plan: Annotated[Path, typer.Option(metavar="FILE", help="a plan of --plan-out or plan.save")],
     inputs: Inputs,
+    partial: Parts = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
     """Apply a plan and compare the result with the silenced original; exit code 1 if they differ."""
     from fxprune.api import shrink, solved
     from fxprune.api import verify as run
-    from fxprune.cli.source import open_program, progress, show
+    from fxprune.cli.source import open_source, progress, show
+    from fxprune.partial import Partial
     from fxprune.plan import Plan, check_plan
 
     read = Plan.load(plan)
-    program = open_program(model, inputs, seed)
-    checked = check_plan(program, read, solved)
+    source = open_source(model, inputs, seed, partial=partial)
     with progress("verifying"):
-        check = run(program, checked, shrink(program, checked), seed=seed)
+        if isinstance(source, Partial):
+            check = source.verify(read, seed=seed)
+        else:
+            checked = check_plan(source, read, solved)
+            check = run(source, checked, shrink(source, checked), seed=seed)
     show(check, asdict(check), as_json=as_json)
     raise typer.Exit(0 if check.ok else 1)
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from fxprune.capture import capture
 from fxprune.capture.inputs import default_inputs, load_model, parse_input
-from fxprune.errors import OptionError
+from fxprune.errors import CaptureError, OptionError
 from fxprune.io import load
+from fxprune.partial import Partial, capture_partial
 from fxprune.program import Program
 
 _stderr = Console(stderr=True, highlight=False)
@@ -28,24 +30,63 @@ def progress(text: str) -> Iterator[None]:
         yield
 
 
-def open_program(model: str, inputs: Sequence[str], seed: int) -> Program:
-    """The program of MODEL: captured with the given inputs, or loaded from a directory.
+def open_program(model: str, inputs: Sequence[str], seed: int, *, partial: bool) -> Program:
+    """The program of MODEL: whole, or that of its parts; see `open_source`."""
+    source = open_source(model, inputs, seed, partial=partial)
+    return source.program if isinstance(source, Partial) else source
+
+
+def open_source(
+    model: str, inputs: Sequence[str], seed: int, *, partial: bool
+) -> Program | Partial:
+    """MODEL captured whole, or in its parts, with the given inputs; or loaded from a directory.
 
     Raises:
         OptionError, CaptureError, LoadError: there is no such model, or it cannot be captured.
     """
     if Path(model).is_dir():
-        return _saved(model, inputs)
+        return _saved(model, inputs, partial=partial)
     torch.manual_seed(seed)
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: package.module:callable
     with progress(f"building {model}"):
         network = load_model(model)
     examples = tuple(map(parse_input, inputs)) or default_inputs(model, network)
     with progress(f"capturing {model}"):
+        return _in_parts(network, examples) if partial else _whole(network, examples)
+
+
+def _whole(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Program:
+    try:
         return capture(network, examples)
+    except CaptureError as error:
+        do = "if the model runs and only its export fails, add --partial: its parts are captured"
+        raise CaptureError(
+            error.what,
+            where=error.where,
+            why=error.why,
+            do="; ".join(filter(None, (error.do, do))),
+        ) from error
 
 
-def _saved(directory: str, inputs: Sequence[str]) -> Program:
+def _in_parts(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Partial:
+    """The partial capture; says on stderr what it holds, since tables show nothing else."""
+    found = capture_partial(network, examples)
+    parts = ", ".join(path or "the whole model" for path in found.parts)
+    note = f"captured in parts: {parts}"
+    if found.opaque:
+        outside = ", ".join(remark.where for remark in found.opaque)
+        note += f"\noutside, neither counted nor changed: what is left of {outside}"
+    print(note, file=sys.stderr)
+    return found
+
+
+def _saved(directory: str, inputs: Sequence[str], *, partial: bool) -> Program:
+    if partial:
+        raise OptionError(
+            "a saved program is whole",
+            where="--partial",
+            do="leave --partial out, or name the model that was captured",
+        )
     if inputs:
         raise OptionError(
             "a saved program has its own example inputs",

@@ -7,8 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from fxprune.cli.main import main
+from fxprune.partial import capture_partial
 
 NETWORK = """
 from torch import nn
@@ -16,13 +18,28 @@ def make():
     return nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
                          nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
 """
+IN_PARTS = """
+import torch
+from torch import nn
+class Sorter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(),
+                                  nn.Conv2d(12, 4, 1))
+        self.head = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU(), nn.Conv2d(16, 2, 1))
+    def forward(self, x):
+        y = self.body(x)
+        return self.head(y) if float(y.sum()) < 1e9 else y
+"""
 MODEL = ("my_network:make", "--input", "2x3x8x8")
+PARTIAL = ("my_parts:Sorter", "--input", "2x3x6x6", "--partial")
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     (tmp_path / "my_network.py").write_text(NETWORK)
+    (tmp_path / "my_parts.py").write_text(IN_PARTS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*sys.path])
 
@@ -94,6 +111,63 @@ def test_passes_are_listed(run: Run) -> None:
     assert "drop-identity" in out
 
 
+def test_failed_capture_names_the_option(run: Run) -> None:
+    code, out, err = run("summary", *PARTIAL[:-1])
+    assert (code, out) == (2, "")
+    assert "--partial" in err.splitlines()[-1]
+
+
+def test_parts_are_named_on_stderr(run: Run) -> None:
+    code, out, err = run("summary", *PARTIAL, "--json")
+    assert code == 0
+    assert json.loads(out)["total"]["parameters"] == 336 + 24 + 52 + 80 + 34
+    assert "captured in parts: body, head" in err
+    assert "the model (Sorter)" in err
+
+
+def test_groups_of_parts(run: Run) -> None:
+    code, out, _ = run("groups", *PARTIAL, "--json")
+    assert code == 0
+    assert [g["name"] for g in json.loads(out)] == ["body.0.weight:0", "head.0.weight:0"]
+
+
+def test_explain_in_parts(run: Run) -> None:
+    code, out, _ = run("explain", PARTIAL[0], "head.0.weight", "0", *PARTIAL[1:])
+    assert code == 0
+    assert "head.2.weight, axis 1" in out
+
+
+def test_prune_in_parts_and_load_again(run: Run) -> None:
+    code, out, _ = run("prune", *PARTIAL, "--keep", "params=0.6", "--out", "smaller", "--json")
+    assert code == 0
+    assert len(json.loads(out)["checks"]) == 2
+    names = {p.name for p in Path("smaller").iterdir()}
+    assert names == {
+        *("manifest.json", "parts.json", "plan.json", "report.json", "weights.safetensors")
+    }
+    code, out, _ = run("verify", *PARTIAL, "--plan", "smaller/plan.json")
+    assert code == 0
+    assert out.startswith("agrees")
+    partial = capture_partial(import_module("my_parts").Sorter().eval(), (torch.randn(2, 3, 6, 6),))
+    smaller = partial.load("smaller")
+    assert sum(p.numel() for p in smaller.parameters()) < 0.62 * 526
+
+
+def test_saved_parts_are_no_program(run: Run) -> None:
+    run("prune", *PARTIAL, "--no-verify", "--out", "smaller")
+    code, out, err = run("summary", "smaller")
+    assert (code, out) == (2, "")
+    assert "fp.capture_partial(model, args).load(directory)" in err
+
+
+def test_failed_check_of_parts_exits_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("prune", *PARTIAL, "--plan-out", "plan.json", "--no-verify")
+    monkeypatch.setattr(import_module("fxprune.partial"), "relative_error", lambda *_: 1.0)
+    code, out, _ = run("verify", *PARTIAL, "--plan", "plan.json")
+    assert code == 1
+    assert out.startswith("DIFFERS")
+
+
 BAD = {
     "model": ("summary", "nosuch"),
     "input": ("summary", MODEL[0], "--input", "2,3"),
@@ -106,6 +180,8 @@ BAD = {
     "plan": ("verify", *MODEL, "--plan", "none.json"),
     "param": ("explain", MODEL[0], "nosuch", *MODEL[1:]),
     "option": ("summary", *MODEL, "--nosuch"),
+    "model that does not run": ("summary", PARTIAL[0], "--input", "2x5x6x6", "--partial"),
+    "directory in parts": ("summary", ".", "--partial"),
     "out": ("prune", *MODEL, "--no-verify", "--out", "."),
 }
 
