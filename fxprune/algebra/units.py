@@ -192,22 +192,25 @@ class Units:
     def _rectangle(self, grid: IntArray) -> tuple[IntArray, IntArray]:
         """Units for the rows and the columns of a grid of units that follows neither.
 
-        A row or column with a position that stays cannot go: its unit is 0.
+        A row or column with a position that stays cannot go: its unit is 0. Rows that are equal go
+        together, and so do columns, for they name the same units: each is worked out once.
         """
         key = (grid.tobytes(), len(grid))
         if key not in self._splits:
-            outer, inner = grid.shape
-            stays = grid == 0
+            (once, row_of), (different, column_of) = distinct_rows(grid), distinct_rows(grid.T)
+            small = grid[np.ix_(once, different)]
+            outer, inner = small.shape
+            stays = small == 0
             row = np.where(stays.any(axis=1), 0, self.forest.fresh(outer))
             column = np.where(stays.any(axis=0), 0, self.forest.fresh(inner))
             parts = np.stack([np.repeat(row, inner), np.tile(column, outer)])
-            self.forest.define(grid.ravel(), parts)
+            self.forest.define(small.ravel(), parts)
             self._log(
-                Label(grid.size, (grid.ravel(),)),
-                Label(grid.size, tuple(parts)),
-                f"viewed as {outer} x {inner}",
+                Label(small.size, (small.ravel(),)),
+                Label(small.size, tuple(parts)),
+                f"viewed as {grid.shape[0]} x {grid.shape[1]}",
             )
-            self._splits[key] = row, column
+            self._splits[key] = row[row_of], column[column_of]
         return self._splits[key]
 
     def reshape(self, axes: Axes, sizes: Sequence[int]) -> Axes:
@@ -284,6 +287,18 @@ def drop(axes: Axes, dims: Iterable[int], *, keepdim: bool = False) -> Axes:
     if keepdim:
         return tuple(Label(1) if i in gone else x for i, x in enumerate(axes))
     return tuple(x for i, x in enumerate(axes) if i not in gone)
+
+
+def distinct_rows(grid: IntArray) -> tuple[IntArray, IntArray]:
+    """The first of each set of equal rows, and for each row the place of its like among them.
+
+    Rows are told apart by how they begin; all of them are taken where that does not suffice.
+    """
+    _, first, place = np.unique(grid[:, 0], return_index=True, return_inverse=True)
+    if len(first) == len(grid) or not np.array_equal(grid, grid[first[place]]):
+        return np.arange(len(grid)), np.arange(len(grid))
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[place]
 
 
 def _same(a: Label, b: Label) -> bool:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxprune.algebra.label import Label, concat, merge
-from fxprune.algebra.units import Units
+from fxprune.algebra.units import Units, distinct_rows
 
 quick = settings(derandomize=True, max_examples=60, deadline=None)
 
@@ -109,6 +109,53 @@ def test_split_of_a_plain_axis_removes_whole_rows_and_columns(a: int, b: int) ->
     at = [place[int(n)] for n in flat.columns[0]]
     assert tuples[:, at].T.tolist() == [[r, c] for r in row.columns[0] for c in column.columns[0]]
     assert u.split(flat, a, -1)[0].columns[0] is row.columns[0]
+
+
+@quick
+@given(st.integers(2, 5), st.integers(2, 5), st.integers(2, 5))
+def test_a_repeated_axis_is_split_once(times: int, a: int, b: int) -> None:
+    u = made()
+    flat = axis(u, a * b)
+    units = u.forest.size
+    row, column = u.split(flat.tile(times), times * a, b)
+    assert u.forest.size == units + a + b
+    assert (row.columns[0] == np.tile(np.arange(units, units + a), times)).all()
+    once = u.split(flat, a, b)
+    u.forest.resolve()
+    assert (u.forest.find(row.columns[0][:a]) == u.forest.find(once[0].columns[0])).all()
+    assert (u.forest.find(column.columns[0]) == u.forest.find(once[1].columns[0])).all()
+
+
+def test_equal_columns_are_split_once() -> None:
+    u = made()
+    flat = axis(u, 6)
+    units = u.forest.size
+    row, column = u.split(flat.repeat(4), 3, 8)
+    assert row.columns[0].tolist() == [units, units + 1, units + 2]
+    assert column.columns[0].tolist() == [units + 3] * 4 + [units + 4] * 4
+
+
+def test_repeated_rows_with_a_frozen_position_stay() -> None:
+    u = made()
+    flat = axis(u, 6)
+    u.freeze(flat.take(slice(0, 1)))
+    row, column = u.split(flat.tile(2), 4, 3)
+    assert (row.columns[0] == 0).tolist() == [True, False, True, False]
+    assert (column.columns[0] == 0).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("grid", "first", "place"),
+    [
+        ([[5, 6], [3, 4], [5, 6], [3, 4]], [0, 1], [0, 1, 0, 1]),
+        ([[3, 4], [3, 4], [1, 2]], [0, 2], [0, 0, 1]),
+        ([[3, 4], [3, 5], [3, 4]], [0, 1, 2], [0, 1, 2]),
+        ([[1, 2], [3, 4]], [0, 1], [0, 1]),
+    ],
+)
+def test_distinct_rows(grid: list[list[int]], first: list[int], place: list[int]) -> None:
+    found = distinct_rows(np.array(grid))
+    assert [x.tolist() for x in found] == [first, place]
 
 
 def test_split_keeps_a_row_with_a_frozen_position() -> None:
