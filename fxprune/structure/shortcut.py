@@ -1,0 +1,121 @@
+"""Seen back from an operand of a residual add: through casts, reshapes and at most one projection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from fxprune.operands import get_argument
+from fxprune.structure.paths import Flow, operator
+
+# Hands on the elements as they are, perhaps in another type, order or shape.
+_SAME = frozenset(
+    (
+        *("to", "_to_copy", "type_as", "float", "half", "bfloat16", "double", "contiguous"),
+        *("clone", "detach", "alias", "lift_fresh", "dropout", "native_dropout"),
+        *("feature_dropout", "alpha_dropout", "feature_alpha_dropout", "view", "_unsafe_view"),
+        *("reshape", "view_as", "reshape_as", "unflatten", "flatten", "squeeze", "unsqueeze"),
+        *("ravel", "permute", "transpose", "t", "movedim", "swapaxes", "pixel_shuffle"),
+        *("pixel_unshuffle",),
+    )
+)
+# Linear and without weights: changes the resolution or the width of an identity shortcut.
+_RESAMPLED = frozenset(
+    [f"avg_pool{d}d" for d in (1, 2, 3)]
+    + [f"adaptive_avg_pool{d}d" for d in (1, 2, 3)]
+    + [f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d")]
+    + ["upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "constant_pad_nd"]
+)
+_CUT = frozenset(("slice", "narrow"))
+_NORM = frozenset(
+    (
+        *("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"),
+        *("native_batch_norm", "native_group_norm", "native_layer_norm"),
+        *("_native_batch_norm_legit", "cudnn_batch_norm"),
+    )
+)
+_AFFINE = frozenset(("add", "sub", "mul", "div"))
+# The operator of a projection by the places of its operands: the value's and the weight's.
+_PROJECTION = {
+    **{f"conv{t}{d}d": (0, 1) for t in ("", "_transpose") for d in (1, 2, 3)},
+    **dict.fromkeys(("convolution", "linear", "mm", "matmul", "bmm"), (0, 1)),
+    "addmm": (1, 2),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """One value that an operand shows.
+
+    Attributes:
+        value: the value seen.
+        path: the nodes between it and the add, in execution order; none where it is the operand.
+        projected: whether a projection is among them.
+        scaled: whether a norm, scale or shift is, of which the projection is still to come.
+        cut: whether a part of the value only is seen.
+    """
+
+    value: fx.Node
+    path: tuple[fx.Node, ...] = ()
+    projected: bool = False
+    scaled: bool = False
+    cut: bool = False
+
+
+def views(operand: fx.Node, flow: Flow) -> Iterator[View]:
+    """What an operand of an add shows, from near to far, the operand itself first."""
+    view: View | None = View(operand)
+    while view is not None:
+        if not view.scaled:
+            yield view
+        view = _before(view, flow)
+
+
+def _before(view: View, flow: Flow) -> View | None:
+    """One node further back, None where that is more than a projection."""
+    node = view.value
+    if node in flow.written:
+        return None
+    name = operator(node)
+    if name in _SAME or name in _RESAMPLED or _is_padding(node, flow):
+        return _through(view, flow)
+    if name in _CUT:
+        return _through(replace(view, cut=True), flow)
+    if view.projected:
+        return None
+    if name in _PROJECTION:
+        place, weight = _PROJECTION[name]
+        if node.args[weight] not in flow.trained:
+            return None
+        return _through(replace(view, projected=True, scaled=False), flow, place)
+    return _through(replace(view, scaled=True), flow) if _is_scaling(node, flow) else None
+
+
+def _through(view: View, flow: Flow, place: int = 0) -> View | None:
+    """The view of what its value is made of: the argument at a place, or the only one that varies."""
+    node = view.value
+    source = node.args[place] if node.args else None
+    if operator(node) in _AFFINE or isinstance(source, list | tuple):
+        source = next((n for n in flow.inputs[node] if n in flow.varying), None)
+    if not isinstance(source, fx.Node):
+        return None
+    return replace(view, value=source, path=(node, *view.path))
+
+
+def _is_padding(node: fx.Node, flow: Flow) -> bool:
+    """Whether a node appends constants to one value."""
+    if operator(node) == "pad":
+        return bool(get_argument(node, "mode") == "constant")
+    if operator(node) != "cat":
+        return False
+    others = [n for n in flow.inputs[node] if n not in flow.varying]
+    return len(flow.inputs[node]) - len(others) == 1 and flow.trained.isdisjoint(others)
+
+
+def _is_scaling(node: fx.Node, flow: Flow) -> bool:
+    """Whether a node is a norm, or scales or shifts one value by constants or parameters."""
+    if operator(node) in _NORM:
+        return True
+    return operator(node) in _AFFINE and sum(n in flow.varying for n in flow.inputs[node]) == 1
