@@ -12,7 +12,6 @@ from fxprune.algebra.label import IntArray
 from fxprune.plan import Kept
 
 LARGE = 8 << 20
-ALIGNMENT = 64
 LONG = 4
 BLOCK = 1 << 16
 
@@ -43,15 +42,14 @@ def slice_axes(tensor: torch.Tensor, cut: Mapping[int, IntArray]) -> torch.Tenso
     """A copy with only the given positions of some axes; contiguous in the memory format it had."""
     layout = memory_format(tensor)
     plain = type(tensor) is torch.Tensor and tensor.device.type == "cpu" and not tensor.is_quantized
-    if tensor.nbytes < LARGE or not plain:
+    if not cut or tensor.nbytes < LARGE or not plain:
         return _slice_in_turn(tensor, cut, layout)
     order = memory_order(tensor.dim(), layout)
     source = tensor.contiguous(memory_format=layout).permute(order)
     kept = {order.index(axis): positions for axis, positions in cut.items()}
-    out = empty([len(kept.get(i, range(n))) for i, n in enumerate(source.shape)], tensor.dtype)
-    if not kept:
-        out.copy_(source)
-    elif out.numel():
+    shape = [len(kept.get(i, range(n))) for i, n in enumerate(source.shape)]
+    out = torch.empty(shape, dtype=tensor.dtype)
+    if out.numel():
         _gather(source, kept, out)
     return out.permute([order.index(axis) for axis in range(len(order))])
 
@@ -113,20 +111,6 @@ def run_length(positions: IntArray, length: int) -> int:
     starts = positions[np.flatnonzero(np.diff(positions, prepend=-2) != 1)]
     ends = positions[np.flatnonzero(np.diff(positions, append=length + 1) != 1)] + 1
     return int(np.gcd.reduce(np.concatenate([starts, ends, [length]])))
-
-
-def empty(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of the CPU that nobody has written to.
-
-    Memory that is new to a process costs more to touch than to copy. numpy asks the system for
-    large pages, with which it costs a third; torch does not.
-    """
-    size = prod(shape) * dtype.itemsize
-    if size < max(LARGE, 1):
-        return torch.empty(shape, dtype=dtype)
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return torch.frombuffer(memory, dtype=dtype, count=prod(shape), offset=start).view(shape)
 
 
 def memory_order(dim: int, layout: torch.memory_format) -> list[int]:
