@@ -25,10 +25,6 @@ class Leaf(nn.Module):
                 vars(twin)[name] = copy.copy(value)
         return twin
 
-    def __call__(self, value: torch.Tensor, axis: int | None = None) -> torch.Tensor:
-        """The value, weighed or observed along an axis; None: as a whole."""
-        return super().__call__(value, axis)  # type: ignore[no-any-return]
-
 
 def leaf_of(root: nn.Module, node: fx.Node) -> Leaf | None:
     """The leaf module that a node calls; None where it calls none."""

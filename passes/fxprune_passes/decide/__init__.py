@@ -1,0 +1,1 @@
+"""Passes that say which units go."""

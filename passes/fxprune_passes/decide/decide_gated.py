@@ -1,0 +1,64 @@
+"""Decides by gates: what is at 0 goes; unit gates all at 0 are a branch that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from fxprune.axes import Axes
+from fxprune.gate import Gate, gate_nodes, gates
+from fxprune.pipeline import Branch, Context, Decision, Unit
+from fxprune.program import Program
+
+
+@dataclass(frozen=True)
+class DecideGated(Decision):
+    """Takes the units and branches whose gates are at 0."""
+
+    name: ClassVar[str] = "decide-gated"
+
+    def decide(self, program: Program, ctx: Context) -> Iterable[Unit | Branch]:
+        places = gate_nodes(program)
+        for path, found in closed(program, ctx).items():
+            what = f"{len(found)} unit gates of {path}" if isinstance(found, list) else path
+            if ctx.allow(places[path][0], f"{what} at 0", code="decided"):
+                yield from found if isinstance(found, list) else (found,)
+
+
+def closed(program: Program, ctx: Context) -> dict[str, Branch | list[Unit]]:
+    """What the gates at 0 stand for, by their paths; a remark for each that cannot go."""
+    places = gate_nodes(program)
+    found: dict[str, Branch | list[Unit]] = {}
+    for path, gate in gates(program).items():
+        settled = gate.settled()
+        if bool((settled == 0).all()):
+            found[path] = Branch(path)
+        elif gate.theta.dim() and bool((settled == 0).any()):
+            units, reason = closed_units(ctx.axes(program), path, gate)
+            if reason:
+                ctx.missed(places[path][0], f"gates of {path} stay", reason, code="units-stay")
+            if units:
+                found[path] = units
+    return found
+
+
+def closed_units(axes: Axes, path: str, gate: Gate) -> tuple[list[Unit], str]:
+    """The units of a gate's zeros, and why others of its zeros stay."""
+    closed = (gate.settled() == 0).cpu()
+    label = axes.params[f"{path}.theta"][0]
+    positions = torch.nonzero(closed).flatten().numpy()
+    units: set[int] = set()
+    for column in label.columns:
+        units |= set(np.unique(column[positions]).tolist())
+    lost = np.zeros(len(label), bool)
+    for column in label.columns:
+        lost |= np.isin(column, list(units - {0}))
+    open_too = lost & ~closed.numpy()
+    if open_too.any():
+        return [], f"{int(open_too.sum())} gates that are open would go with them"
+    stays = int((~lost[positions]).sum())
+    return sorted(units - {0}), f"{stays} are frozen" if stays else ""

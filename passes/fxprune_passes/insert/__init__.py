@@ -1,0 +1,1 @@
+"""Passes that put gates, observers and shortcuts into a graph."""

@@ -1,0 +1,146 @@
+"""Puts gates into a graph: on residual branches, on layers, or on the units of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar, Literal
+
+import torch
+from torch import fx
+
+from fxprune.axes import Axes
+from fxprune.editor import Editor
+from fxprune.gate import Estimator, Gate, Kind
+from fxprune.group import Group, find_groups
+from fxprune.pipeline import Context, Rewrite
+from fxprune.program import Program
+from fxprune.structure.blocks import find_blocks
+from fxprune_passes.insert.layer_ends import find_layers
+from fxprune_passes.insert.unit_places import Places, UnplaceableError, find_places
+
+
+@dataclass(frozen=True)
+class InsertGates(Rewrite):
+    """Puts gates of 1 on residual branches, layers, units or heads; the function stays.
+
+    - block: one gate on each residual branch, right before its add.
+    - layer: one gate on what each layer inside a residual branch gives, behind its norm and activation.
+    - unit: one gate for each unit of a group of channels, wherever an operator sums over them.
+    - head: the same for attention heads.
+
+    Args:
+        scope: see above.
+        where: glob of the paths of blocks and layers, or of the tensors that name groups.
+        kind: see `fxprune.gate.Gate`.
+        estimator: see `fxprune.gate.Gate`.
+    """
+
+    name: ClassVar[str] = "insert-gates"
+    scope: Literal["block", "unit", "head", "layer"] = "block"
+    where: str = "*"
+    kind: Kind = "hard"
+    estimator: Estimator = "straight-through"
+
+    def rewrite(self, program: Program, ctx: Context) -> Program:
+        editor = ctx.edit(program)
+        if self.scope == "block":
+            self._blocks(program, editor, ctx)
+        elif self.scope == "layer":
+            self._layers(program, editor, ctx)
+        else:
+            self._groups(program, editor, ctx)
+        return editor.finish()
+
+    def _blocks(self, program: Program, editor: Editor, ctx: Context) -> None:
+        for block in find_blocks(program):
+            path = f"{block.path}.gate"
+            if not fnmatchcase(block.path, self.where):
+                continue
+            if _is_gate(editor, editor.node(block.branch)):
+                ctx.missed(block.branch, "no gate", "the branch has one", code="gated")
+            elif ctx.allow(block.branch, f"gate {path}", code="inserted"):
+                gate = self._gate(None, program, block.parameters)
+                branch, add = editor.node(block.branch), editor.node(block.add)
+                path = editor.add_leaf(path, gate)
+                add.replace_input_with(
+                    branch, editor.call_leaf(path, (branch,), before=add, like=branch)
+                )
+
+    def _layers(self, program: Program, editor: Editor, ctx: Context) -> None:
+        for layer in find_layers(program):
+            if not fnmatchcase(layer.path, self.where):
+                continue
+            if layer.needed:
+                ctx.missed(
+                    layer.weighted,
+                    "no gate",
+                    "every path through the network needs this layer: without it the output is constant",
+                    code="needed",
+                    do="put a shortcut around it first: insert-skips",
+                )
+            elif ctx.allow(layer.end, f"gate {layer.path}.gate", code="inserted"):
+                end = editor.node(layer.end)
+                path = editor.add_leaf(
+                    f"{layer.path}.gate", self._gate(None, program, (layer.weight,))
+                )
+                gate = editor.call_leaf(path, (end,), before=end.next, like=end)
+                editor.replace(end, gate)
+
+    def _groups(self, program: Program, editor: Editor, ctx: Context) -> None:
+        axes = ctx.axes(program)
+        heads = head_units(axes)
+        for group in find_groups(axes):
+            tensor = group.name.partition(":")[0]
+            is_head = bool(heads & set(group.units.tolist()))
+            if is_head != (self.scope == "head") or not fnmatchcase(tensor, self.where):
+                continue
+            try:
+                places = find_places(program, axes, group)
+            except UnplaceableError as error:
+                ctx.missed(group.name, "no gates", str(error), code="no-place")
+                continue
+            if ctx.allow(
+                group.name, f"{len(group)} gates in {len(places.places)} places", code="inserted"
+            ):
+                self._put(program, editor, group, places)
+
+    def _put(self, program: Program, editor: Editor, group: Group, places: Places) -> None:
+        tensors = [m.param for m in group.members]
+        gate = self._gate(len(group), program, tensors)
+        path = editor.add_leaf(f"{group.name.partition(':')[0].rpartition('.')[0]}.gate", gate)
+        known: dict[tuple[fx.Node, int], fx.Node] = {}
+        for place in places.places:
+            node, user = editor.node(place.node), editor.node(place.user)
+            key = (node, place.axis)
+            if key not in known:
+                args = (node, place.axis) if not known else (node, place.axis, False)
+                known[key] = editor.call_leaf(path, args, before=node.next, like=node)
+            user.replace_input_with(node, known[key])
+
+    def _gate(self, size: int | None, program: Program, names: Iterable[str]) -> Gate:
+        tensors = program.tensors()
+        like = next((tensors[n] for n in names if tensors[n].is_floating_point()), torch.ones(()))
+        exact = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return Gate(size, self.kind, self.estimator, like=like.detach().new_empty(0, dtype=exact))
+
+
+def _is_gate(editor: Editor, node: fx.Node) -> bool:
+    return isinstance(editor.leaf(node), Gate)
+
+
+def head_units(axes: Axes) -> set[int]:
+    """Units of heads: what a product of two computed values runs over without summing."""
+    found: set[int] = set()
+    for node, labels in axes.nodes.items():
+        name = str(getattr(node.target, "_opname", ""))
+        if name not in ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm"):
+            continue
+        operands = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        if len(operands) < 2 or not isinstance(labels, tuple):
+            continue
+        for label in labels[:-2]:
+            for column in axes.final(label).columns:
+                found.update(column.tolist())
+    return found - {0}

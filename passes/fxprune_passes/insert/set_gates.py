@@ -1,0 +1,45 @@
+"""Sets gates by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from fxprune.gate import gate_nodes, gates
+from fxprune.pipeline import Context, Keeps, Rewrite
+from fxprune.program import Program
+
+
+@dataclass(frozen=True)
+class SetGates(Rewrite):
+    """Gives the gates under a path a value. Changes the function.
+
+    Args:
+        where: glob of the gates' paths, with or without the last part: `layer3.*`.
+        value: what they multiply by from now on.
+        units: positions of unit gates to set; all of them where none are given.
+    """
+
+    name: ClassVar[str] = "set-gates"
+    keeps: ClassVar[Keeps] = "nothing"
+    where: str = "*"
+    value: float = 0.0
+    units: tuple[int, ...] = ()
+
+    def rewrite(self, program: Program, ctx: Context) -> Program:
+        editor = ctx.edit(program)
+        places = gate_nodes(program)
+        for path, gate in gates(program).items():
+            names = (path, path.rpartition(".")[0])
+            if not any(fnmatchcase(n, self.where) for n in names):
+                continue
+            if ctx.allow(places[path][0], f"{path} = {self.value:g}", code="set"):
+                theta = gate.theta.detach().clone()
+                if self.units:
+                    theta[list(self.units)] = self.value
+                else:
+                    theta.fill_(self.value)
+                editor.set_tensor(f"{path}.theta", theta)
+                editor.set_tensor(f"{path}.sample", (theta >= 0.5).to(theta.dtype))
+        return editor.finish()

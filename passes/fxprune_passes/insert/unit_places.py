@@ -1,0 +1,165 @@
+"""Where the gates of a group go: on the values that an operator is about to sum over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import fx
+
+from fxprune.algebra.label import IntArray
+from fxprune.axes import Axes
+from fxprune.group import Group
+from fxprune.leaf import leaf_of
+from fxprune.operands import is_operator
+from fxprune.program import Program
+
+# They hand every number on, or drop or repeat it: a gate may stand before them as well as behind.
+MOVERS = frozenset(
+    (
+        "_unsafe_view alias alpha_dropout cat chunk clone contiguous detach dropout expand "
+        "feature_dropout flatten movedim narrow permute pixel_shuffle pixel_unshuffle reshape roll "
+        "select slice split split_with_sizes squeeze stack swapaxes tensor_split to transpose unbind "
+        "unflatten unfold unsqueeze view"
+    ).split(" ")
+)
+
+
+class UnplaceableError(Exception):
+    """No place for the gates of a group; says why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The gates of a group stand on an axis of `node`, where `user` reads it."""
+
+    node: fx.Node
+    axis: int
+    user: fx.Node
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The places of one group.
+
+    Attributes:
+        order: the group's units in the order in which every place has them.
+        places: all of them.
+    """
+
+    order: IntArray
+    places: tuple[Place, ...]
+
+
+@dataclass
+class _Search:
+    program: Program
+    axes: Axes
+    inside: np.ndarray
+    count: int
+    order: IntArray | None = None
+    found: dict[Place, None] = field(default_factory=dict)
+    moved: dict[fx.Node, None] = field(default_factory=dict)
+
+
+def find_places(program: Program, axes: Axes, group: Group) -> Places:
+    """The places that together weigh whatever is summed over a unit of the group, each once.
+
+    Raises:
+        UnplaceableError: somewhere the units do not lie one by one along an axis.
+    """
+    inside = np.zeros(axes.n_units, bool)
+    inside[group.units] = True
+    search = _Search(program, axes, inside, len(group))
+    for consumer, operand, axis in _summed(search):
+        _walk(search, operand, axis, consumer)
+    if search.order is None:
+        raise UnplaceableError("no operator sums over its units")
+    _check_readers(search)
+    return Places(search.order, tuple(search.found))
+
+
+def _summed(search: _Search) -> Iterator[tuple[fx.Node, fx.Node, int]]:
+    """Operators that sum over units of the group: the operator, its first such operand and the axis."""
+    for consumer, marks in search.axes.marks.items():
+        wanted = {id(x) for x in marks.silenced}
+        for operand in consumer.all_input_nodes if wanted else ():
+            if operand.op == "get_attr":
+                continue
+            axis = next(
+                (
+                    i
+                    for i, label in enumerate(_labels(search, operand))
+                    if id(label) in wanted and _touches(search, label)
+                ),
+                None,
+            )
+            if axis is not None:
+                yield consumer, operand, axis
+                break
+
+
+def _labels(search: _Search, node: fx.Node) -> tuple[object, ...]:
+    labels = search.axes.nodes.get(node)
+    return labels if isinstance(labels, tuple) else ()
+
+
+def _touches(search: _Search, label: object) -> bool:
+    return any(search.inside[c].any() for c in search.axes.final(label).columns)  # type: ignore[arg-type]
+
+
+def _walk(search: _Search, node: fx.Node, axis: int, user: fx.Node) -> None:
+    """Back from an operand through what only moves numbers, to where the units lie one by one."""
+    order = _one_to_one(search, _labels(search, node)[axis])
+    if order is not None and (search.order is None or np.array_equal(order, search.order)):
+        search.order = order
+        search.found[Place(node, axis, user)] = None
+        return
+    if leaf_of(search.program.module, node) is None and not _moves(node):
+        raise UnplaceableError(
+            f"at node {node.name} the units do not lie one by one along an axis, and {node.target} "
+            "does more than move them"
+        )
+    search.moved[node] = None
+    sources = 0
+    for source in node.all_input_nodes:
+        for i, label in enumerate(_labels(search, source)):
+            if _touches(search, label):
+                _walk(search, source, i, node)
+                sources += 1
+    if not sources:
+        raise UnplaceableError(f"the units cannot be followed through node {node.name}")
+
+
+def _moves(node: fx.Node) -> bool:
+    return is_operator(node) and node.target._opname in MOVERS  # type: ignore[union-attr]
+
+
+def _one_to_one(search: _Search, label: object) -> IntArray | None:
+    """The units along an axis, where each of the group stands there once and nothing else does."""
+    final = search.axes.final(label)  # type: ignore[arg-type]
+    columns = [c for c in final.columns if search.inside[c].any()]
+    if len(columns) != 1 or len(final) != search.count:
+        return None
+    column = columns[0]
+    if not search.inside[column].all() or len(np.unique(column)) != search.count:
+        return None
+    return np.asarray(column)
+
+
+def _check_readers(search: _Search) -> None:
+    """What a place weighs nothing else may read than the sums behind it."""
+    for node in search.moved:
+        for user in node.users:
+            if user not in search.moved and not _sums_here(search, user):
+                raise UnplaceableError(f"node {user.name} reads the units too, behind {node.name}")
+
+
+def _sums_here(search: _Search, node: fx.Node) -> bool:
+    marks = search.axes.marks.get(node)
+    return marks is not None and any(
+        id(label) in {id(x) for x in marks.silenced} and _touches(search, label)
+        for operand in node.all_input_nodes
+        for label in _labels(search, operand)
+    )

@@ -1,0 +1,206 @@
+"""Takes out what a scalar gate weighs: the value is 0, and that is followed as far as it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from fxprune.editor import Editor
+from fxprune.gate import Gate
+from fxprune.leaf import Leaf
+from fxprune.operands import get_argument, is_operator
+
+aten = torch.ops.aten
+
+# 0 in their first operand gives 0, whatever the others are.
+_ZERO = frozenset(
+    (
+        "_unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d alias asinh "
+        "avg_pool1d avg_pool2d avg_pool3d chunk clone contiguous detach div dropout elu expand "
+        "feature_dropout flatten gelu getitem hardswish hardtanh leaky_relu max_pool1d max_pool2d "
+        "max_pool3d mean mish narrow neg permute prelu relu relu6 reshape roll select selu silu slice "
+        "softsign split split_with_sizes sqrt square squeeze sum tanh to transpose unbind unflatten "
+        "unsqueeze upsample_bilinear2d upsample_nearest2d view"
+    ).split(" ")
+)
+_PRODUCTS = frozenset(("mul", "matmul", "bmm", "mm"))
+_SAME = frozenset(("dropout", "feature_dropout", "contiguous", "clone", "detach"))
+
+
+class StuckError(Exception):
+    """The value cannot be followed; says where and why."""
+
+
+class _Zero:
+    """A value that is 0 everywhere."""
+
+
+# A value that is the same for every sample and place: a node of rank and type of the value, of length 1
+# along every axis but that of the channels.
+_Small = _Zero | fx.Node
+
+
+def silence_branch(editor: Editor, gate: fx.Node) -> None:
+    """Puts 0 in place of a gate's value and simplifies all that reads it.
+
+    A bias or a norm behind the gate makes a constant of the 0; it is computed once for all places.
+
+    Raises:
+        StuckError: an operator makes of it what is not the same everywhere; nothing has changed then.
+    """
+    walk = _Walk(editor, gate)
+    for user, value in walk.sums:
+        editor.replace(user, value)
+
+
+class _Walk:
+    """What is known to be 0 or constant, and the sums that end it."""
+
+    def __init__(self, editor: Editor, gate: fx.Node) -> None:
+        self.editor = editor
+        self.small: dict[fx.Node, _Small] = {gate: _Zero()}
+        self.sums: list[tuple[fx.Node, fx.Node]] = []
+        for node in editor.nodes:
+            if any(n in self.small for n in node.all_input_nodes):
+                self._visit(node)
+
+    def _visit(self, node: fx.Node) -> None:
+        if _name(node) in ("add", "sub") and self._full_operand(node) is not None:
+            self.sums.append((node, self._sum(node)))
+            return
+        value = self._value(node)
+        if value is None:
+            if not node.users and node.op != "output":
+                return
+            raise StuckError(
+                f"node {node.name}: {node.target} makes of it what differs from place to place"
+            )
+        self.small[node] = value
+
+    def _full_operand(self, node: fx.Node) -> fx.Node | None:
+        """The operand of a sum that is not small and has the shape and type of the sum."""
+        full = [a for a in node.args[:2] if isinstance(a, fx.Node) and a not in self.small]
+        return full[0] if len(full) == 1 and _alike(full[0], node) else None
+
+    def _sum(self, node: fx.Node) -> fx.Node:
+        """`x + 0` is x; x plus a constant reads the small one."""
+        full = cast(fx.Node, self._full_operand(node))
+        other = node.args[1] if node.args[0] is full else node.args[0]
+        small = self.small[cast(fx.Node, other)]
+        if isinstance(small, fx.Node):
+            args = tuple(small if a is other else a for a in node.args)
+            return self._call(node, args)
+        alpha = get_argument(node, "alpha")
+        if node.args[1] is full and (alpha != 1 or _name(node) == "sub"):
+            factor = -alpha if _name(node) == "sub" else alpha
+            return self.editor.call(aten.mul.Tensor, (full, factor), before=node)
+        return full
+
+    def _value(self, node: fx.Node) -> _Small | None:
+        if (leaf := self.editor.leaf(node)) is not None:
+            return self._leaf(node, leaf)
+        name = _name(node)
+        first = self._of(node.args[0]) if node.args else None
+        if name == "linear" or name.startswith("conv"):
+            return self._weighted(node, first)
+        if name == "batch_norm":
+            return self._norm(node, first)
+        if self._is_zero(node, name, first):
+            return _Zero()
+        if isinstance(first, fx.Node) and (_is_unary(node) or name == "adaptive_avg_pool2d"):
+            return first if name in _SAME else self._call(node, (first, *node.args[1:]))
+        return None
+
+    def _leaf(self, node: fx.Node, leaf: Leaf) -> _Small:
+        """A gate weighs a constant as it would weigh all of it; an observer has nothing to see."""
+        value = self.small[node.all_input_nodes[0]]
+        if isinstance(value, _Zero) or not isinstance(leaf, Gate):
+            return value
+        if bool((leaf.settled() == 0).all()):
+            return _Zero()
+        args = (value, *node.args[1:])
+        return self.editor.call_leaf(str(node.target), args, before=node, like=node)
+
+    def _of(self, argument: Any) -> _Small | None:
+        return self.small.get(argument) if isinstance(argument, fx.Node) else None
+
+    def _is_zero(self, node: fx.Node, name: str, first: _Small | None) -> bool:
+        if name in ("cat", "stack"):
+            return all(isinstance(self._of(p), _Zero) for p in cast(Any, node.args[0]))
+        if name == "scaled_dot_product_attention":
+            return isinstance(self._of(node.args[2]), _Zero)
+        if name in _PRODUCTS:
+            return any(isinstance(self._of(a), _Zero) for a in node.args[:2])
+        if name in ("add", "sub"):
+            return all(isinstance(self._of(a), _Zero) for a in node.args[:2])
+        return name in _ZERO and isinstance(first, _Zero)
+
+    def _weighted(self, node: fx.Node, first: _Small | None) -> _Small | None:
+        if first is None:
+            return None
+        bias = get_argument(node, "bias")
+        if isinstance(first, _Zero):
+            return _Zero() if bias is None else self._spread(node, bias)
+        if _name(node) == "linear":
+            return self._call(node, (first, *node.args[1:]))
+        if "transpose" in _name(node) or any(_numbers(get_argument(node, "padding"))):
+            return None
+        weight = cast(fx.Node, node.args[1])
+        dims = list(range(2, weight.meta["val"].dim()))
+        whole = self.editor.call(aten.sum.dim_IntList, (weight, dims, True), before=node)
+        groups = get_argument(node, "groups")
+        ones = [1] * len(dims)
+        args = (first, whole, bias, ones, [0] * len(dims), ones, groups)
+        return self.editor.call(cast(Any, node.target), args, before=node)
+
+    def _norm(self, node: fx.Node, first: _Small | None) -> _Small | None:
+        mean = get_argument(node, "running_mean")
+        if first is None or get_argument(node, "training") or not isinstance(mean, fx.Node):
+            return None
+        if isinstance(first, _Zero):
+            first = self.editor.call(
+                aten.mul.Tensor, (self._spread(node, mean), 0.0), before=node, like=node
+            )
+        return self._call(node, (first, *node.args[1:]))
+
+    def _spread(self, node: fx.Node, vector: fx.Node) -> fx.Node:
+        """A vector along the channels of a node: axis 1, or the last of a linear."""
+        rank = node.meta["val"].dim()
+        axis = rank - 1 if _name(node) == "linear" else 1
+        shape = [-1 if i == axis else 1 for i in range(rank)]
+        return self.editor.call(aten.view.default, (vector, shape), before=node)
+
+    def _call(self, node: fx.Node, args: tuple[Any, ...]) -> fx.Node:
+        return self.editor.call(cast(Any, node.target), args, dict(node.kwargs), before=node)
+
+
+def _name(node: fx.Node) -> str:
+    if is_operator(node):
+        return str(node.target._opname)  # type: ignore[union-attr]
+    return getattr(node.target, "__name__", "")
+
+
+def _is_unary(node: fx.Node) -> bool:
+    """Whether a node works number by number on its first operand alone."""
+    return (
+        is_operator(node)
+        and len(node.all_input_nodes) == 1
+        and (torch.Tag.pointwise in node.target.tags or _name(node) in _SAME)  # type: ignore[union-attr]
+    )
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    return iter(value) if isinstance(value, list | tuple) else iter((value,))
+
+
+def _alike(a: fx.Node, b: fx.Node) -> bool:
+    x, y = a.meta.get("val"), b.meta.get("val")
+    return (
+        isinstance(x, torch.Tensor)
+        and isinstance(y, torch.Tensor)
+        and x.dtype == y.dtype
+        and [str(n) for n in x.shape] == [str(n) for n in y.shape]
+    )

@@ -1,0 +1,56 @@
+"""Deletes what gates have switched off, and gates that are on for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fxprune.gate import gate_nodes, gates
+from fxprune.pipeline import Branch, Context, Keeps, Rewrite
+from fxprune.program import Program
+from fxprune_passes.decide.decide_gated import closed
+from fxprune_passes.rewrite.shrink import remove_branches
+
+
+@dataclass(frozen=True)
+class DeleteGated(Rewrite):
+    """Deletes branches and units whose gates are at 0, and gates that are at 1.
+
+    A branch goes with whatever is in it and what only it fed; a projection on its shortcut stays. Gates
+    at other values stay: `absorb-gates` moves them into weights.
+    """
+
+    name: ClassVar[str] = "delete-gated"
+    keeps: ClassVar[Keeps] = "silenced"
+
+    def rewrite(self, program: Program, ctx: Context) -> Program:
+        places = gate_nodes(program)
+        units: list[int] = []
+        branches: list[str] = []
+        for path, found in closed(program, ctx).items():
+            if isinstance(found, Branch):
+                branches.append(path)
+            elif ctx.allow(places[path][0], f"{len(found)} units of {path}", code="units"):
+                units += found
+        if units:
+            program = ctx.remove(program, units)
+        return remove_open_gates(remove_branches(program, branches, ctx), ctx)
+
+
+def remove_open_gates(program: Program, ctx: Context) -> Program:
+    """The program without the gates that multiply by 1."""
+    editor = ctx.edit(program)
+    places = gate_nodes(program)
+    for path, gate in gates(program).items():
+        if not bool((gate.settled() == 1).all()):
+            ctx.missed(
+                places[path][0],
+                f"{path} stays",
+                "it multiplies by something else than 0 or 1",
+                code="between",
+                do="absorb-gates moves it into weights",
+            )
+        elif ctx.allow(places[path][0], f"{path} is at 1", code="opened"):
+            for place in places[path]:
+                editor.replace(editor.node(place), editor.node(place).all_input_nodes[0])
+    return editor.finish()
