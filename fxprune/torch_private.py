@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import guarding_hint_or_throw
 from torch.utils import _pytree as pytree
 
 
@@ -135,7 +136,10 @@ def _table() -> dict[Any, Callable[..., Any]]:
 
 
 class WithoutData:
-    """A model and its inputs as tensors that have no data; its own tensors are not touched."""
+    """A model and its inputs as tensors that have no data; its own tensors are not touched.
+
+    Where the inputs come from a trace, a free size stands at the example's value.
+    """
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._model = model
@@ -143,7 +147,8 @@ class WithoutData:
         self._known: dict[int, torch.Tensor] = {}
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._state = {name: self._empty(x) for name, x in tensors.items()}
-        self._inputs = pytree.tree_map_only(torch.Tensor, self._empty, (args, dict(kwargs)))
+        inputs = pytree.tree_map_only(torch.SymInt, guarding_hint_or_throw, (args, dict(kwargs)))
+        self._inputs = pytree.tree_map_only(torch.Tensor, self._empty, inputs)
 
     def __call__(self) -> Any:
         """What the model returns, without data."""
@@ -154,8 +159,9 @@ class WithoutData:
 
     def _empty(self, x: torch.Tensor) -> torch.Tensor:
         if id(x) not in self._known:
+            shape, stride = ([guarding_hint_or_throw(n) for n in s] for s in (x.shape, x.stride()))
             with self._mode:
-                new = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+                new = torch.empty_strided(shape, stride, dtype=x.dtype, device=x.device)
             self._known[id(x)] = new.requires_grad_(x.requires_grad)
         return self._known[id(x)]
 

@@ -16,13 +16,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.caches import cache_remarks, register_caches
 from fxprune.capture.failure import first_line, to_capture_error
-from fxprune.capture.modes import (
-    ModeCheck,
-    check_modes,
-    guess_training,
-    mark_modes,
-    mode_remark,
-)
+from fxprune.capture.mode_check import ModeCheck, Suspects
+from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
 from fxprune.errors import CaptureError
 from fxprune.program import Program, TracedModule, build_module, share_tensors
@@ -71,10 +66,11 @@ def capture(
     inputs = _checked_inputs(model, args, kwargs)
     register_caches()
     with _unchanged(model):
+        suspects = Suspects(model)
         exported, free, remarks = _export_batched(
-            model, _on_device_of(model, inputs), dynamic_batch
+            model, _on_device_of(model, inputs), dynamic_batch, suspects
         )
-        check = check_modes(model, inputs.args, inputs.kwargs)
+        check = suspects.check(inputs.args, inputs.kwargs)
     module, more = _build(exported, model, check)
     return Program(
         module,
@@ -155,13 +151,14 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def _export_batched(
-    model: nn.Module, inputs: _Inputs, dynamic: bool
+    model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
 ) -> tuple[ExportedProgram, bool, list[Remark]]:
     """Exports with a free batch, and with the user's own batch where that fails."""
     why = ""
     if dynamic and inputs.batched():
         try:
-            exported = _export(model, _at_least_two(inputs), dynamic=True)
+            with suspects.watch():
+                exported = _export(model, _at_least_two(inputs), dynamic=True)
         except Exception as error:
             why = f"{type(error).__name__}: {first_line(error)}"
         else:
@@ -169,7 +166,8 @@ def _export_batched(
                 return exported, True, []
             why = "torch.export specialised axis 0 of the inputs to a number"
     try:
-        exported = _export(model, inputs, dynamic=False)
+        with suspects.watch():
+            exported = _export(model, inputs, dynamic=False)
     except Exception as error:
         raise to_capture_error(model, error, why) from error
     return exported, False, [_batch_fixed(model, inputs, why)] if why else []

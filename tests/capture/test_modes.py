@@ -112,3 +112,77 @@ def test_a_frozen_norm_follows_like_the_module() -> None:
     program = capture(model, torch.randn(2, 3, 8, 8)).train()
     norms = [n for n in program.nodes if "batch_norm" in str(n.target)]
     assert all(n.args[5] for n in norms)
+
+
+class Grower(nn.Module):
+    """Hands a list to a child that reads `training`, and lets it grow afterwards."""
+
+    def __init__(self, child: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([child, Second()])
+        self.unused = Doubler()
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [x]
+        for child in self.parts:
+            seen.append(child(seen))
+        return seen[-1]
+
+
+class Second(nn.Module):
+    def forward(self, seen: list[Tensor]) -> Tensor:
+        return torch.cat(seen, 1)
+
+
+class Last(nn.Module):
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, seen: list[Tensor]) -> Tensor:
+        (x,) = seen
+        return self.linear(x * self.rate if self.training and self.rate else x)
+
+
+@pytest.mark.parametrize(("rate", "fixed"), [(2.0, "parts.0"), (0.0, "")])
+def test_a_suspect_is_run_alone_with_what_it_was_given(rate: float, fixed: str) -> None:
+    remarks = capture(Grower(Last(rate)), torch.randn(2, 4)).remarks
+    assert [fixed in r.what for r in remarks] == [True] * bool(fixed)
+    assert not any("not confirmed" in r.why for r in remarks)
+
+
+class ByName(nn.Module):
+    """Calls the forward of a child, not the child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child, self.other = Doubler(), Doubler()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.child.forward(x)
+
+
+class Elsewhere(nn.Module):
+    """Reads `training` in a method that its parent calls."""
+
+    def double(self, x: Tensor) -> Tensor:
+        return x * 2 if self.training else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Caller(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = Elsewhere()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.child.double(self.child(x))
+
+
+@pytest.mark.parametrize("kind", [ByName, Caller])
+def test_a_mode_read_outside_of_a_modules_call_is_seen(kind: type[nn.Module]) -> None:
+    (remark,) = capture(nn.Sequential(kind()), torch.randn(2, 4)).remarks
+    assert remark.code == "capture.mode-fixed"

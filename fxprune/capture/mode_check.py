@@ -1,0 +1,226 @@
+"""What Python code of a model does differently in train and eval mode, seen by running that code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from fxprune.capture.failure import first_line
+from fxprune.torch_private import WithoutData
+
+_ATTENTION = "scaled_dot_product_attention"
+_SWITCHED = {
+    *("batch_norm", "instance_norm", "dropout", "dropout1d", "dropout2d", "dropout3d"),
+    *("alpha_dropout", "feature_alpha_dropout", "rrelu", "rrelu_", "lstm", "gru", "rnn_tanh"),
+    *("rnn_relu", "multi_head_attention_forward", _ATTENTION),
+}
+
+
+@dataclass
+class ModeCheck:
+    """What running code in both modes, without data, showed.
+
+    Attributes:
+        fixed: paths of the modules that Python code makes differ.
+        failure: why the other mode did not run, or "".
+        dropouts: by module path, `dropout_p` of its attention calls in train mode.
+    """
+
+    fixed: list[str] = field(default_factory=list)
+    failure: str = ""
+    dropouts: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Call:
+    path: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class Suspects:
+    """The modules of a model whose own code reads `training`, and what export calls them with.
+
+    A class is a suspect where its code names `training`. The outermost suspects are run alone in both
+    modes, on tensors without data of the shapes that export met there. The whole model is run instead
+    where that would not show everything: where a suspect reads `training` outside its `forward`, and
+    where one was not called while some code calls a `forward` by that name.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        kinds = {type(m) for m in model.modules()}
+        readers = {k for k in kinds if not is_torch(k) and reads_training(k)}
+        self.paths = [path for path, m in model.named_modules() if type(m) in readers]
+        self._outermost = _outermost(model, self.paths)
+        self._calls: list[_Call] = []
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Notes the inputs of the outermost suspects; those of an earlier export are forgotten."""
+        self._calls.clear()
+        hooks = [
+            module.register_forward_pre_hook(self._note(path), with_kwargs=True, prepend=True)
+            for path, module in self._outermost.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModeCheck:
+        """Finds the modules whose forward takes another way in the other mode.
+
+        The model's `training` flags are changed; the caller restores them.
+
+        Args:
+            args: positional inputs of the whole model.
+            kwargs: keyword inputs of the whole model.
+        """
+        if not self.paths:
+            return ModeCheck()
+        calls = self._calls if self._seen_whole() else [_Call("", self._model, args, kwargs)]
+        recorded, check = {}, ModeCheck()
+        try:
+            twins = [(c.path, WithoutData(c.module, c.args, c.kwargs)) for c in calls]
+            for mode in (True, False):
+                self._model.train(mode)
+                recorder = _Recorder(self._model)
+                for path, twin in twins:
+                    recorder.run(path, twin)
+                recorded[mode] = recorder.calls
+                if mode:
+                    check.dropouts = recorder.dropouts
+        except Exception as error:
+            return ModeCheck(self.paths, f"{type(error).__name__}: {first_line(error)}")
+        paths = [path for path, m in self._model.named_modules() if not is_torch(type(m))]
+        check.fixed = [p for p in paths if recorded[True].get(p) != recorded[False].get(p)]
+        return check
+
+    def _note(self, path: str) -> Any:
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # A list among them may grow later.
+            args, kwargs = pytree.tree_map(lambda x: x, (args, kwargs))
+            self._calls.append(_Call(path, module, args, kwargs))
+
+        return note
+
+    def _seen_whole(self) -> bool:
+        """Whether running the noted calls runs every line that reads `training`."""
+        suspects = {type(self._model.get_submodule(path)) for path in self.paths}
+        if any(m != "forward" for kind in suspects for m in _methods(kind, "training")):
+            return False
+        kinds = {type(m) for m in self._model.modules() if not is_torch(type(m))}
+        by_name = any(True for kind in kinds for _ in _methods(kind, "forward"))
+        called = {call.path for call in self._calls}
+        return bool(called) and (called == set(self._outermost) or not by_name)
+
+
+def is_torch(kind: type) -> bool:
+    """Whether torch.nn itself defines the class."""
+    return kind.__module__.startswith("torch.nn.")
+
+
+def reads_training(kind: type) -> bool:
+    """Whether a method of the class, or of its bases below nn.Module, names `training`."""
+    return any(True for _ in _methods(kind, "training"))
+
+
+def _methods(kind: type, word: str) -> Iterator[str]:
+    """The class's methods, and those of its bases below nn.Module, whose code names `word`."""
+    for base in kind.__mro__:
+        if base in (nn.Module, fx.GraphModule, object):
+            continue
+        for attribute, method in vars(base).items():
+            if attribute in ("__init__", "train", "eval"):
+                continue
+            if any(word in names for names in _names(method)):
+                yield attribute
+
+
+def _names(method: Any) -> Iterator[tuple[str, ...]]:
+    found = inspect.unwrap(method) if callable(method) else getattr(method, "__func__", None)
+    codes = [c] if isinstance(c := getattr(found, "__code__", None), CodeType) else []
+    while codes:
+        code = codes.pop()
+        yield code.co_names
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+
+
+def _outermost(model: nn.Module, paths: list[str]) -> dict[str, nn.Module]:
+    """The modules at `paths` that lie in no other one of them; a parent's path comes first."""
+    found: dict[str, nn.Module] = {}
+    inside: set[nn.Module] = set()
+    for path in paths:
+        module = model.get_submodule(path)
+        if module not in inside:
+            found[path] = module
+            inside |= set(module.modules())
+    return found
+
+
+class _Recorder(TorchFunctionMode):
+    """Records the torch functions that each module calls itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: dict[str, list[Any]] = {}
+        self.dropouts: dict[str, list[float]] = {}
+        self._paths = {id(m): path for path, m in model.named_modules()}
+        self._stack: list[str] = []
+
+    def run(self, path: str, twin: WithoutData) -> None:
+        """Runs the module at `path` without data."""
+        self._stack = [path]
+        enter = register_module_forward_pre_hook(self._enter)
+        leave = register_module_forward_hook(self._leave, always_call=True)
+        try:
+            with torch.enable_grad(), self:
+                twin()
+        finally:
+            enter.remove()
+            leave.remove()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name == _ATTENTION:
+            rate = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
+            self.dropouts.setdefault(self._stack[-1], []).append(float(rate))
+        if name != "__get__" and not _counts_batches(name, args):
+            self.calls.setdefault(self._stack[-1], []).append((name, _numbers(name, args, kwargs)))
+        return func(*args, **kwargs)
+
+    def _enter(self, module: nn.Module, _args: Any) -> None:
+        self._stack.append(self._paths.get(id(module), self._stack[-1]))
+
+    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._stack.pop()
+
+
+def _counts_batches(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether the call is a batch norm's `num_batches_tracked.add_(1)`, a graph switch."""
+    if name != "add_" or len(args) != 2 or not isinstance(args[1], int):
+        return False
+    return bool(args[0].dtype == torch.long and not args[0].ndim)
+
+
+def _numbers(name: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
+    if name in _SWITCHED:
+        return ()
+    leaves = pytree.tree_leaves((args, kwargs))
+    return tuple(x for x in leaves if isinstance(x, int | float | bool | str))
