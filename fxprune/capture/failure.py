@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import nn
 
 from fxprune.errors import CaptureError
+from fxprune.torch_private import WithoutData
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # torchvision's files begin with "torch" too
 _OWN = f"{Path(__file__).parent.parent}{os.sep}"
@@ -46,9 +50,35 @@ def to_capture_error(model: nn.Module, error: Exception, dynamic: str = "") -> C
     return CaptureError(what, where=where, why=why, do=do)
 
 
+def fails_at_any_batch(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
+) -> bool:
+    """Whether an export with a fixed batch is certain to raise what one with a free batch raised.
+
+    It is where a branch on nothing but a tensor's values failed, and the model, run without data at
+    the fixed batch, needs the values of a tensor at that very line. One such run costs a fraction of
+    the export.
+    """
+    said = first_line(error)
+    if not _is_data_dependent(error) or not re.search(r"\bu\d+\b", said):
+        return False
+    if re.search(r"\bs\d+\b", said):
+        return False
+    try:
+        WithoutData(model, args, kwargs)()
+    except Exception as again:
+        return _is_data_dependent(again) and own_line(again) == own_line(error) != ""
+    return False
+
+
+def _is_data_dependent(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}"
+    return any(t in text for t in ("data-dependent", "DataDependent", "Eq(u0", "unbacked"))
+
+
 def _advice(error: Exception) -> tuple[str, str]:
     text = f"{type(error).__name__} {error}"
-    if any(t in text for t in ("data-dependent", "DataDependent", "Eq(u0", "unbacked")):
+    if _is_data_dependent(error):
         return (
             "the model's control flow depends on the values of a tensor",
             "move the branch out of forward, use torch.where, or take fp.capture_partial(model, args)",

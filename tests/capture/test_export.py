@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.export import capture
+from fxprune.capture.failure import fails_at_any_batch
 from fxprune.errors import CaptureError
 from fxprune.program import Program, build_module, module_class, module_path, source_line
 
@@ -250,3 +251,26 @@ def test_an_error_names_the_users_line_and_leaves_the_model() -> None:
     assert "test_export.py" in caught.value.where
     assert "branch_on_data" in caught.value.where
     assert dict(vars(model)) == attributes
+
+
+@pytest.mark.parametrize(
+    ("function", "exports"),
+    [(branch_on_data, 1), (lambda x: x.view(3, 2, 2) if x.shape[0] else x, 2)],
+)
+def test_a_second_export_only_where_it_may_help(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[[Tensor], Tensor], exports: int
+) -> None:
+    count, export = [], torch.export.export
+    monkeypatch.setattr(
+        torch.export, "export", lambda *a, **k: [count.append(1), export(*a, **k)][1]
+    )
+    with pytest.raises(CaptureError):
+        capture(Fn(function), torch.randn(2, 4))
+    assert len(count) == exports
+
+
+@pytest.mark.parametrize("expression", ["Eq(u0, 1)", "Eq(u0, s0)", "Eq(s0, 1)"])
+def test_an_error_of_another_line_is_tried_again(expression: str) -> None:
+    """The model does need a value, but not where the export failed."""
+    error = RuntimeError(f"Could not guard on data-dependent expression {expression}")
+    assert not fails_at_any_batch(Fn(branch_on_data), (torch.randn(2, 4),), {}, error)
