@@ -11,7 +11,7 @@ import torch
 from fxprune.algebra.label import IntArray
 from fxprune.plan import Kept
 
-LARGE = 8 << 20
+LARGE = 32 << 20
 LONG = 4
 BLOCK = 1 << 16
 
