@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fxprune.api import (
         Outcome,
+        bisect,
         compare,
         explain,
         groups,
         plan,
         prune,
+        replay,
+        run,
         shrink,
         summary,
         verify,
@@ -30,8 +33,20 @@ if TYPE_CHECKING:
     from fxprune.errors import FxpruneError
     from fxprune.group import Group, Member
     from fxprune.importance import Importance, criterion, unit_criterion
+    from fxprune.instruments import PrintGraph, Reproducer, TimePasses
     from fxprune.io import load, save
     from fxprune.partial import capture_partial
+    from fxprune.pipeline import (
+        Analysis,
+        Context,
+        Decision,
+        Instrument,
+        Pipeline,
+        Repeat,
+        Result,
+        Rewrite,
+        fx_pass,
+    )
     from fxprune.plan import Plan
     from fxprune.program import Program
     from fxprune.remark import Remark
@@ -40,24 +55,39 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Analysis",
+    "Context",
+    "Decision",
     "FxpruneError",
     "Group",
     "Importance",
+    "Instrument",
     "Member",
     "Outcome",
+    "Pipeline",
     "Plan",
+    "PrintGraph",
     "Program",
     "Remark",
+    "Repeat",
+    "Reproducer",
+    "Result",
+    "Rewrite",
+    "TimePasses",
+    "bisect",
     "capture",
     "capture_partial",
     "compare",
     "criterion",
     "explain",
+    "fx_pass",
     "groups",
     "load",
     "plan",
     "prune",
+    "replay",
     "rule",
+    "run",
     "save",
     "shrink",
     "summary",
@@ -67,6 +97,18 @@ __all__ = [
 ]
 
 _HOME = {
+    "Analysis": "fxprune.pipeline",
+    "Context": "fxprune.pipeline",
+    "Decision": "fxprune.pipeline",
+    "Instrument": "fxprune.pipeline",
+    "Pipeline": "fxprune.pipeline",
+    "PrintGraph": "fxprune.instruments",
+    "Repeat": "fxprune.pipeline",
+    "Reproducer": "fxprune.instruments",
+    "Result": "fxprune.pipeline",
+    "Rewrite": "fxprune.pipeline",
+    "TimePasses": "fxprune.instruments",
+    "fx_pass": "fxprune.pipeline",
     "FxpruneError": "fxprune.errors",
     "Group": "fxprune.group",
     "Importance": "fxprune.importance",

@@ -16,8 +16,11 @@ from fxprune.cost import Cost, mac_terms, param_terms
 from fxprune.errors import BudgetError
 from fxprune.group import Groups, find_groups
 from fxprune.importance import Importance, score_units
+from fxprune.instruments import bisect, read_environment, replay
 from fxprune.partial import Partial
+from fxprune.pipeline import Instrument, Result, run_pipeline
 from fxprune.pipeline.cache import solved
+from fxprune.pipeline.manager import Steps
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
 from fxprune.program import Program, module_path
 from fxprune.remark import Remark
@@ -28,12 +31,15 @@ from fxprune.why import Explanation, explain_axis
 
 __all__ = [
     "Outcome",
+    "bisect",
     "capture",
     "compare",
     "explain",
     "groups",
     "plan",
     "prune",
+    "replay",
+    "run",
     "shrink",
     "solved",
     "summary",
@@ -185,6 +191,52 @@ def prune(
         seconds=clock.laps,
     )
     return Outcome(small, decided, report, program, model)
+
+
+def run(
+    model_or_program: torch.nn.Module | torch.export.ExportedProgram | Program,
+    args: Any,
+    pipeline: Steps,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    verify: bool = True,
+    instruments: Sequence[Instrument] = (),
+    disable: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    dynamic_batch: bool = True,
+) -> Result:
+    """Runs passes on a model; `fp.run(model, args, "drop-identity | dead-code")`.
+
+    Environment variables add to it: see docs/pipelines.md.
+
+    Args:
+        model_or_program: what to rewrite; it stays as it is.
+        args: example inputs of a model; None for a Program.
+        pipeline: text, passes, or functions on a GraphModule; or a sequence of these.
+        kwargs: example keyword inputs of a model.
+        verify: hold each pass to what it declares to keep; one that does not is rolled back.
+        instruments: what looks on.
+        disable: names (globs) of passes to leave out.
+        limit: apply no more than so many single rewrites.
+        seed: of random choices and of the inputs of checks.
+        dynamic_batch: see `capture`.
+
+    Raises:
+        PipelineError: a pass failed, or broke what it declares; `error.program` is the program before it.
+        CaptureError, OptionError: nothing has run.
+    """
+    asked = read_environment()
+    program = _as_program(model_or_program, args, kwargs, dynamic_batch=dynamic_batch)
+    return run_pipeline(
+        program,
+        pipeline,
+        instruments=(*instruments, *asked.instruments),
+        verify=verify if asked.verify is None else asked.verify,
+        disable=(*disable, *asked.disable),
+        limit=asked.limit if limit is None else limit,
+        seed=seed,
+    )
 
 
 def _as_program(

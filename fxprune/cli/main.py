@@ -1,13 +1,19 @@
-"""The `fxprune` command: exit code 0 done, 1 a check failed, 2 bad input."""
+"""The `fxprune` command: exit code 0 done, 1 a check or a pass failed, 2 bad input."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
+
+from fxprune.cli.options import Depth, Inputs, Json, Model, Seed, example
+from fxprune.cli.run import register
+
+if TYPE_CHECKING:
+    from fxprune.errors import FxpruneError
 
 HELP = """Structured pruning of PyTorch networks: from a model to a smaller one, proven equal.
 
@@ -26,12 +32,17 @@ A first session:
   fxprune summary smaller --depth 1
 
 \b
+Passes, one after the other, each of them verified:
+  fxprune passes
+  fxprune run torchvision:resnet18 "drop-identity | dead-code" --print-changed
+
+\b
 A model that does not export whole is pruned in its parts, and checked as a whole:
   fxprune prune my.detector:make --input 2x3x320x320 --partial --out smaller
 Then DIR holds weights, plan and report, and no graph; from Python
 fp.capture_partial(model, args).load("smaller") gives the smaller model.
 
-Exit codes: 0 done, 1 a check failed, 2 bad input.
+Exit codes: 0 done, 1 a check or a pass failed, 2 bad input.
 """
 
 app = typer.Typer(
@@ -44,22 +55,6 @@ app = typer.Typer(
 )
 
 
-def _example(words: str) -> str:
-    """Text under the options of a verb; the first line keeps click from wrapping."""
-    return f"\b\nExample:\n  fxprune {words}"
-
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="see `fxprune --help`")]
-Inputs = Annotated[
-    list[str],
-    typer.Option(
-        "--input",
-        default_factory=list,
-        show_default=False,
-        metavar="SHAPE",
-        help="example input, 2x3x224x224 or 2x16:int64; once for each input, in order",
-    ),
-]
 Ignore = Annotated[
     list[str],
     typer.Option(
@@ -69,16 +64,13 @@ Ignore = Annotated[
         help="modules whose outputs stay, head.*; may be repeated",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 Parts = Annotated[
     bool,
     typer.Option("--partial", help="capture the largest submodules that export, not the whole"),
 ]
-Seed = Annotated[int, typer.Option(help="of random weights, inputs and scores")]
-Depth = Annotated[int | None, typer.Option(help="add modules deeper than this to those above them")]
 
 
-@app.command(epilog=_example("summary torchvision:resnet50 --depth 1"))
+@app.command(epilog=example("summary torchvision:resnet50 --depth 1"))
 def summary(
     model: Model,
     inputs: Inputs,
@@ -95,7 +87,7 @@ def summary(
     show(table, table.to_json(), as_json=as_json)
 
 
-@app.command(epilog=_example("groups torchvision:mobilenet_v2"))
+@app.command(epilog=example("groups torchvision:mobilenet_v2"))
 def groups(
     model: Model,
     inputs: Inputs,
@@ -121,7 +113,7 @@ def groups(
 
 
 @app.command(
-    epilog=_example("prune torchvision:resnet50 --keep macs=0.5 --multiple-of 8 --out smaller")
+    epilog=example("prune torchvision:resnet50 --keep macs=0.5 --multiple-of 8 --out smaller")
 )
 def prune(
     model: Model,
@@ -178,7 +170,7 @@ def prune(
     show(outcome.report.text(depth), outcome.report.to_json(), as_json=as_json)
 
 
-@app.command(epilog=_example("explain torchvision:resnet18 layer1.0.conv1.weight 0"))
+@app.command(epilog=example("explain torchvision:resnet18 layer1.0.conv1.weight 0"))
 def explain(
     model: Model,
     param: Annotated[str, typer.Argument(metavar="PARAM", help="name of a parameter or buffer")],
@@ -196,7 +188,7 @@ def explain(
     show(found, asdict(found), as_json=as_json)
 
 
-@app.command(epilog=_example("verify torchvision:resnet18 --plan plan.json"))
+@app.command(epilog=example("verify torchvision:resnet18 --plan plan.json"))
 def verify(
     model: Model,
     plan: Annotated[Path, typer.Option(metavar="FILE", help="a plan of --plan-out or plan.save")],
@@ -224,24 +216,25 @@ def verify(
     raise typer.Exit(0 if check.ok else 1)
 
 
-@app.command()
-def passes(as_json: Json = False) -> None:
-    """The installed passes: name, kind, what they do and the package they come from."""
-    from tabulate import tabulate
-
-    from fxprune.cli.passes import installed
-    from fxprune.cli.source import show
-
-    found = [asdict(p) for p in installed()]
-    show(tabulate(found, headers="keys", tablefmt="simple"), found, as_json=as_json)
+register(app)
 
 
 def main() -> None:
     """Runs the command line; fxprune's own errors are printed without a traceback."""
-    from fxprune.errors import FxpruneError, VerifyError
+    from fxprune.errors import FxpruneError
 
     try:
         app()
     except FxpruneError as error:
         print(error, file=sys.stderr)
-        sys.exit(1 if isinstance(error, VerifyError) else 2)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: FxpruneError) -> int:
+    """1 where a check or a pass failed, 2 where what was asked for cannot be done."""
+    from fxprune.errors import FxpruneError, PipelineError, VerifyError
+
+    if isinstance(error, PipelineError):
+        cause = error.__cause__
+        return 1 if isinstance(cause, VerifyError) or not isinstance(cause, FxpruneError) else 2
+    return 1 if isinstance(error, VerifyError) else 2

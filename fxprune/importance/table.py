@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fxprune.axes import Axes
 from fxprune.errors import OptionError
 from fxprune.group import Group
+from fxprune.plugins import load_plugins
 from fxprune.program import Program
 
 FloatArray = NDArray[np.float64]
@@ -23,6 +24,7 @@ Finish = Callable[[FloatArray], FloatArray]
 TensorCriterion = Callable[["Evidence", str, torch.Tensor], torch.Tensor | None]
 UnitCriterion = Callable[["Evidence"], FloatArray]
 FAMILIES = ("magnitude", "gradient", "activation", "chance")
+PLUGINS = "fxprune.criteria"  # entry points of other packages: modules that register criteria
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,14 @@ def unit_criterion(*names: str) -> Callable[[UnitCriterion], UnitCriterion]:
 
 @cache
 def load_criteria() -> None:
-    """Imports every family, once."""
+    """Imports every family, once, then the criteria of other packages.
+
+    Raises:
+        OptionError: another package's criteria cannot be imported.
+    """
     for family in FAMILIES:
         import_module(f"fxprune.importance.{family}")
+    load_plugins(PLUGINS)
 
 
 def criterion_names() -> list[str]:

@@ -1,1 +1,18 @@
-"""Instruments: timing, printing, verification, bisection, reproducers."""
+"""What looks on while a pipeline runs: times, prints, finds faults, keeps what failed."""
+
+from fxprune.instruments.bisect import Bisection, bisect
+from fxprune.instruments.environment import Settings, read_environment
+from fxprune.instruments.printing import PrintGraph
+from fxprune.instruments.reproduce import Reproducer, replay
+from fxprune.instruments.timing import TimePasses
+
+__all__ = [
+    "Bisection",
+    "PrintGraph",
+    "Reproducer",
+    "Settings",
+    "TimePasses",
+    "bisect",
+    "read_environment",
+    "replay",
+]

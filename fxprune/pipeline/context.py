@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,7 +13,7 @@ from torch import fx
 from fxprune.axes import Axes
 from fxprune.editor import Editor
 from fxprune.pipeline.cache import remember, solved
-from fxprune.pipeline.kinds import Analysis, Pass, Unit
+from fxprune.pipeline.kinds import Analysis, Branch, Pass, Unit
 from fxprune.plan import Plan, plan_removal
 from fxprune.program import Program, describe
 from fxprune.remark import Kind, Remark
@@ -31,22 +32,32 @@ class Context:
         limit: how many single rewrites may still be applied in all; None for any number.
         count: how many rewrites have been asked for so far.
         remarks: what was done, what was left, and why.
-        pending: units that decisions want gone and no `shrink` has removed yet.
+        pending: units and branches that decisions want gone and no `shrink` has removed yet.
         applied: the plan that the running pass has applied, where it removed units.
         applied_count: how many rewrites were allowed so far.
         checks: how the running pass was verified.
         running: name of the running pass.
+        verify: whether each pass is held to what it declares.
+        disable: globs of the passes that are left out.
+        seconds: wall time of the pass that ran last.
+        check_seconds: wall time of its checks.
+        last_allowed: the remark of the single rewrite that was allowed last.
     """
 
     seed: int = 0
     limit: int | None = None
     count: int = 0
     remarks: list[Remark] = field(default_factory=list)
-    pending: set[Unit] = field(default_factory=set)
+    pending: set[Unit | Branch] = field(default_factory=set)
     applied: Plan | None = None
     applied_count: int = 0
     checks: list[Check] = field(default_factory=list)
     running: str = ""
+    verify: bool = True
+    disable: tuple[str, ...] = ()
+    seconds: float = 0.0
+    check_seconds: float = 0.0
+    last_allowed: Remark | None = None
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
@@ -54,10 +65,11 @@ class Context:
     def start(self, one: Pass) -> None:
         """Forgets what only concerned the pass before."""
         self.running, self.applied, self.checks = one.name, None, []
+        self.seconds = self.check_seconds = 0.0
 
     def fork(self) -> Context:
         """A context that a pass can be run again with, on another program, unseen by this one."""
-        return Context(
+        twin = Context(
             self.seed,
             self.limit,
             self.count,
@@ -65,6 +77,8 @@ class Context:
             applied_count=self.applied_count,
             running=self.running,
         )
+        twin.rng = copy.deepcopy(self.rng)
+        return twin
 
     def get(self, analysis: Analysis[T], program: Program) -> T:
         """The result of an analysis, worked out once for each program."""
@@ -89,6 +103,7 @@ class Context:
         if allowed:
             self.applied_count += 1
             self.remark("applied", code, where, what, why)
+            self.last_allowed = self.remarks[-1]
         return allowed
 
     def missed(self, where: fx.Node | str, what: str, why: str, *, code: str, do: str = "") -> None:

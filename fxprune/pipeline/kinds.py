@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
 
 from torch import fx
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Unit = int
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch that is to go: what a scalar gate weighs, by the gate's path."""
+
+    gate: str
+
+
 Keeps = Literal["function", "silenced", "nothing"]
 
 
@@ -49,11 +58,11 @@ class Analysis(Pass, Generic[T]):
 
 @dataclass(frozen=True)
 class Decision(Pass):
-    """Says which units go; a later `shrink` removes them."""
+    """Says which units and branches go; a later `shrink` removes them."""
 
     @abstractmethod
-    def decide(self, program: Program, ctx: Context) -> Iterable[Unit]:
-        """Units of `fp.groups(program)`."""
+    def decide(self, program: Program, ctx: Context) -> Iterable[Unit | Branch]:
+        """Units of `fp.groups(program)`, and branches."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +90,19 @@ class Rewrite(Pass):
             return run_pipeline(source, self).program
         before = as_program(source)
         after = run_pipeline(before, self).program
-        return PassResult(after.module, after is not before)
+        changed = after is not before
+        return PassResult(after.module if changed else source, changed)
+
+
+def option_fields(owner: type) -> list[Field[Any]]:
+    """The fields of a pass that text can give; one that is left out of comparisons is no option."""
+    return [f for f in fields(owner) if f.compare and f.init]
 
 
 def options_of(one: Pass) -> dict[str, Any]:
     """The options of a pass that differ from their defaults, by name."""
-    from dataclasses import MISSING, fields
-
     found = {}
-    for f in fields(one):
+    for f in option_fields(type(one)):
         default = f.default_factory() if f.default_factory is not MISSING else f.default
         if (value := getattr(one, f.name)) != default:
             found[f.name] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase, translate
+from fnmatch import translate
 from time import perf_counter
 from typing import Any
 
@@ -13,77 +13,21 @@ from fxprune.errors import FxpruneError, OptionError, PipelineError
 from fxprune.pipeline.cache import hand_on
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
-from fxprune.pipeline.kinds import Analysis, Decision, Pass, Rewrite, Unit
+from fxprune.pipeline.kinds import Analysis, Decision, Pass, Rewrite
 from fxprune.pipeline.pipeline import Pipeline, Repeat
+from fxprune.pipeline.result import Result, Step
 from fxprune.pipeline.verify_each import VerifyEach
 from fxprune.plan import Plan
 from fxprune.program import Program
-from fxprune.remark import Remark
-from fxprune.verify import Check
 
-Steps = str | Pass | Pipeline | Callable[..., Any] | Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One pass as it ran.
-
-    Attributes:
-        text: the pass as pipeline text.
-        seconds: wall time of the pass itself, without checks.
-        changed: whether the program is another one now, or units were decided on.
-        rewrites: how many single rewrites it applied.
-        checks: how its result was verified; empty where it was not.
-    """
-
-    text: str
-    seconds: float
-    changed: bool
-    rewrites: int
-    checks: tuple[Check, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What running a pipeline gives.
-
-    Attributes:
-        program: the program after the last pass.
-        original: the program that was given.
-        pipeline: what ran.
-        steps: every pass as it ran, loops unrolled.
-        plans: the plan of every pass that removed units, in order.
-        pending: units that were decided on and that no `shrink` removed.
-        remarks: what was done, what was left, and why.
-    """
-
-    program: Program
-    original: Program
-    pipeline: Pipeline
-    steps: tuple[Step, ...]
-    plans: tuple[Plan, ...]
-    pending: frozenset[Unit]
-    remarks: tuple[Remark, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Whether the program is another one than at the start."""
-        return self.program is not self.original
-
-    def select(self, glob: str = "*", kind: str = "*") -> list[Remark]:
-        """The remarks of passes, and of a kind: `result.select("fuse-linear", "missed")`."""
-        return [
-            r
-            for r in self.remarks
-            if fnmatchcase(r.code.split(".")[0], glob) and fnmatchcase(r.kind, kind)
-        ]
+Steps = str | Pass | Repeat | Pipeline | Callable[..., Any] | Sequence[Any]
 
 
 @dataclass
 class _Run:
     ctx: Context
     instruments: Sequence[Instrument]
-    disabled: re.Pattern[str] | None
+    disabled: dict[str, re.Pattern[str]]
     steps: list[Step] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
 
@@ -102,6 +46,10 @@ def as_pipeline(steps: Steps) -> Pipeline:
         return Pipeline.parse(steps)
     if isinstance(steps, Pass | Repeat):
         return Pipeline([steps])
+    if isinstance(steps, type):
+        raise OptionError(
+            f"{steps.__name__} is a class, not a pass", do=f"give an instance: {steps.__name__}()"
+        )
     if callable(steps):
         return Pipeline([fx_pass(steps)])
     return Pipeline([as_pipeline(step) for step in steps])
@@ -133,21 +81,13 @@ def run_pipeline(
         OptionError: an unknown pass or option.
     """
     pipeline = as_pipeline(steps)
-    looking = [*instruments, *([VerifyEach()] if verify else [])]
-    ctx = Context(seed=seed, limit=limit)
-    run = _Run(ctx, looking, _any_of(disable))
+    looking = [*([VerifyEach()] if verify else []), *instruments]
+    ctx = Context(seed=seed, limit=limit, verify=verify, disable=tuple(disable))
+    run = _Run(ctx, looking, {name: re.compile(translate(name)) for name in disable})
     for instrument in looking:
         instrument.before_run(pipeline, program, ctx)
     final = _run_steps(run, pipeline, program)
-    if ctx.pending:
-        ctx.running = "pipeline"
-        ctx.remark(
-            "analysis",
-            "pending",
-            program.name,
-            f"{len(ctx.pending)} units are decided on and not removed",
-            do="add `shrink` to the pipeline",
-        )
+    _conclude(run, pipeline, program)
     result = Result(
         final,
         program,
@@ -162,8 +102,30 @@ def run_pipeline(
     return result
 
 
-def _any_of(globs: Sequence[str]) -> re.Pattern[str] | None:
-    return re.compile("|".join(map(translate, globs))) if globs else None
+def _conclude(run: _Run, pipeline: Pipeline, program: Program) -> None:
+    """Remarks on what had no effect."""
+    ctx = run.ctx
+    ctx.running = "pipeline"
+    if ctx.pending:
+        ctx.remark(
+            "analysis",
+            "pending",
+            program.name,
+            f"{len(ctx.pending)} units or branches are decided on and not removed",
+            do="add `shrink` to the pipeline",
+        )
+    if not pipeline:
+        ctx.remark("analysis", "empty", program.name, "nothing ran", "the pipeline has no pass")
+    known = {one.name for one in pipeline.passes()}
+    for glob, pattern in run.disabled.items():
+        if not any(map(pattern.match, known)):
+            ctx.remark(
+                "analysis",
+                "disabled-nothing",
+                glob,
+                "no pass of the pipeline has this name",
+                f"it has {', '.join(sorted(known)) or 'none'}",
+            )
 
 
 def _run_steps(run: _Run, pipeline: Pipeline, program: Program) -> Program:
@@ -178,9 +140,9 @@ def _run_steps(run: _Run, pipeline: Pipeline, program: Program) -> Program:
 
 def _repeat(run: _Run, loop: Repeat, program: Program) -> Program:
     for _ in range(loop.max):
-        start = program
+        start, pending = program, set(run.ctx.pending)
         program = _run_steps(run, loop.body, program)
-        if program is start:
+        if program is start and pending == run.ctx.pending:
             return program
     run.ctx.running = "repeat"
     run.ctx.remark(
@@ -192,12 +154,13 @@ def _repeat(run: _Run, loop: Repeat, program: Program) -> Program:
 def _run_pass(run: _Run, one: Pass, program: Program) -> Program:
     ctx = run.ctx
     ctx.start(one)
-    if run.disabled is not None and run.disabled.match(one.name):
+    if any(p.match(one.name) for p in run.disabled.values()):
         ctx.remark("analysis", "disabled", program.name, "the pass was left out on request")
+        run.steps.append(Step(str(Pipeline([one])), disabled=True))
         return program
     _refuse_pending(one, ctx)
     before = (ctx.applied_count, len(ctx.pending), len(ctx.remarks))
-    after, seconds = _watched(run, one, program)
+    after = _watched(run, one, program)
     if ctx.applied is not None:
         run.plans.append(ctx.applied)
     if after is not program:
@@ -207,62 +170,73 @@ def _run_pass(run: _Run, one: Pass, program: Program) -> Program:
     run.steps.append(
         Step(
             str(Pipeline([one])),
-            seconds,
+            ctx.seconds,
             after is not program or len(ctx.pending) != before[1],
             ctx.applied_count - before[0],
             tuple(ctx.checks),
+            ctx.check_seconds,
         )
     )
     return after
 
 
-def _watched(run: _Run, one: Pass, program: Program) -> tuple[Program, float]:
+def _watched(run: _Run, one: Pass, program: Program) -> Program:
     """Runs a pass between the hooks of the instruments; one of these may reject what it made."""
     for instrument in run.instruments:
         instrument.before_pass(one, program, run.ctx)
     try:
         start = perf_counter()
         after = _apply(one, program, run.ctx)
-        seconds = perf_counter() - start
+        run.ctx.seconds = perf_counter() - start
         for instrument in reversed(run.instruments):
             instrument.after_pass(one, program, after, run.ctx)
     except Exception as error:
-        for instrument in run.instruments:
-            instrument.on_failure(one, program, error, run.ctx)
-        raise _failure(one, error, program) from error
-    return after, seconds
+        advice = [i.on_failure(one, program, error, run.ctx) for i in run.instruments]
+        raise _failure(one, error, program, advice) from error
+    return after
 
 
 def _apply(one: Pass, program: Program, ctx: Context) -> Program:
     if isinstance(one, Rewrite):
-        return one.rewrite(program, ctx)
+        return _checked(one, one.rewrite(program, ctx))
     if isinstance(one, Decision):
         units = set(one.decide(program, ctx))
         ctx.pending |= units
-        ctx.remark("analysis", "decided", program.name, f"{len(units)} units are to go")
+        ctx.remark("analysis", "decided", program.name, f"{len(units)} units or branches are to go")
     elif isinstance(one, Analysis):
         ctx.remark("analysis", "result", program.name, str(ctx.get(one, program)))
     return program
 
 
+def _checked(one: Pass, returned: object) -> Program:
+    if not isinstance(returned, Program):
+        raise OptionError(
+            f"{one.name} returned a {type(returned).__name__}",
+            do="let `rewrite` return a Program: the one that it was given where there is nothing to do",
+        )
+    return returned
+
+
 def _refuse_pending(one: Pass, ctx: Context) -> None:
     if ctx.pending and isinstance(one, Rewrite) and not one.shrinks:
         raise OptionError(
-            f"{one.name} would run while {len(ctx.pending)} units wait to be removed",
+            f"{one.name} would run while {len(ctx.pending)} units or branches wait to be removed",
             why="a rewrite changes the program that they were decided for",
             do=f"put `shrink` before {one.name}",
         )
 
 
-def _failure(one: Pass, error: Exception, program: Program) -> PipelineError:
-    """The error with the pass in it."""
+def _failure(one: Pass, error: Exception, program: Program, advice: Iterable[str]) -> PipelineError:
+    """The error with the pass in it, and what instruments advise."""
     if not isinstance(error, FxpruneError):
         error = FxpruneError(f"{type(error).__name__}: {error}")
     return PipelineError(
         f"pass {one.name} failed: {error.what}",
         where=error.where or str(Pipeline([one])),
         why=error.why,
-        do=error.do or f"leave {one.name} out, and report it",
+        do="\n        ".join(
+            filter(None, (error.do or f"leave {one.name} out, and report it", *advice))
+        ),
         program=program,
         failed=one.name,
     )

@@ -27,7 +27,7 @@ class Pipeline:
                 raise OptionError(
                     f"{step!r} is no pass",
                     where="Pipeline",
-                    do="give instances of passes; fp.fx_pass(function) makes one of a function",
+                    do="give instances of passes: DropIdentity(); fp.fx_pass(function) makes one of a function",
                 )
         object.__setattr__(self, "steps", tuple(flat))
 
@@ -41,6 +41,14 @@ class Pipeline:
         from fxprune.pipeline.text import parse
 
         return parse(text)
+
+    def passes(self) -> Iterator[Pass]:
+        """Its passes in order, those of loops too."""
+        for step in self.steps:
+            if isinstance(step, Repeat):
+                yield from step.body.passes()
+            else:
+                yield step
 
     def __iter__(self) -> Iterator[Pass | Repeat]:
         return iter(self.steps)

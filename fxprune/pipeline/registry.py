@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from typing import Any
 
 from fxprune.errors import OptionError
-from fxprune.pipeline.kinds import Analysis, Decision, Pass, Rewrite
+from fxprune.pipeline.kinds import Analysis, Decision, Pass, Rewrite, option_fields
+from fxprune.pipeline.values import show_value
+from fxprune.plugins import load_plugin
 
 GROUP = "fxprune.passes"
 _KINDS = {Analysis: "analysis", Decision: "decision", Rewrite: "rewrite"}
@@ -49,13 +51,18 @@ def find_pass(name: str) -> type[Pass]:
             where=", ".join(e.value for e in found),
             do="uninstall one, or use the class itself in fp.Pipeline([...])",
         )
-    try:
-        loaded = found[0].load()
-    except (ImportError, AttributeError) as error:
+    return _load(found[0])
+
+
+def _load(entry: EntryPoint) -> type[Pass]:
+    loaded = load_plugin(entry)
+    if not (isinstance(loaded, type) and issubclass(loaded, Pass)):
         raise OptionError(
-            f"the pass {name!r} cannot be loaded", where=found[0].value, why=str(error)
-        ) from error
-    return cast("type[Pass]", loaded)
+            f"the entry point {entry.name!r} names no pass",
+            where=entry.value,
+            do="let it name a class derived from Analysis, Decision or Rewrite",
+        )
+    return loaded
 
 
 def _nearest(name: str) -> str:
@@ -67,10 +74,19 @@ def _nearest(name: str) -> str:
 def _describe(entry: EntryPoint) -> Installed:
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
     try:
-        found = entry.load()
-    except (ImportError, AttributeError) as error:
-        return Installed(entry.name, "broken", str(error), "", "", package)
+        found = _load(entry)
+    except OptionError as error:
+        return Installed(entry.name, "broken", error.why or error.what, "", "", package)
     kind = next((k for c, k in _KINDS.items() if issubclass(found, c)), "?")
     lines = (inspect.getdoc(found) or "").splitlines()
-    options = " ".join(f"{f.name}={f.default!r}" for f in fields(found))
+    options = " ".join(map(_option, option_fields(found)))
     return Installed(entry.name, kind, lines[0] if lines else "", found.keeps, options, package)
+
+
+def _option(field: Field[Any]) -> str:
+    """`scope=block`, as in a pipeline's text; an option that must be given has no value."""
+    name = field.name.replace("_", "-")
+    if field.default is MISSING and field.default_factory is MISSING:
+        return f"{name}=..."
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return f"{name}={show_value(default)}"

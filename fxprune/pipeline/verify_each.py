@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from fxprune.equivalence import compare_functions, randomised
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from fxprune.equivalence import compare_functions, in_double, new_types, randomised
 from fxprune.errors import VerifyError
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
@@ -15,17 +20,30 @@ class VerifyEach(Instrument):
     """After each rewrite, compares what it made with what it was given, in float64.
 
     Where the program holds tensors of one repeated value (a fresh batch norm, a head of zeros), the pass
-    is run a second time on a copy with noise on them, and that result is compared too. A pass that
-    declares to keep nothing is not compared, and a remark says so.
+    is run a second time on a copy with noise on them, and that result is compared too; where the pass
+    worked out numbers anew, that copy is in float64, so that rounding does not hide a wrong formula. A
+    pass that declares to keep nothing is not compared, and a remark says so.
     """
 
     def __init__(self) -> None:
         self._fork: Context | None = None
+        self._given: Any = None
 
     def before_pass(self, one: Pass, program: Program, ctx: Context) -> None:
-        self._fork = ctx.fork()
+        self._fork, self._given = ctx.fork(), _state(program)
 
     def after_pass(self, one: Pass, before: Program, after: Program, ctx: Context) -> None:
+        start = perf_counter()
+        if _state(before) != self._given:
+            raise VerifyError(
+                f"{one.name} changed the program that it was given",
+                why="a pass returns another program; here the graph or a tensor was written to in place",
+                do="let it change a copy: ctx.edit(program); capture the model again",
+            )
+        self._compare(one, before, after, ctx)
+        ctx.check_seconds = perf_counter() - start
+
+    def _compare(self, one: Pass, before: Program, after: Program, ctx: Context) -> None:
         if after is before or not isinstance(one, Rewrite):
             return
         if reason := _not_comparable(one, before):
@@ -35,12 +53,14 @@ class VerifyEach(Instrument):
             return
         ctx.checks.append(self._check(one, before, after, ctx))
         noisy = randomised(before, ctx.seed)
+        if new_types(before, after) - {torch.float64}:
+            noisy = in_double(noisy)
         if noisy is not before and self._fork is not None:
             again = one.rewrite(noisy, self._fork)
             ctx.checks.append(self._check(one, noisy, again, self._fork))
 
     def _check(self, one: Pass, before: Program, after: Program, ctx: Context) -> Check:
-        if ctx.applied is not None:
+        if ctx.applied is not None and one.keeps == "silenced":
             plan = ctx.applied
             check = compare_programs(before, ctx.axes(before), plan, after, seed=ctx.seed)
         else:
@@ -53,6 +73,15 @@ class VerifyEach(Instrument):
                 do="find the rewrite with fp.bisect, leave the pass out, and report it",
             )
         return check
+
+
+def _state(program: Program) -> Any:
+    """What changes when the graph or a parameter is written to; running a program writes to buffers only."""
+    versions = {
+        name: (id(p), 0 if p.is_inference() else p._version)
+        for name, p in program.module.named_parameters(remove_duplicate=False)
+    }
+    return str(program.graph), versions
 
 
 def _not_comparable(one: Pass, program: Program) -> str:

@@ -7,6 +7,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from fxprune.plugins import load_plugins
+
 Rule = Callable[..., Any]
 FAMILIES = (
     "pointwise",
@@ -21,6 +23,7 @@ FAMILIES = (
     "recurrent",
 )
 POINTWISE = "tag.pointwise"
+PLUGINS = "fxprune.rules"  # entry points of other packages: modules that register rules
 
 _table: dict[str, Rule] = {}
 
@@ -42,9 +45,14 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 @cache
 def load_rules() -> None:
-    """Imports every family, once."""
+    """Imports every family, once, then the rules of other packages, which come before ours.
+
+    Raises:
+        OptionError: another package's rules cannot be imported.
+    """
     for family in FAMILIES:
         import_module(f"fxprune.rules.{family}")
+    load_plugins(PLUGINS)
 
 
 def lookup(name: str, *, pointwise: bool = False) -> Rule | None:

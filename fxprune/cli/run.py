@@ -1,0 +1,182 @@
+"""The verbs about passes: run, replay, passes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxprune.cli.options import Depth, Inputs, Json, Model, Seed, example
+
+Names = Annotated[
+    list[str],
+    typer.Option(
+        "--disable",
+        default_factory=list,
+        show_default=False,
+        metavar="NAME",
+        help="leave passes of this name (glob) out; may be repeated",
+    ),
+]
+Glob = Annotated[str, typer.Option(metavar="GLOB", help="of passes by name")]
+Text = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help='"drop-identity | repeat{max=4}(dead-code)"')
+]
+Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="write the program there")]
+
+
+def run(
+    model: Model,
+    pipeline: Text,
+    inputs: Inputs,
+    disable: Names,
+    print_before: Glob = "",
+    print_after: Glob = "",
+    print_changed: Annotated[
+        bool, typer.Option("--print-changed", help="print what each pass changes")
+    ] = False,
+    time_passes: Annotated[
+        bool, typer.Option("--time-passes", help="print time and memory of each pass")
+    ] = False,
+    verify_each: Annotated[
+        bool, typer.Option(help="hold each pass to what it declares to keep")
+    ] = True,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="find the pass and the rewrite that break the model")
+    ] = False,
+    check: Annotated[
+        str,
+        typer.Option(metavar="MODULE:FUNCTION", help="with --bisect: says if a program is right"),
+    ] = "",
+    limit: Annotated[int | None, typer.Option(help="apply at most so many rewrites")] = None,
+    remarks: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write all remarks as JSON lines")
+    ] = None,
+    reproducer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="where a failure leaves what replays it")
+    ] = None,
+    out: Folder = None,
+    depth: Depth = 1,
+    as_json: Json = False,
+    seed: Seed = 0,
+) -> None:
+    """Run passes on a model, each verified; print sizes before and after, steps and remarks."""
+    from fxprune import api
+    from fxprune.cli.source import open_program, progress, show
+    from fxprune.pipeline import Pipeline
+
+    steps = Pipeline.parse(pipeline)
+    program = open_program(model, inputs, seed, partial=False)
+    if bisect:
+        with progress(f"bisecting {pipeline}"):
+            found = api.bisect(program, steps, _predicate(check), seed)
+        show(found, found.to_json(), as_json=as_json)
+        raise typer.Exit(1 if found.found else 0)
+    result = api.run(
+        program,
+        None,
+        steps,
+        verify=verify_each,
+        instruments=_instruments(print_before, print_after, print_changed, time_passes, reproducer),
+        disable=disable,
+        limit=limit,
+        seed=seed,
+    )
+    _write(result, remarks, out)
+    show(_text(result, depth), result.to_json(), as_json=as_json)
+
+
+def replay(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="what --reproducer wrote")],
+    as_json: Json = False,
+) -> None:
+    """Run what a failure left again; exit code 1 if it fails again."""
+    from fxprune.api import replay as again
+    from fxprune.cli.source import progress, show
+
+    with progress(f"replaying {directory}"):
+        result = again(directory)
+    print("it did not fail this time", file=sys.stderr)
+    show(result, result.to_json(), as_json=as_json)
+
+
+def passes(as_json: Json = False) -> None:
+    """The installed passes: name, kind, what they keep and do, options, package."""
+    from tabulate import tabulate
+
+    from fxprune.cli.source import show
+    from fxprune.pipeline.registry import installed
+
+    found = [asdict(p) for p in installed()]
+    show(tabulate(found, headers="keys", tablefmt="simple"), found, as_json=as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs to the command line."""
+    words = 'torchvision:resnet18 "drop-identity | dead-code" --print-changed --time-passes'
+    app.command(epilog=example(f"run {words}"))(run)
+    app.command(epilog=example("replay failed"))(replay)
+    app.command()(passes)
+
+
+def _instruments(
+    before: str, after: str, changed: bool, timed: bool, folder: Path | None
+) -> list[Any]:
+    from fxprune.instruments import PrintGraph, Reproducer, TimePasses
+
+    found: list[Any] = []
+    if before or after or changed:
+        found.append(PrintGraph(before, after, changed=changed))
+    if timed:
+        found.append(TimePasses())
+    if folder is not None:
+        found.append(Reproducer(folder))
+    return found
+
+
+def _predicate(text: str) -> Any:
+    """The function of `package.module:function`; None where there is none to call."""
+    from importlib import import_module
+
+    from fxprune.errors import OptionError
+
+    if not text:
+        return None
+    module, _, name = text.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OptionError(
+            f"there is no function {text}", where="--check", why=str(error)
+        ) from error
+
+
+def _write(result: Any, remarks: Path | None, out: Path | None) -> None:
+    from fxprune.cli.source import progress
+    from fxprune.io import save
+    from fxprune.pipeline.remarks import write_remarks
+
+    if remarks is not None:
+        write_remarks(result.remarks, remarks)
+    if out is not None:
+        with progress(f"writing {out}"):
+            save(result.program, out)
+
+
+def _text(result: Any, depth: int | None) -> str:
+    """Sizes by module, steps, and remarks counted; those that say why something was left in full."""
+    from fxprune.pipeline.remarks import count_remarks, grouped
+    from fxprune.report import compare
+
+    left: Sequence[Any] = [r for r in result.remarks if r.kind != "applied"]
+    parts = (
+        str(compare(result.original, result.program, depth)),
+        result.table(),
+        count_remarks(result.remarks),
+        grouped(left),
+    )
+    return "\n\n".join(filter(None, parts))

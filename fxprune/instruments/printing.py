@@ -1,0 +1,131 @@
+"""Prints graphs around passes: whole, or what changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
+from typing import Any, TextIO
+
+import torch
+from rich.console import Console
+from rich.text import Text
+from torch import fx
+
+from fxprune.leaf import leaf_of
+from fxprune.pipeline.context import Context
+from fxprune.pipeline.instrument import Instrument
+from fxprune.pipeline.kinds import Pass
+from fxprune.pipeline.pipeline import Pipeline
+from fxprune.program import Program, module_path
+
+_STYLES = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
+Line = tuple[str, str]
+
+
+class PrintGraph(Instrument):
+    """Prints the graph before and after passes, coloured on a terminal.
+
+    Args:
+        before: print the whole graph before passes of this name (glob).
+        after: print the whole graph after passes of this name (glob).
+        changed: after each pass, print what changed, by module path; a pass that changed nothing is named.
+        stream: where to print; standard error if None.
+    """
+
+    def __init__(
+        self,
+        before: str = "",
+        after: str = "",
+        *,
+        changed: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._before, self._after, self._changed, self._stream = before, after, changed, stream
+
+    def before_pass(self, one: Pass, program: Program, ctx: Context) -> None:
+        if fnmatchcase(one.name, self._before):
+            self._print(f"graph before {Pipeline([one])}", listing(program))
+
+    def after_pass(self, one: Pass, before: Program, after: Program, ctx: Context) -> None:
+        if fnmatchcase(one.name, self._after):
+            self._print(f"graph after {Pipeline([one])}", listing(after))
+        if self._changed:
+            lines = list(changes(before, after))
+            state = "changes by" if lines else "no change by"
+            self._print(f"{state} {Pipeline([one])}", lines)
+
+    def _print(self, title: str, lines: Sequence[str]) -> None:
+        console = Console(file=self._stream or sys.stderr, highlight=False, soft_wrap=True)
+        console.print(Text(f"=== {title}", style="bold"))
+        for line in lines:
+            console.print(Text(line, style=_STYLES.get(line[:1], "")))
+
+
+def listing(program: Program) -> list[str]:
+    """One line for each node: module path, name, operation, arguments, sizes."""
+    return [f"{path or '(itself)'}: {text}" for path, text in _lines(program)]
+
+
+def changes(before: Program, after: Program) -> Iterator[str]:
+    """What differs between two programs: nodes under their module paths, then tensors of other values.
+
+    A line starts with `@` (a module path), `-` (gone), `+` (new) or `~` (a tensor whose numbers are others).
+    """
+    if after is before:
+        return
+    old, new = _lines(before), _lines(after)
+    at = None
+    for tag, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag == "equal":
+            continue
+        for sign, lines in (("-", old[i:j]), ("+", new[k:m])):
+            for path, text in lines:
+                if path != at:
+                    yield f"@ {path or '(itself)'}"
+                    at = path
+                yield f"{sign} {text}"
+    yield from _replaced(before, after)
+
+
+def _replaced(before: Program, after: Program) -> Iterator[str]:
+    known = before.tensors()
+    for name, tensor in after.tensors().items():
+        old = known.get(name)
+        if old is not None and old is not tensor and old.shape == tensor.shape:
+            yield f"~ {name}: other numbers"
+
+
+def _lines(program: Program) -> list[Line]:
+    return [(_path(n), _text(program, n)) for n in program.nodes]
+
+
+def _path(node: fx.Node) -> str:
+    if node.op in ("get_attr", "call_module"):
+        return str(node.target).rpartition(".")[0]
+    return module_path(node)
+
+
+def _text(program: Program, node: fx.Node) -> str:
+    args = [*map(str, node.args), *(f"{k}={v}" for k, v in node.kwargs.items())]
+    value = "" if node.op == "output" else _value(node.meta.get("val"))
+    return f"{node.name} = {_target(program, node)}({', '.join(args)}){value and f' : {value}'}"
+
+
+def _target(program: Program, node: fx.Node) -> str:
+    if node.op == "call_function":
+        return str(node.target).removesuffix(".default")
+    if (leaf := leaf_of(program.module, node)) is not None:
+        return f"{type(leaf).__name__} {node.target}"
+    return f"{node.op} {node.target}"
+
+
+def _value(value: Any) -> str:
+    """Type and sizes of a tensor, those of several in brackets."""
+    if isinstance(value, torch.Tensor):
+        sizes = "x".join(str(size) for size in value.shape) or "scalar"
+        return f"{str(value.dtype).removeprefix('torch.')} {sizes}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return "" if value is None else type(value).__name__

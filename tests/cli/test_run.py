@@ -1,0 +1,159 @@
+"""The command line about passes: output, files, exit codes, environment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import fxprune as fp
+from fxprune.cli.main import main
+from fxprune.pipeline.remarks import read_remarks
+
+NETWORK = """
+import torch
+from torch import nn
+def make():
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Dropout(0.1), nn.Dropout(0.2),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+def double(module):
+    with torch.no_grad():
+        module.get_parameter("0.weight").mul_(2)
+def no_change(module):
+    pass
+def has_dropout(program):
+    return any("dropout" in str(n.target) for n in program.nodes)
+"""
+MODEL = ("net_of_passes:make", "--input", "2x3x8x8")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    (tmp_path / "net_of_passes.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["fxprune", *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return command
+
+
+def model(pipeline: str) -> tuple[str, ...]:
+    return (MODEL[0], pipeline, *MODEL[1:])
+
+
+def test_run_prints_sizes_steps_and_remarks(run: Run) -> None:
+    code, out, _ = run("run", *model("drop-identity | drop-identity"))
+    assert code == 0
+    for words in ("Conv2d", "1 agree", "remarks of", "drop-identity.unchanged"):
+        assert words in out
+
+
+def test_run_prints_what_it_is_asked_for_on_stderr(run: Run) -> None:
+    options = ("--print-before", "drop-*", "--print-after", "x", "--print-changed", "--time-passes")
+    code, out, err = run("run", *model("drop-identity"), *options, "--json", "--no-verify-each")
+    assert code == 0
+    data = json.loads(out)
+    assert data["steps"][0]["rewrites"] == 2
+    assert data["steps"][0]["checks"] == []
+    for words in ("=== graph before drop-identity", "- dropout = aten.dropout", "peak memory"):
+        assert words in err
+    assert "graph after" not in err
+
+
+def test_run_writes_remarks_and_the_program(run: Run) -> None:
+    files = ("--remarks", "remarks.jsonl", "--out", "smaller")
+    code, _, _ = run("run", *model("drop-identity"), *files, "--limit", "1")
+    assert code == 0
+    assert [r.code for r in read_remarks("remarks.jsonl")] == ["drop-identity.dropped"]
+    left = [n for n in fp.load("smaller").nodes if "dropout" in str(n.target)]
+    assert len(left) == 1
+
+
+def test_a_disabled_pass_does_nothing(run: Run) -> None:
+    code, out, _ = run("run", *model("drop-identity"), "--disable", "drop-*", "--json")
+    assert code == 0
+    assert json.loads(out)["steps"][0]["disabled"]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "says"),
+    [
+        ("drop-identty", "the nearest name is 'drop-identity'"),
+        ("drop-identity{x=1}", "drop-identity has no option 'x'"),
+        ("fx{call=net_of_passes:gone}", "there is no function net_of_passes:gone"),
+    ],
+)
+def test_what_cannot_be_done_exits_with_2(run: Run, pipeline: str, says: str) -> None:
+    code, _, err = run("run", *model(pipeline))
+    assert code == 2
+    assert says in err
+
+
+def test_a_failed_check_exits_with_1_and_can_be_replayed(run: Run) -> None:
+    pipeline = "drop-identity | fx{call=net_of_passes:double}"
+    code, _, err = run("run", *model(pipeline), "--reproducer", "failed", "--seed", "3")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("replay it: fxprune replay failed")
+    code, _, again = run("replay", "failed")
+    assert code == 1
+    assert again.splitlines()[0] == err.splitlines()[0]
+
+
+def test_a_failure_that_has_gone_exits_with_0(run: Run) -> None:
+    run("run", *model("fx{call=net_of_passes:double}"), "--reproducer", "failed")
+    facts = Path("failed/reproducer.json")
+    facts.write_text(facts.read_text().replace("passes:double", "passes:no_change"))
+    code, out, err = run("replay", "failed")
+    assert code == 0
+    assert "did not fail" in err
+    assert "fx{call=net_of_passes:no_change}" in out
+
+
+def test_replay_of_something_else_exits_with_2(run: Run) -> None:
+    code, _, err = run("replay", "nothing")
+    assert code == 2
+    assert "holds no reproducer" in err
+
+
+def test_bisect_names_the_rewrite(run: Run) -> None:
+    words = ("--bisect", "--check", "net_of_passes:has_dropout")
+    code, out, _ = run("run", *model("drop-identity"), *words)
+    assert code == 1
+    assert "rewrite 2 does, one of 2" in out
+    code, out, _ = run("run", *model("drop-identity"), "--bisect", "--json")
+    assert code == 0
+    assert not json.loads(out)["found"]
+    code, _, err = run("run", *model("drop-identity"), "--bisect", "--check", "gone:gone")
+    assert code == 2
+    assert "there is no function gone:gone" in err
+
+
+def test_the_environment_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FXPRUNE_PRINT_CHANGED", "1")
+    _, _, err = run("run", *model("drop-identity"))
+    assert "=== changes by drop-identity" in err
+    monkeypatch.setenv("FXPRUNE_TIME_PASSES", "maybe")
+    code, _, err = run("run", *model("drop-identity"))
+    assert code == 2
+    assert "FXPRUNE_TIME_PASSES=maybe cannot be used" in err
+
+
+def test_passes_lists_kinds_what_is_kept_and_options(run: Run) -> None:
+    code, out, _ = run("passes", "--json")
+    found = {p["name"]: p for p in json.loads(out)}
+    assert code == 0
+    assert (found["drop-identity"]["kind"], found["drop-identity"]["keeps"]) == (
+        "rewrite",
+        "function",
+    )
+    assert found["fx"]["options"] == "call=..."
