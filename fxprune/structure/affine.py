@@ -30,7 +30,7 @@ _FIRST = frozenset(
         *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "mean", "sum"),
         *("cumsum", "neg", "to", "_to_copy", "type_as", "float", "half", "bfloat16", "double"),
         *("contiguous", "clone", "detach", "alias", "positive", "view_as", "reshape_as"),
-        *("expand_as",),
+        *("expand_as", "mT", "numpy_T"),
     )
 )
 _SUMS = frozenset(("add", "sub", "rsub", "cat", "concat", "stack"))
@@ -117,7 +117,7 @@ def _random(flow: Flow) -> frozenset[fx.Node]:
 def _reason(node: fx.Node, varying: frozenset[fx.Node], random: frozenset[fx.Node]) -> str:
     if node.op in _ENDS:
         return _ENDS[node.op]
-    if node.target is getitem:
+    if node.target is getitem and _has_fractions(node):
         return ""
     if not is_operator(node) or reads_sizes(node):
         return f"{_target(node)} is not affine"

@@ -18,7 +18,7 @@ _SAME = frozenset(
         *("feature_dropout", "alpha_dropout", "feature_alpha_dropout", "view", "_unsafe_view"),
         *("reshape", "view_as", "reshape_as", "unflatten", "flatten", "squeeze", "unsqueeze"),
         *("ravel", "permute", "transpose", "t", "movedim", "swapaxes", "pixel_shuffle"),
-        *("pixel_unshuffle",),
+        *("pixel_unshuffle", "mT", "numpy_T"),
     )
 )
 # Linear and without weights: changes the resolution or the width of an identity shortcut.
