@@ -101,7 +101,8 @@ class Evaluator(fx.Interpreter):
         leaf = self.fetch_attr(target)
         state = {}
         for name, value in (*leaf.named_parameters(), *leaf.named_buffers()):
-            cast = self._cast(value.detach())
+            value = value.detach()
+            cast = self._cast(value)
             cast = cast.clone() if cast is value else cast
             state[name] = self._provide(f"{target}.{name}", cast) if self._provide else cast
         return functional_call(leaf, state, args, kwargs)
