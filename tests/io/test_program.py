@@ -135,6 +135,27 @@ def test_modules_and_lines_stay(pruned: Pruned, folder: Path) -> None:
     assert summary(load(folder)) == summary(pruned.program)
 
 
+class Computed(nn.Module):
+    """A view to a multiple of a length that is known at run time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.b(self.a(x).view(x.shape[0] * 6).view(-1, 6))
+        return y
+
+
+def test_lengths_that_are_spelled_anew_leave_the_fingerprint(tmp_path: Path) -> None:
+    program = fp.capture(Computed(), torch.randn(4, 4))
+    small = fp.shrink(program, fp.plan(program, {"a.weight": (0, [1, 2])}))
+    plan = fp.plan(small, {"a.weight": (0, [3])})
+    fp.save(small, tmp_path / "small")
+    loaded = load(tmp_path / "small")
+    assert fp.verify(loaded, plan, fp.shrink(loaded, plan)).ok
+
+
 def test_a_plan_for_the_program_fits_the_loaded_one(pruned: Pruned, folder: Path) -> None:
     loaded = load(folder)
     assert fingerprint(loaded) == fingerprint(pruned.program)
