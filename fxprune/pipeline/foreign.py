@@ -31,11 +31,17 @@ class FxPass(Rewrite):
 
     Args:
         call: `package.module:function`; a class is called without arguments first.
+        changes: whether it changes the function of the program on purpose, so that nothing is compared.
     """
 
     name: ClassVar[str] = "fx"
     call: str
+    changes: bool = False
     function: GraphFunction | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.changes:
+            object.__setattr__(self, "keeps", "nothing")
 
     def rewrite(self, program: Program, ctx: Context) -> Program:
         given = copy.deepcopy(program.module)
@@ -51,11 +57,16 @@ class FxPass(Rewrite):
         return _adopt(module, program, ctx)
 
 
-def fx_pass(function: GraphFunction) -> FxPass:
-    """A pass of our pipelines from a function on a GraphModule; verified like any other."""
+def fx_pass(function: GraphFunction, *, changes: bool = False) -> FxPass:
+    """A pass of our pipelines from a function on a GraphModule; verified like any other.
+
+    Args:
+        function: `GraphModule -> GraphModule | PassResult | None`; a pass object of torch.fx is one.
+        changes: whether it changes the function of the program on purpose, so that nothing is compared.
+    """
     owner = getattr(function, "__module__", "") or type(function).__module__
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    return FxPass(f"{owner}:{name}", function)
+    return FxPass(f"{owner}:{name}", changes, function)
 
 
 def _load(call: str) -> GraphFunction:

@@ -1,0 +1,49 @@
+"""Batch norm in eval mode as a scale and a shift of each channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from fxprune.editor import Editor
+from fxprune.operands import get_argument
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`scale * x + shift`, each `[channels]` in float64."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+
+def eval_objection(node: fx.Node) -> str:
+    """Why a batch norm is no fixed scale and shift; "" where it is."""
+    mean, var = (get_argument(node, name) for name in ("running_mean", "running_var"))
+    if get_argument(node, "training"):
+        why = "it has no running ones" if mean is None else "call eval() first"
+        return f"it is in train mode and uses the batch's own statistics: {why}"
+    given = (get_argument(node, name) for name in ("weight", "bias"))
+    tensors = [mean, var, *(t for t in given if t is not None)]
+    if any(not isinstance(t, fx.Node) or t.op != "get_attr" for t in tensors):
+        return "its statistics or its scale are computed"
+    return ""
+
+
+def read_affine(editor: Editor, node: fx.Node) -> Affine:
+    """What an eval-mode batch norm multiplies by and adds."""
+    mean, var = (_double(editor, get_argument(node, n)) for n in ("running_mean", "running_var"))
+    weight, bias = (get_argument(node, name) for name in ("weight", "bias"))
+    scale = (var + get_argument(node, "eps")).rsqrt()
+    if weight is not None:
+        scale = scale * _double(editor, weight)
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + _double(editor, bias)
+    return Affine(scale, shift)
+
+
+def _double(editor: Editor, node: fx.Node) -> torch.Tensor:
+    return editor.tensor(str(node.target)).detach().double()

@@ -1,0 +1,104 @@
+"""Multiplying by or adding a constant, read as a scale and a shift of each channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.editor import Editor
+from fxprune.operands import get_argument
+from fxprune.structure.paths import operator
+from fxprune.torch_private import aliased, overload
+from fxprune_passes.rewrite.effects import Memory
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A node that computes `scale * source + shift`; both broadcast against the source, in float64."""
+
+    source: fx.Node
+    scale: Tensor
+    shift: Tensor | None
+
+    def along(self, axis: int, channels: int) -> tuple[Tensor, Tensor | None] | None:
+        """Both as `[channels]`; None where one varies along another axis than this."""
+        parts = [_along(t, axis, channels) for t in (self.scale, self.shift) if t is not None]
+        if any(p is None for p in parts):
+            return None
+        return parts[0], parts[1] if len(parts) > 1 else None  # type: ignore[return-value]
+
+
+def _along(tensor: Tensor, axis: int, channels: int) -> Tensor | None:
+    """`tensor` along one axis, counted from the end."""
+    if tensor.dim() == 0:
+        return tensor.expand(channels)
+    if any(n != 1 for i, n in enumerate(tensor.shape) if i - tensor.dim() != axis):
+        return None
+    return tensor.reshape(-1).expand(channels)
+
+
+def read_scaling(editor: Editor, memory: Memory, node: fx.Node) -> Scaling | None:
+    """A node as a scaling of a value of its own shape and type; None where it is none."""
+    name = operator(node)
+    if name not in ("mul", "div", "add", "sub") or len(node.args) < 2:
+        return None
+    constants = [_constant(editor, memory, a) for a in node.args[:2]]
+    if sum(c is None for c in constants) != 1:
+        return None
+    place = 0 if constants[0] is None else 1
+    source, constant = node.args[place], constants[1 - place]
+    if not isinstance(source, fx.Node) or constant is None or not _alike(source, node):
+        return None
+    return _scaling(name, node, source, constant, first=place == 0)
+
+
+def _scaling(
+    name: str, node: fx.Node, source: fx.Node, constant: Tensor, *, first: bool
+) -> Scaling | None:
+    one = constant.new_ones(())
+    if name == "mul":
+        return Scaling(source, constant, None)
+    if name == "div":
+        whole = "rounding_mode" in node.kwargs and node.kwargs["rounding_mode"] is not None
+        return None if whole or not first else Scaling(source, 1 / constant, None)
+    sign = (1 if name == "add" else -1) * get_argument(node, "alpha")
+    if first:
+        return Scaling(source, one, sign * constant)
+    return Scaling(source, sign * one, constant)
+
+
+def _alike(source: fx.Node, node: fx.Node) -> bool:
+    a, b = source.meta["val"], node.meta["val"]
+    if not isinstance(a, torch.Tensor) or not a.is_floating_point():
+        return False
+    return a.dtype == b.dtype and a.shape == b.shape
+
+
+def _constant(editor: Editor, memory: Memory, value: Any) -> Tensor | None:
+    """A number, a stored tensor or a view of one, in float64."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return torch.tensor(float(value), dtype=torch.float64)
+    found = _stored(editor, memory, value) if isinstance(value, fx.Node) else None
+    return found.detach().double() if found is not None and not found.is_complex() else None
+
+
+def _stored(editor: Editor, memory: Memory, node: fx.Node) -> Tensor | None:
+    if node.op == "get_attr":
+        stored = isinstance(node.meta.get("val"), torch.Tensor)
+        known = stored and node in memory.roots and not memory.is_written(node)
+        return editor.tensor(str(node.target)) if known else None
+    op = overload(node)
+    if op is None or not aliased(op) or len(node.all_input_nodes) != 1:
+        return None
+    source = _stored(editor, memory, node.all_input_nodes[0])
+    if source is None:
+        return None
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: source)
+    with torch.no_grad():
+        found = op(*args, **kwargs)
+    return found if isinstance(found, torch.Tensor) else None

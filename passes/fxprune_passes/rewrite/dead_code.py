@@ -1,0 +1,45 @@
+"""Removes what nothing reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxprune.editor import is_dead
+from fxprune.pipeline import Context, Rewrite
+from fxprune.program import Program
+from fxprune_passes.rewrite.effects import draws_now
+
+
+@dataclass(frozen=True)
+class DeadCode(Rewrite):
+    """Removes nodes that nothing reads, and the tensors that only they read. Exact.
+
+    Assertions and operators that write to a tensor stay, and so does a random operator that others
+    follow: they would draw other numbers.
+    """
+
+    name: ClassVar[str] = "dead-code"
+
+    def rewrite(self, program: Program, ctx: Context) -> Program:
+        editor = ctx.edit(program)
+        found = {node for node in editor.nodes if is_dead(node)}
+        drawn_later = False
+        for node in reversed(list(editor.nodes)):
+            draws = draws_now(node)
+            if is_dead(node) and draws and drawn_later:
+                editor.keep(node)
+                why = "the random operators after it would draw other numbers"
+                ctx.missed(node, "it stays, though nothing reads it", why, code="random")
+            elif is_dead(node) and (node not in found or _allowed(ctx, node)):
+                editor.graph.erase_node(node)
+                continue
+            drawn_later = drawn_later or draws
+        return editor.finish()
+
+
+def _allowed(ctx: Context, node: fx.Node) -> bool:
+    """Asks once for a node and all that only it read."""
+    return ctx.allow(node, "removed, and what only it read", code="removed", why="nothing reads it")
