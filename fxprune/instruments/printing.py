@@ -76,17 +76,18 @@ def changes(before: Program, after: Program) -> Iterator[str]:
     if after is before:
         return
     old, new = _lines(before), _lines(after)
-    at = None
     for tag, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if tag == "equal":
-            continue
-        for sign, lines in (("-", old[i:j]), ("+", new[k:m])):
-            for path, text in lines:
-                if path != at:
-                    yield f"@ {path or '(itself)'}"
-                    at = path
-                yield f"{sign} {text}"
+        if tag != "equal":
+            yield from _hunk(old[i:j], new[k:m])
     yield from _replaced(before, after)
+
+
+def _hunk(old: Sequence[Line], new: Sequence[Line]) -> Iterator[str]:
+    """What is gone and what is new, side by side for each module path."""
+    for path in dict.fromkeys(path for path, _ in (*old, *new)):
+        yield f"@ {path or '(itself)'}"
+        for sign, lines in (("-", old), ("+", new)):
+            yield from (f"{sign} {text}" for at, text in lines if at == path)
 
 
 def _replaced(before: Program, after: Program) -> Iterator[str]:
