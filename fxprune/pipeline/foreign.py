@@ -188,7 +188,7 @@ def as_program(module: fx.GraphModule) -> Program:
     args, kwargs = (
         (tuple(values), {}) if info is None else pytree.tree_unflatten(values, info.in_spec)
     )
-    if isinstance(module, TracedModule):
+    if isinstance(module, TracedModule) and all("val" in n.meta for n in places):
         free = any(0 in symbolic_axes(n.meta.get("val")) for n in places)
         return Program(module, args, kwargs, free_batch=free, name=type(module).__name__)
     return capture(module, args, kwargs)

@@ -80,6 +80,8 @@ def run_pipeline(
         PipelineError: a pass failed, or broke what it declares; `error.program` is the program before it.
         OptionError: an unknown pass or option.
     """
+    if limit is not None and limit < 0:
+        raise OptionError(f"limit={limit}", do="give a number of rewrites, 0 or more")
     pipeline = as_pipeline(steps)
     looking = [*([VerifyEach()] if verify else []), *instruments]
     ctx = Context(seed=seed, limit=limit, verify=verify, disable=tuple(disable))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import pickle
+from dataclasses import MISSING
 from typing import Any, cast
 
 import pytest
@@ -15,9 +17,10 @@ from torch.fx.passes.shape_prop import ShapeProp
 import fxprune as fp
 from fxprune.errors import CaptureError, PipelineError
 from fxprune.gate import Gate
-from fxprune.pipeline import Context, Rewrite
+from fxprune.pipeline import Context, Pass, Rewrite
 from fxprune.pipeline.foreign import FxPass
-from fxprune.pipeline.registry import find_pass
+from fxprune.pipeline.kinds import option_fields
+from fxprune.pipeline.registry import find_pass, installed
 from fxprune.program import Program
 
 X = (torch.randn(2, 4),)
@@ -87,13 +90,6 @@ class NoDropout(PassBase):
             graph_module.graph.erase_node(node)
         graph_module.recompile()
         return PassResult(graph_module, bool(found))
-
-
-class AddOne(nn.Module):
-    """The function is another one in train mode."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x)
 
 
 @pytest.mark.parametrize("function", [relu_twice, python_operator, with_modules, NoDropout()])
@@ -171,6 +167,28 @@ def test_our_pass_runs_in_torchs_manager(small: nn.Module) -> None:
     assert result.modified
     assert torch.equal(result.graph_module(*X), small(*X))
     result.graph_module(torch.randn(5, 4))
+
+
+def rewrites() -> list[type[Pass]]:
+    """The installed rewrites whose options have defaults."""
+    found = [find_pass(p.name) for p in installed() if p.kind == "rewrite" and p.name != "fx"]
+    return [c for c in found if all(f.default is not MISSING for f in option_fields(c))]
+
+
+@pytest.mark.parametrize("kind", rewrites(), ids=lambda kind: kind.name)
+def test_every_rewrite_runs_in_torchs_manager(small: nn.Module, kind: type[Rewrite]) -> None:
+    module = fx.symbolic_trace(small)
+    ShapeProp(module).propagate(*X)
+    result = PassManager(passes=[kind()])(module)
+    if kind().keeps == "function":
+        torch.testing.assert_close(result.graph_module(*X), small(*X))
+
+
+def test_an_unpickled_module_is_captured_again(small: nn.Module) -> None:
+    module = pickle.loads(pickle.dumps(fp.capture(small, X).module))
+    ShapeProp(module).propagate(*X)
+    result = drop_identity()(module)
+    assert torch.equal(result.graph_module(*X), small(*X))
 
 
 def test_our_pass_is_a_function_of_a_traced_module(small: nn.Module) -> None:

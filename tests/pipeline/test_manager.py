@@ -123,6 +123,11 @@ def test_limit_counts_single_rewrites(ones: Program) -> None:
     assert len(result.select("drop-ones", "applied")) == 7
 
 
+def test_a_limit_is_no_less_than_0(ones: Program) -> None:
+    with pytest.raises(OptionError, match="limit=-1"):
+        fp.run(ones, None, [DropOnes()], limit=-1)
+
+
 def test_no_effect_is_visible(small: nn.Module) -> None:
     result = fp.run(small, X, "")
     assert codes(result) == ["pipeline.empty"]

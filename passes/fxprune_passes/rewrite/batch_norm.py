@@ -45,5 +45,14 @@ def read_affine(editor: Editor, node: fx.Node) -> Affine:
     return Affine(scale, shift)
 
 
+def remove_batch_norm(editor: Editor, node: fx.Node) -> None:
+    """Erases a batch norm that nothing reads, and its counter unless another call needs that."""
+    mean = get_argument(node, "running_mean")
+    editor.graph.erase_node(node)
+    if not mean.users:
+        path = str(mean.target).rpartition(".")[0]
+        editor.drop_tensor(f"{path}.num_batches_tracked".lstrip("."))
+
+
 def _double(editor: Editor, node: fx.Node) -> torch.Tensor:
     return editor.tensor(str(node.target)).detach().double()

@@ -20,7 +20,12 @@ from fxprune_passes.rewrite.affine_layer import (
     scale_output,
     shift_objection,
 )
-from fxprune_passes.rewrite.batch_norm import Affine, eval_objection, read_affine
+from fxprune_passes.rewrite.batch_norm import (
+    Affine,
+    eval_objection,
+    read_affine,
+    remove_batch_norm,
+)
 from fxprune_passes.rewrite.effects import Ownership
 
 
@@ -112,10 +117,5 @@ def _fold(editor: Editor, node: fx.Node, layer: Layer, affine: Affine) -> None:
     trained = parameter.requires_grad if isinstance(parameter, nn.Parameter) else None
     change = scale_input if layer.source is node else scale_output
     change(editor, layer, affine.scale, affine.shift, trained=trained)
-    source = get_argument(node, "input")
-    mean = get_argument(node, "running_mean")
-    editor.replace(node, source)
-    editor.graph.erase_node(node)  # a dead reader of the layer would bar the next batch norm
-    if not mean.users:
-        path = str(mean.target).rpartition(".")[0]
-        editor.drop_tensor(f"{path}.num_batches_tracked".lstrip("."))
+    editor.replace(node, get_argument(node, "input"))
+    remove_batch_norm(editor, node)  # a dead reader of the layer would bar the next batch norm

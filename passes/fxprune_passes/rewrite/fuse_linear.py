@@ -30,7 +30,7 @@ from fxprune_passes.rewrite.affine_layer import (
     set_weight,
     shift_objection,
 )
-from fxprune_passes.rewrite.batch_norm import eval_objection, read_affine
+from fxprune_passes.rewrite.batch_norm import eval_objection, read_affine, remove_batch_norm
 from fxprune_passes.rewrite.compose import (
     chain_bias,
     chain_geometry,
@@ -296,7 +296,9 @@ class _Fusion:
         _respell(main.node, main.source, whole)
         self._remove(node, main.node)
         for term in (a, b):
-            if term.node is not main.node and term.node is not term.source:
+            if operator(term.node) == "batch_norm" and term.node is not term.source:
+                remove_batch_norm(self.editor, term.node)
+            elif term.node is not main.node and term.node is not term.source:
                 self.editor.graph.erase_node(term.node)
 
     # Rows

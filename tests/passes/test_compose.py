@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from fxprune_passes.rewrite.affine_layer import Geometry
+from fxprune_passes.rewrite.compose import (
+    chain_bias,
+    chain_geometry,
+    chain_objection,
+    chain_weight,
+    sum_geometry,
+    sum_objection,
+    sum_weight,
+)
+
+CALL: Any = (F.linear, F.conv1d, F.conv2d, F.conv3d)
+
+
+def call(g: Geometry, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    if not g.spatial:
+        return F.linear(x, weight, bias)
+    return CALL[g.spatial](x, weight, bias, g.stride, g.padding, g.dilation, g.groups)  # type: ignore[no-any-return]
+
+
+@st.composite
+def geometries(draw: st.DrawFn, dims: int, inputs: int, outputs: int) -> Geometry:
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(dims))
+
+    groups = draw(st.sampled_from((1, 2, 3, 6))) if dims else 1
+    return Geometry(inputs, outputs, groups, each(1, 3), each(1, 2), each(0, 2), each(1, 2))
+
+
+@st.composite
+def pairs(draw: st.DrawFn, *, parallel: bool) -> tuple[Geometry, Geometry, torch.Tensor]:
+    dims = draw(st.integers(0, 3))
+    one = draw(geometries(dims, 6, 12))
+    two = draw(geometries(dims, 6 if parallel else 12, 12 if parallel else 6))
+    return one, two, torch.randn(2, 6, *(13,) * dims, dtype=torch.float64)
+
+
+def parameters(g: Geometry, biased: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.randn(g.outputs, g.inputs // g.groups, *g.kernel, dtype=torch.float64)
+    return weight, torch.randn(g.outputs, dtype=torch.float64) * biased
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(pairs(parallel=False), st.booleans())
+def test_a_chain_is_one_layer_exactly_where_nothing_objects(drawn: Any, biased: bool) -> None:
+    one, two, x = drawn
+    (w1, b1), (w2, b2) = parameters(one, biased), parameters(two)
+    expected = call(two, call(one, x, w1, b1), w2, b2)
+    whole = chain_geometry(one, two)
+    found = call(whole, x, chain_weight(one, w1, two, w2), chain_bias(two, w2, b1, b2))
+    assert found.shape == expected.shape
+    if not chain_objection(one, two, biased):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_objections_to_a_chain_are_not_timid() -> None:
+    wide = Geometry(6, 12, 1, (3,), (1,), (1,), (1,))
+    single = Geometry(6, 12, 1, (1,), (2,), (1,), (1,))
+    padded = Geometry(12, 6, 1, (3,), (1,), (1,), (1,))
+    assert "the second pads what" in chain_objection(wide, padded, False)
+    assert "would put its bias" in chain_objection(single, padded, True)
+    assert not chain_objection(single, padded, False)
+    for one, biased in ((wide, False), (single, True)):
+        x = torch.randn(2, 6, 13, dtype=torch.float64)
+        (w1, b1), (w2, b2) = parameters(one, biased), parameters(padded)
+        whole = chain_geometry(one, padded)
+        found = call(whole, x, chain_weight(one, w1, padded, w2), chain_bias(padded, w2, b1, b2))
+        assert not torch.allclose(found, call(padded, call(one, x, w1, b1), w2, b2))
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(pairs(parallel=True))
+def test_a_sum_is_one_layer_where_nothing_objects(drawn: Any) -> None:
+    one, two, x = drawn
+    assume(not sum_objection(one, two))
+    (w1, b1), (w2, b2) = parameters(one), parameters(two)
+    weight = sum_weight(one, w1, two, w2)
+    found = call(sum_geometry(one, two), x, weight, b1 + b2)
+    torch.testing.assert_close(found, call(one, x, w1, b1) + call(two, x, w2, b2))

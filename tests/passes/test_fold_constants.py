@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fxprune.program import Program
+
+
+def calls(program: Program) -> int:
+    return sum(n.op == "call_function" for n in program.nodes)
+
+
+class Bias(nn.Module):
+    """A relative-position bias: rows of a table, by an index that is computed."""
+
+    def __init__(self, trained: bool) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.table = nn.Parameter(torch.randn(7, 1), requires_grad=trained)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        place = torch.arange(4)
+        bias = self.table[place[:, None] - place[None] + 3].squeeze(-1)
+        return self.inner(x) @ bias.softmax(1)
+
+
+def test_a_gathered_bias_is_stored(rewritten: Any) -> None:
+    x = torch.randn(3, 4).double()
+    result = rewritten(Bias(trained=False).double(), x, "fold-constants")
+    assert calls(result.program) == 2
+    assert "table" not in result.program.tensors()
+
+
+def test_what_is_trained_is_left_unless_asked(rewritten: Any) -> None:
+    x = torch.randn(3, 4).double()
+    result = rewritten(Bias(trained=True).double(), x, "fold-constants")
+    assert "table" in result.program.tensors()
+    missed = result.select(kind="missed")
+    assert [r.code for r in missed] == ["fold-constants.trained"]
+    assert "training would no longer reach table" in missed[0].why
+    asked = rewritten(Bias(trained=True).double(), x, "fold-constants{parameters=true}").program
+    assert calls(asked) == 2
+    assert sum(t.requires_grad for t in asked.tensors().values()) == 3
+
+
+class Standardised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.conv.weight
+        w = (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True)
+        return self.norm(nn.functional.conv2d(x, w, self.conv.bias))
+
+
+def test_a_standardised_weight_is_stored_and_its_batch_norm_folded(rewritten: Any) -> None:
+    x = torch.randn(2, 3, 6, 6).double()
+    result = rewritten(Standardised().double(), x, "fold-constants | fold-batchnorm")
+    assert calls(result.program) == 1
+
+
+class Large(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Buffer(torch.randn(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.outer(self.row, self.row).sin()
+
+
+@pytest.mark.parametrize(("option", "left"), [("", 3), ("{max-growth=1000}", 1)])
+def test_growth_is_bounded(rewritten: Any, option: str, left: int) -> None:
+    result = rewritten(Large().double(), torch.randn(64, 64).double(), f"fold-constants{option}")
+    assert calls(result.program) == left
+    assert len(result.select(kind="missed")) == (left == 3)
+
+
+class Left(nn.Module):
+    """Nothing here is the same at every call, or worth storing."""
+
+    state: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("state", torch.ones(4, dtype=torch.float64))
+        self.weight = nn.Parameter(torch.randn(4, 4), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.state.add_(1)
+        y = x @ self.weight.t() + torch.rand(4) + self.state.exp()
+        return y * torch.arange(x.shape[0])[:, None] + torch.zeros(4)
+
+
+def test_random_written_and_batch_dependent_values_are_not_constant(rewritten: Any) -> None:
+    result = rewritten(Left().double(), torch.randn(3, 4).double(), "fold-constants", train=True)
+    assert result.program is result.original
+
+
+class Expanded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Buffer(torch.randn(1, 64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.row.exp().expand(64, 64)
+
+
+def test_of_a_view_the_smaller_source_is_stored(rewritten: Any) -> None:
+    result = rewritten(Expanded().double(), torch.randn(64, 64).double(), "fold-constants")
+    assert calls(result.program) == 2
+    assert max(t.numel() for t in result.program.tensors().values()) == 64
