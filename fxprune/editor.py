@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, count
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxprune.leaf import Leaf, leaf_of
+from fxprune.operands import get_argument, is_operator
 from fxprune.program import Program, build_module, share_tensors
 from fxprune.torch_private import fake_mode_of, fake_result
 
+_STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 _ORIGIN = ("nn_module_stack", "stack_trace", "source_fn_stack")
 
 
@@ -83,21 +86,44 @@ class Editor:
         node.meta["val"] = args[0].meta["val"]
         return node
 
-    def add_leaf(self, path: str, module: Leaf) -> None:
-        """Puts a leaf module under a new path."""
+    def add_leaf(self, path: str, module: Leaf) -> str:
+        """Puts a leaf module under a path, with a number where that is taken; returns the path."""
         parent, _, name = path.rpartition(".")
-        self._grow(parent)._modules[name] = module
+        owner = self._grow(parent)
+        taken = {**owner._modules, **owner._parameters, **owner._buffers}
+        names = chain((name,), (f"{name}{i}" for i in count(2)))
+        free = next(n for n in names if n not in taken)
+        owner._modules[free] = module
         self._replaced = True
+        return f"{parent}.{free}" if parent else free
 
     def add_tensor(self, name: str, tensor: torch.Tensor, *, before: fx.Node) -> fx.Node:
         """Adds a parameter or buffer under a new name, and the node that reads it."""
         path, _, leaf = name.rpartition(".")
         owner = self._grow(path)
+        owner._parameters.pop(leaf, None)  # what a layer without a bias registers is None
         if isinstance(tensor, nn.Parameter):
             owner._parameters[leaf] = tensor
         else:
             owner.register_buffer(leaf, tensor)
         return self.read_tensor(name, before=before)
+
+    def free_name(self, wanted: str) -> str:
+        """A name for a new tensor: `wanted`, or that with the first number that makes it new."""
+        path = wanted.rpartition(".")[0]
+        owner: nn.Module | None = self._tree
+        for part in path.split(".") if path else ():
+            owner = owner._modules.get(part) if owner is not None else None
+        names = (wanted if i == 0 else f"{wanted}_{i}" for i in count())
+        return next(n for n in names if getattr(owner, n.rpartition(".")[2], None) is None)
+
+    def keep(self, node: fx.Node) -> None:
+        """Leaves a node where it is, though it has become dead."""
+        self._dead.add(node.name)
+
+    def drop_tensor(self, name: str) -> None:
+        """Lets a parameter or buffer go with the dead ones, though no node ever read it."""
+        self._used.add(name)
 
     def read_tensor(self, name: str, *, before: fx.Node) -> fx.Node:
         """Inserts a get_attr node of a parameter or buffer."""
@@ -174,7 +200,15 @@ def is_dead(node: fx.Node) -> bool:
     """Whether nothing reads a node and running it changes nothing else."""
     if node.users or node.op in ("placeholder", "output"):
         return False
-    return node.op != "call_function" or not node.is_impure(impure_random=False)
+    if node.op != "call_function":
+        return True
+    return not node.is_impure(impure_random=False) and not gathers_statistics(node)
+
+
+def gathers_statistics(node: fx.Node) -> bool:
+    """Whether a call advances running statistics; the schema of a batch norm does not say so."""
+    flag = _STATISTICS.get(node.target._opname) if is_operator(node) else None  # type: ignore[union-attr]
+    return bool(flag and get_argument(node, "running_mean") and get_argument(node, flag))
 
 
 def _references(graph: fx.Graph) -> set[str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxprune as fp
+from fxprune.cost.macs import node_macs
 from fxprune.pipeline import run_pipeline
 from fxprune.program import Program
 from fxprune_passes.rewrite.affine_layer import read_layer
@@ -104,7 +105,7 @@ def test_rows_with_batch_norm_stay_exact_and_cost_no_more(
     model = shaken(nn.Sequential(*(mixed if norm else row)))
     result = rewritten(model, x, "fold-batchnorm | fuse-linear")
     before = run_pipeline(result.original, "fold-batchnorm").program
-    assert fp.compare(before, result.program).macs[1] <= fp.compare(before, before).macs[1]
+    assert sum(node_macs(result.program).values()) <= sum(node_macs(before).values())
 
 
 def two(first: nn.Module, second: nn.Module) -> nn.Sequential:
@@ -275,7 +276,7 @@ def test_scales_and_shifts_of_channels_go_into_layers(
 def test_a_shift_before_padding_stays(rewritten: Any) -> None:
     model = Scaled(nn.Conv2d(4, 6, 1), nn.Conv2d(6, 4, 3, padding=1), (6, 1, 1))
     result = rewritten(shaken(model), torch.randn(2, 4, 7, 7).double(), "fuse-linear")
-    assert calls(result.program) == 4
+    assert calls(result.program) == 5
     assert "pads with zeros that the shift does not reach" in missed(result)[0][1]
 
 

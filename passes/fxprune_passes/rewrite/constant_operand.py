@@ -45,7 +45,7 @@ def _along(tensor: Tensor, axis: int, channels: int) -> Tensor | None:
 def read_scaling(editor: Editor, memory: Memory, node: fx.Node) -> Scaling | None:
     """A node as a scaling of a value of its own shape and type; None where it is none."""
     name = operator(node)
-    if name not in ("mul", "div", "add", "sub") or len(node.args) < 2:
+    if name not in ("mul", "div", "add", "sub", "rsub") or len(node.args) < 2:
         return None
     constants = [_constant(editor, memory, a) for a in node.args[:2]]
     if sum(c is None for c in constants) != 1:
@@ -66,6 +66,8 @@ def _scaling(
     if name == "div":
         whole = "rounding_mode" in node.kwargs and node.kwargs["rounding_mode"] is not None
         return None if whole or not first else Scaling(source, 1 / constant, None)
+    if name == "rsub":
+        return Scaling(source, -get_argument(node, "alpha") * one, constant) if first else None
     sign = (1 if name == "add" else -1) * get_argument(node, "alpha")
     if first:
         return Scaling(source, one, sign * constant)

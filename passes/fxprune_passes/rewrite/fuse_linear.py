@@ -172,8 +172,9 @@ class _Fusion:
         if before is None and after is None:
             return False
         why = self._into(node, before, found, found.source, before=True)
-        if why:
-            why = self._into(node, after, found, node, before=False) and why
+        if why and after is not None:
+            why_after = self._into(node, after, found, node, before=False)
+            why = why_after and (why if before is not None else why_after)
         if why and node.name not in self._refused:
             self._leave(node, "scale or shift stays", why, "scale")
         return not why
@@ -183,7 +184,7 @@ class _Fusion:
     ) -> str:
         """Folds a scale and shift into a layer; why not, or ""."""
         if layer is None:
-            return "it reads no layer"
+            return "no layer is before it"
         if len(between.users) > 1:
             return f"{between.name} has {len(between.users)} readers"
         g = layer.geometry
