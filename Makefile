@@ -8,10 +8,10 @@ JOBS ?= 2
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test check zoo bench mutate clean
+.PHONY: help install demo test check zoo zoo-passes bench mutate clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed ## build .venv/ where it is missing or out of date
 
@@ -26,6 +26,9 @@ check: install ## the whole gate: format, lint, types, layers, tests, wheel
 
 zoo: $(VENV)/.zoo ## every model of the zoo, verified -> docs/zoo.md
 	$(BIN)/python benchmarks/zoo.py
+
+zoo-passes: $(VENV)/.zoo ## a third of the blocks of every model deleted, every rewrite, verified -> docs/zoo-passes.md
+	$(BIN)/python benchmarks/zoo_passes.py
 
 bench: $(VENV)/.bench ## times and memory -> docs/benchmarks.md
 	$(BIN)/python benchmarks/bench.py

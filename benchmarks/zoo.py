@@ -2,20 +2,17 @@
 
     python benchmarks/zoo.py [--only REGEX] [--timm] [--fresh] [--render]
 
-One process per network; results are kept in `benchmarks/.results/zoo.jsonl` as they come, so a run
-that was stopped goes on where it was. `docs/zoo.md` is written at the end, or by `--render` alone.
+One process per network; results are kept in `benchmarks/.results/` as they come, so a run that was
+stopped goes on where it was. `docs/zoo.md` is written at the end, or by `--render` alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -25,22 +22,21 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / ".results" / "zoo.jsonl"
 PAGE = ROOT / "docs" / "zoo.md"
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.networks import Network, networks  # noqa: E402
+from benchmarks.rows import Row, Rows, add_options, one  # noqa: E402
 
 SHARE = 0.3
-GIB = 2**30
-Row = dict[str, Any]
+ROWS = Rows(Path(__file__), "zoo")
 
 
 # One network, in a process of its own
 
 
-class _Clock:
+class Clock:
     """CPU seconds of this process, by name."""
 
     def __init__(self) -> None:
@@ -62,7 +58,7 @@ def measure(network: Network, seed: int = 0) -> Row:
     torch.set_num_threads(int(os.environ.get("ZOO_THREADS", "1")))
     model, args, kwargs = network.build()
     row: Row = {"name": network.name, "kind": network.kind, "share_wanted": network.share}
-    clock = _Clock()
+    clock = Clock()
     try:
         _measure_program(network, model, args, kwargs, seed, row, clock)
     finally:
@@ -71,7 +67,7 @@ def measure(network: Network, seed: int = 0) -> Row:
 
 
 def _measure_program(
-    network: Network, model: Any, args: Any, kwargs: Any, seed: int, row: Row, clock: _Clock
+    network: Network, model: Any, args: Any, kwargs: Any, seed: int, row: Row, clock: Clock
 ) -> None:
     import torch
 
@@ -153,90 +149,6 @@ def _count(network: Network, model: Any, program: Any, axes: Any, row: Row) -> N
         row["prunable_inner"] = free_others / max(others, 1)
 
 
-# All of them
-
-
-def run_all(chosen: list[Network], options: argparse.Namespace) -> None:
-    """Runs what has no good result yet, one process after another."""
-    done = {} if options.fresh else read_rows()
-    for i, network in enumerate(chosen, 1):
-        known = done.get(network.name)
-        if known and known.get("ok") and not known["unknown"] and not options.again:
-            continue
-        start = time.time()
-        row = run_one(network, options)
-        row["commit"] = _commit()
-        append(row)
-        state = "ok" if row.get("ok") else f"FAILED {str(row.get('why')).splitlines()[0][:160]}"
-        print(f"{i}/{len(chosen)} {network.name} {time.time() - start:.0f} s {state}", flush=True)
-
-
-def run_one(network: Network, options: argparse.Namespace) -> Row:
-    """One network in a process with limits; a failure is a row too."""
-    command = [sys.executable, __file__, "--one", network.name]
-    empty: Row = {"name": network.name, "kind": network.kind, "ok": False}
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=options.timeout,
-            check=False,
-            preexec_fn=lambda: _limit_memory(options.memory),
-        )
-    except subprocess.TimeoutExpired:
-        return {**empty, "why": f"more than {options.timeout} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        row: Row = json.loads(lines[-1])
-        return row
-    tail = done.stderr.strip().splitlines()[-12:]
-    return {**empty, "why": (tail[-1] if tail else f"exit {done.returncode}"), "trace": tail}
-
-
-def _limit_memory(gibibytes: float) -> None:
-    limit = int(gibibytes * GIB)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
-def one(name: str) -> None:
-    """The work of a process: prints the row as JSON."""
-    network = next(n for n in networks(timm=name.startswith("timm:")) if n.name == name)
-    row: Row = {"name": name, "kind": network.kind, "ok": False}
-    try:
-        row = measure(network)
-    except Exception as error:  # a row for every network, whatever it met
-        import traceback
-
-        row["why"] = f"{type(error).__name__}: {error}"
-        row["trace"] = traceback.format_exc().splitlines()[-12:]
-    row["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-    print("\n" + json.dumps(row))
-
-
-def read_rows() -> dict[str, Row]:
-    """The newest row of each network."""
-    if not RESULTS.exists():
-        return {}
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines() if line]
-    return {row["name"]: row for row in rows}
-
-
-def append(row: Row) -> None:
-    """Adds a row to the file of results, which git does not see."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    (RESULTS.parent / ".gitignore").write_text("*\n")
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, check=False
-    ).stdout.strip()
-
-
 # The page
 
 COLUMNS = (
@@ -259,7 +171,7 @@ def render(rows: Mapping[str, Row], order: list[Network]) -> str:
     """The page, as Markdown."""
     known = [rows[n.name] for n in order if n.name in rows]
     totals = _totals(known, len(order))
-    parts = [_HEAD.format(versions=_versions(), measured=_measured(known), totals=totals)]
+    parts = [_HEAD.format(versions=versions(), measured=measured_at(known), totals=totals)]
     for kind in dict.fromkeys(r["kind"] for r in known):
         here = [r for r in known if r["kind"] == kind]
         columns = [c for c in COLUMNS if c != "outside embeddings" or kind == "transformers"]
@@ -371,7 +283,8 @@ def _low_shares(rows: list[Row]) -> str:
     return f"- Below the share wanted ({wanted}): {names or 'none'}."
 
 
-def _versions() -> str:
+def versions() -> str:
+    """What the numbers were measured with."""
     from importlib.metadata import version
 
     names = ("torch", "torchvision", "transformers", "timm")
@@ -379,7 +292,7 @@ def _versions() -> str:
     return f"Python {platform.python_version()}, {found}."
 
 
-def _measured(rows: list[Row]) -> str:
+def measured_at(rows: list[Row]) -> str:
     """Which versions of fxprune the rows come from."""
     commits = sorted({str(r.get("commit") or "an unrecorded one") for r in rows})
     if len(commits) == 1:
@@ -396,24 +309,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", default="", help="networks whose name matches this")
-    parser.add_argument("--timm", action="store_true", help="one of each timm family too")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
-    parser.add_argument("--again", action="store_true", help="run what was verified before, too")
-    parser.add_argument("--render", action="store_true", help="write the page, run nothing")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds for one network")
-    parser.add_argument("--memory", type=float, default=16, help="GiB for one network")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    add_options(parser)
     options = parser.parse_args()
     if options.one:
-        one(options.one)
+        one(options.one, measure)
         return
     every = networks(timm=options.timm)
     if not options.render:
-        if options.fresh:
-            RESULTS.unlink(missing_ok=True)
-        run_all([n for n in every if re.search(options.only, n.name)], options)
-    rows = read_rows()
+        chosen = [n for n in every if re.search(options.only, n.name)]
+        ROWS.measure(chosen, options, lambda row: not row["unknown"])
+    rows = ROWS.read()
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(render(rows, networks(timm=any(n.startswith("timm:") for n in rows))))
     bad = [n.name for n in every if not rows.get(n.name, {}).get("ok")]
