@@ -156,4 +156,4 @@ def test_passes_lists_kinds_what_is_kept_and_options(run: Run) -> None:
         "rewrite",
         "function",
     )
-    assert found["fx"]["options"] == "call=..."
+    assert found["fx"]["options"] == "call=... changes=false"
