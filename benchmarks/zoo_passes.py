@@ -149,8 +149,8 @@ Made by `make zoo-passes`, that is `python benchmarks/zoo_passes.py`. {versions}
 Of every network a third of the residual blocks (at least one, at random) are gated to 0. Then
 `delete-gated` and every exact rewrite run to a fixpoint, and the result is held against the gated original
 in float64 and float32, at a second batch size too where the batch is free. Weights are random, in float64
-before the passes, and tensors of one repeated value are given noise. Of detectors, which cannot be exported whole, the parts that can
-are rewritten. *Seconds* are CPU time of one thread for the passes alone.
+before the passes, and tensors of one repeated value are given noise. Of detectors, which cannot be exported
+whole, the parts that can are rewritten. *Seconds* are CPU time of one thread for the passes alone.
 
 {measured}
 """
