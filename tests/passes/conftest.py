@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.pipeline import run_pipeline
-from fxprune.pipeline.manager import Result
+from fxprune.pipeline import Result, run_pipeline
 from fxprune.program import Program
 
 Rewritten = Callable[..., Result]

@@ -25,7 +25,7 @@ CALL: Any = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 def call(g: Geometry, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     if not g.spatial:
         return F.linear(x, weight, bias)
-    return CALL[g.spatial](x, weight, bias, g.stride, g.padding, g.dilation, g.groups)  # type: ignore[no-any-return]
+    return CALL[g.spatial](x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
 
 
 @st.composite

@@ -58,7 +58,7 @@ def test_nothing_dead_gives_the_same_program() -> None:
 def test_an_unused_part_of_a_split_goes_and_the_split_stays() -> None:
     class Split(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            first, _ = x.split(2, 1)
+            first, _ = torch.split(x, 2, 1)
             return first + 1
 
     program = fp.capture(Split(), torch.randn(2, 4))

@@ -86,8 +86,8 @@ def test_folds_into_the_layer_after_where_it_is_not_padded(rewritten: Any, drawn
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
 def test_without_a_shift_padding_is_no_matter(rewritten: Any, kind: Any) -> None:
     model = shake(nn.Sequential(nn.BatchNorm2d(6), kind(6, 4, 3, padding=1, groups=2)))
-    model[0].running_mean.zero_()  # type: ignore[index,union-attr,operator]
-    nn.init.zeros_(model[0].bias)  # type: ignore[index,arg-type]
+    model[0].running_mean.zero_()  # type: ignore[index]
+    nn.init.zeros_(model[0].bias)  # type: ignore[index]
     result = rewritten(model, torch.randn(2, 6, 8, 8).double(), "fold-batchnorm")
     assert norms(result.program) == 0
 
@@ -226,8 +226,8 @@ def test_other_types_are_rounded_once(dtype: torch.dtype) -> None:
 
 def test_what_can_be_trained_stays_so_and_layout_too() -> None:
     model = shake(nn.Sequential(nn.Conv2d(4, 8, 3, bias=False), nn.BatchNorm2d(8)))
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model[0].weight.requires_grad_(False)
+    model = model.to(memory_format=torch.channels_last)
+    model[0].weight.requires_grad_(False)  # type: ignore[index]
     x = torch.randn(2, 4, 8, 8).double().to(memory_format=torch.channels_last)
     folded = FoldBatchnorm()(fp.capture(model, x)).tensors()
     assert not folded["0.weight"].requires_grad

@@ -52,10 +52,10 @@ def size_of(dims: int) -> int:
 @st.composite
 def convolution(draw: st.DrawFn, dims: int, inputs: int, outputs: int) -> nn.Module:
     if dims == 0:
-        return nn.Linear(inputs, outputs, draw(st.booleans()))  # type: ignore[no-any-return]
+        return nn.Linear(inputs, outputs, draw(st.booleans()))
     kernel = draw(st.tuples(*(st.integers(1, 3),) * dims))
     common = [g for g in (1, 2, 3, 6) if gcd(inputs, outputs) % g == 0]
-    return CONV[dims](  # type: ignore[no-any-return]
+    return CONV[dims](
         inputs,
         outputs,
         kernel,
@@ -318,7 +318,7 @@ def test_a_transposed_convolution_is_left(rewritten: Any) -> None:
 
 def test_low_precision_layout_and_trainability_are_kept() -> None:
     model = two(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 3)).to(torch.bfloat16)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     model[1].weight.requires_grad_(False)
     after = FuseLinear()(fp.capture(model.eval(), torch.randn(2, 4, 9, 9, dtype=torch.bfloat16)))
     weight = after.tensors()["1.weight"]

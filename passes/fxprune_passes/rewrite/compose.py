@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 from math import gcd
+from typing import Any
 
 import torch
 
@@ -75,8 +76,8 @@ def chain_weight(first: Geometry, w1: Tensor, second: Geometry, w2: Tensor) -> T
                 place, second.dilation, first.stride, whole.dilation, strict=True
             )
         )
-        at = _places(starts, first, whole)
-        result[(..., *at)] += torch.einsum("gom,gmi...->goi...", b[(..., *place)], a)
+        part = result[_at(_places(starts, first, whole))]
+        part += torch.einsum("gom,gmi...->goi...", b[_at(place)], a)
     return result.flatten(0, 1)
 
 
@@ -125,8 +126,14 @@ def sum_weight(a: Geometry, wa: Tensor, b: Geometry, wb: Tensor) -> Tensor:
             (p - own) // step
             for p, own, step in zip(whole.padding, g.padding, whole.dilation, strict=True)
         )
-        result[(..., *_places(starts, g, whole))] += _regroup(w, g.groups, whole.groups)
+        part = result[_at(_places(starts, g, whole))]
+        part += _regroup(w, g.groups, whole.groups)
     return result.flatten(0, 1)
+
+
+def _at(place: Iterable[Any]) -> tuple[Any, ...]:
+    """The last axes of a tensor at some place."""
+    return (..., *place)
 
 
 def _places(starts: Iterable[int], small: Geometry, whole: Geometry) -> list[slice]:

@@ -78,7 +78,7 @@ def _alike(source: fx.Node, node: fx.Node) -> bool:
     a, b = source.meta["val"], node.meta["val"]
     if not isinstance(a, torch.Tensor) or not a.is_floating_point():
         return False
-    return a.dtype == b.dtype and a.shape == b.shape
+    return bool(a.dtype == b.dtype and a.shape == b.shape)
 
 
 def _constant(editor: Editor, memory: Memory, value: Any) -> Tensor | None:
