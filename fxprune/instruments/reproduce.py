@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from fxprune import __version__
 from fxprune.errors import FxpruneError, LoadError
-from fxprune.instruments.leaves import put_back, take_out
 from fxprune.io import load, save
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
@@ -28,7 +26,7 @@ from fxprune.pipeline.result import Result
 from fxprune.pipeline.text import parse
 from fxprune.program import Program
 
-FACTS, PROGRAM, LEAVES, ERROR = "reproducer.json", "program", "leaves.safetensors", "error.txt"
+FACTS, PROGRAM, ERROR = "reproducer.json", "program", "error.txt"
 
 
 class Reproducer(Instrument):
@@ -68,8 +66,7 @@ def replay(directory: str | os.PathLike[str]) -> Result:
     """
     folder = Path(directory)
     facts = _read(folder)
-    tensors = load_file(folder / LEAVES)
-    program = put_back(load(folder / PROGRAM), facts["leaves"], tensors)
+    program = load(folder / PROGRAM)
     pipeline = parse(facts["pipeline"], lambda name: _find(name, facts["passes"]))
     return run_pipeline(
         program,
@@ -88,9 +85,7 @@ def _write(
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        plain, leaves, tensors = take_out(program)
-        save(plain, aside / PROGRAM)
-        save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, aside / LEAVES)
+        save(program, aside / PROGRAM)
         facts = {
             "format": "fxprune-reproducer",
             "version": 1,
@@ -103,7 +98,6 @@ def _write(
             "limit": ctx.limit,
             "disable": list(ctx.disable),
             "verify": ctx.verify,
-            "leaves": leaves,
         }
         (aside / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         text = f"{type(error).__name__}: {error}\n"

@@ -15,7 +15,7 @@ from fxprune import __version__
 from fxprune.errors import LoadError
 
 PROGRAM, PARTS = "fxprune-program", "fxprune-parts"
-VERSIONS = {PROGRAM: 2, PARTS: 1}
+VERSIONS = {PROGRAM: 3, PARTS: 1}
 MANIFEST = "manifest.json"
 _INSTEAD = {
     PROGRAM: "fp.load reads it",

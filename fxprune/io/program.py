@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from fxprune.errors import LoadError
 from fxprune.io.directory import PROGRAM, check_directory, write_json, written
 from fxprune.io.graph import load_graph, restore, save_graph
+from fxprune.io.leaves import put_back, take_out
 from fxprune.io.parts import PLAN, REPORT, WEIGHTS, save_parts
 from fxprune.io.weights import load_weights, save_weights
 from fxprune.plan import Plan
@@ -19,7 +21,7 @@ from fxprune.program import Program, build_module
 from fxprune.remark import Remark
 from fxprune.report import Report
 
-GRAPH, FACTS = "program.pt2", "program.json"
+GRAPH, FACTS, LEAVES = "program.pt2", "program.json", "leaves.safetensors"
 
 
 class Saveable(Protocol):
@@ -39,9 +41,10 @@ def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
     """Writes a program, or the outcome of a pruning, to a directory.
 
     The directory holds `program.pt2` (the graph in torch's own format, without weights),
-    `weights.safetensors`, `program.json` (names, modules and modes), of an outcome `plan.json` and
-    `report.json`, and `manifest.json` with the SHA-256 of each. It appears complete or not at all;
-    an older one of fxprune is replaced. Weights are loaded on the CPU, wherever they were.
+    `weights.safetensors`, `program.json` (names, modules, modes, gates and observers),
+    `leaves.safetensors` (the tensors of gates and observers), of an outcome `plan.json` and
+    `report.json`, and `manifest.json` with the SHA-256 of each. It appears complete or not at all; an
+    older one of fxprune is replaced. Weights are loaded on the CPU, wherever they were.
 
     The outcome of pruning a partial capture has no graph of the whole model: its directory holds the
     smaller model's weights, the plan and the report, and `Partial.load` reads it.
@@ -69,15 +72,18 @@ def _check_weights(name: str, module: torch.nn.Module) -> None:
 
 def _save(program: Program, directory: Path, outcome: Saveable | None = None) -> None:
     _check_weights(program.name, program.module)
+    plain, leaves, tensors = take_out(program)
     with written(directory, PROGRAM) as folder:
         facts = {
             "name": program.name,
             "training": program.training,
             "free_batch": program.free_batch,
             "remarks": [r.to_json() for r in program.remarks],
-            "graph": save_graph(program, folder / GRAPH),
-            "tensors": save_weights(program.module, folder / WEIGHTS),
+            "graph": save_graph(plain, folder / GRAPH),
+            "tensors": save_weights(plain.module, folder / WEIGHTS),
+            "leaves": leaves,
         }
+        save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, folder / LEAVES)
         write_json(folder / FACTS, facts)
         if outcome is not None:
             outcome.plan.save(folder / PLAN)
@@ -97,7 +103,7 @@ def load(directory: str | os.PathLike[str]) -> Program:
     tree = load_weights(facts["tensors"], folder / WEIGHTS)
     _keep_objects(loaded, tree)
     graph = restore(loaded.graph, facts["graph"])
-    return Program(
+    plain = Program(
         build_module(tree, graph, training=facts["training"]),
         loaded.args,
         loaded.kwargs,
@@ -105,6 +111,7 @@ def load(directory: str | os.PathLike[str]) -> Program:
         name=facts["name"],
         remarks=tuple(Remark(**r) for r in facts["remarks"]),
     )
+    return put_back(plain, facts["leaves"], load_file(folder / LEAVES))
 
 
 def _facts(path: Path) -> dict[str, Any]:

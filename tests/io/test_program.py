@@ -13,7 +13,9 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import LoadError
+from fxprune.gate import gates
 from fxprune.io import load, save
+from fxprune.pipeline import run_pipeline
 from fxprune.plan import fingerprint
 from fxprune.program import Program
 from fxprune.report import Report, summary
@@ -209,7 +211,7 @@ def _flip(path: Path) -> None:
 
 
 def _version(path: Path) -> None:
-    path.write_text(path.read_text().replace('"version": 2', '"version": 9'))
+    path.write_text(path.read_text().replace('"version": 3', '"version": 9'))
 
 
 @pytest.mark.parametrize("case", DAMAGE)
@@ -264,3 +266,16 @@ def test_kwargs_and_dicts_survive(tmp_path: Path) -> None:
     save(program, tmp_path / "net")
     x, mask = torch.randn(3, 4), torch.zeros(3, 4)
     assert torch.equal(load(tmp_path / "net")(x, mask=mask)["y"], x * 0)
+
+
+def test_gates_stay_gates(pruned: Pruned, tmp_path: Path) -> None:
+    gated = run_pipeline(pruned.program, "insert-gates{scope=unit kind=bernoulli}").program
+    save(gated, tmp_path / "gated")
+    loaded = load(tmp_path / "gated")
+    assert {k: repr(g) for k, g in gates(loaded).items()} == {
+        k: repr(g) for k, g in gates(gated).items()
+    }
+    assert gates(gated)
+    assert list(loaded.tensors()) == list(gated.tensors())
+    plan = fp.plan(gated, {})
+    assert fp.verify(loaded, plan, fp.shrink(loaded, plan)).ok

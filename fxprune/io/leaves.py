@@ -1,4 +1,4 @@
-"""Gates and observers as plain data, beside the program without them: `fp.save` knows operators only."""
+"""Gates and observers as plain data, beside the program without them: torch.export would inline them."""
 
 from __future__ import annotations
 
