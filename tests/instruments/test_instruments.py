@@ -147,7 +147,6 @@ def test_a_failure_leaves_what_replays_it(ones: Program, tmp_path: Path) -> None
         assert caught.value.do.endswith(f"replay it: fxprune replay '{target}'")
     assert sorted(p.name for p in target.iterdir()) == [
         "error.txt",
-        "leaves.safetensors",
         "program",
         "reproducer.json",
     ]
