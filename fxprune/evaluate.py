@@ -98,7 +98,8 @@ class Evaluator(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A gate or an observer, on copies of its tensors: it counts nothing here."""
-        leaf = self.fetch_attr(target)
+        leaf = self.fetch_attr(target).clone()
+        leaf.frozen = True
         state = {}
         for name, value in (*leaf.named_parameters(), *leaf.named_buffers()):
             value = value.detach()

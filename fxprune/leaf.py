@@ -14,8 +14,13 @@ L = TypeVar("L", bound="Leaf")
 class Leaf(nn.Module):
     """A module that a graph calls as one node, `path(value, axis)`: its result is like `value`.
 
-    Its parameters and buffers of one axis have one entry for each position of that axis of the value.
+    Its parameters and buffers have one entry for each position of that axis of the value, or a single one.
+
+    Attributes:
+        frozen: whether a forward leaves what the module gathers as it is.
     """
+
+    frozen: bool = False
 
     def clone(self) -> Self:
         """Another module that shares this one's tensors until one of the two is given others."""

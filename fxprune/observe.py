@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from math import prod
+from math import log, prod
 from typing import Any, Literal, Self
 
 import torch
@@ -187,7 +187,7 @@ class OnFraction(_Summed):
     def entropy(self) -> Tensor:
         """Entropy in bits, by unit; 0 for a unit that is always on or always off."""
         p = self.fraction()
-        return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / torch.log(p.new_tensor(2.0))
+        return 0 - (torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / log(2)
 
     def layer_entropy(self, *, plain: bool = False) -> float:
         """The mean entropy of the units that are neither always on nor always off; 0 if there is none.
@@ -387,7 +387,7 @@ class Contribution(Observer):
         a, w = value, weight.detach()
         if not self.signed:
             a, w = a.abs(), w.abs()
-        exact = self.total.dtype
+        exact = torch.promote_types(value.dtype, torch.float32)
         a, w = a.to(exact), w.to(exact)
         if not window:
             self._add(*_of_linear(a.movedim(axis, -1).flatten(0, -2), w))
@@ -419,7 +419,7 @@ class Contribution(Observer):
 def _of_linear(a: Tensor, w: Tensor) -> tuple[Tensor, Tensor, int]:
     """Sum and maximum of the quotients by input, and how many each has; a is `[F, N]`, w `[M, N]`."""
     inverse = _inverse(a @ w.T)
-    total = (a * (inverse @ w)).sum(0)
+    total = (a * (inverse @ w)).sum(0, dtype=torch.float64)
     step = max(1, CHUNK // max(1, inverse.numel()))
     parts = [
         (a[:, None, k : k + step] * w[None, :, k : k + step] * inverse[:, :, None]).amax((0, 1))
@@ -440,7 +440,7 @@ def _of_convolution(
     back = torch.ops.aten.convolution_backward(
         *(inverse, a, w, None, *window, False, [0] * len(stride), groups, [True, False, False])
     )[0]
-    total = (a * back).sum(_others(a, 1))
+    total = (a * back).sum(_others(a, 1), dtype=torch.float64)
     outputs, inputs = w.shape[0] // groups, w.shape[1]
     # One group for each input channel: output j of channel k is the term of k in the sum of j.
     single = w.view(groups, outputs, inputs, -1).transpose(1, 2)

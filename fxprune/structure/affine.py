@@ -117,8 +117,8 @@ def _random(flow: Flow) -> frozenset[fx.Node]:
 def _reason(node: fx.Node, varying: frozenset[fx.Node], random: frozenset[fx.Node]) -> str:
     if node.op in _ENDS:
         return _ENDS[node.op]
-    if node.target is getitem and _has_fractions(node):
-        return ""
+    if node.op == "call_module" or (node.target is getitem and _has_fractions(node)):
+        return ""  # a gate or an observer
     if not is_operator(node) or reads_sizes(node):
         return f"{_target(node)} is not affine"
     call = _Call(node, operator(node), *bind(node), varying, random)

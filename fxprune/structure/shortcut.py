@@ -10,7 +10,7 @@ from torch import fx
 from fxprune.operands import get_argument
 from fxprune.structure.paths import Flow, operator
 
-# Hands on the elements as they are, perhaps in another type, order or shape.
+# Hands on the elements as they are, perhaps in another type, order or shape; as gates and observers do.
 _SAME = frozenset(
     (
         *("to", "_to_copy", "type_as", "float", "half", "bfloat16", "double", "contiguous"),
@@ -79,7 +79,7 @@ def _before(view: View, flow: Flow) -> View | None:
     if node in flow.written:
         return None
     name = operator(node)
-    if name in _SAME or name in _RESAMPLED or _is_padding(node, flow):
+    if node.op == "call_module" or name in _SAME or name in _RESAMPLED or _is_padding(node, flow):
         return _through(view, flow)
     if name in _CUT:
         return _through(replace(view, cut=True), flow)

@@ -89,9 +89,9 @@ def _end(node: fx.Node) -> fx.Node:
 
 
 def _finishes(user: fx.Node, node: fx.Node) -> bool:
-    """Whether a node is the norm or the activation of the one it reads, and nothing else's."""
+    """Whether a node is the norm, the activation or an observer of the one it reads, and nothing else's."""
     if not is_operator(user):
-        return False
+        return user.op == "call_module"
     computed = [n for n in user.all_input_nodes if n.op != "get_attr"]
     name = user.target._opname  # type: ignore[union-attr]
     pointwise = torch.Tag.pointwise in user.target.tags or name in ("dropout", "silu", "prelu")  # type: ignore[union-attr]

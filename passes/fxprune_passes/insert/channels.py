@@ -1,0 +1,60 @@
+"""Which axis of a value its units lie along: that of the weighted layer it comes from."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import fx
+
+from fxprune.axes import Axes
+from fxprune.structure.paths import operator
+from fxprune_passes.insert.layer_ends import weight_of
+from fxprune_passes.insert.unit_places import MOVERS
+
+_LINEAR = frozenset(("linear", "mm", "addmm", "matmul"))
+_STILL = frozenset(("alias", "clone", "contiguous", "detach", "to", "roll", "_to_copy"))
+
+
+def channel_axis(axes: Axes, value: fx.Node) -> int | None:
+    """The axis of the units of a value; None where no weighted layer or no label tells.
+
+    Of the nearest weighted layer before the value the axis of outputs is known: the last of a linear
+    layer; of a convolution the one before its spatial axes. Where axes were moved since then, the labels
+    tell where that one went.
+    """
+    moved = False
+    node: fx.Node | None = value
+    while node is not None and not weight_of(node):
+        name = operator(node)
+        moved = moved or (name in MOVERS and name not in _STILL and not name.endswith("dropout"))
+        node = next(
+            (n for n in node.all_input_nodes if n.op not in ("get_attr", "placeholder")), None
+        )
+    if node is None:
+        return None
+    rank: int = node.meta["val"].dim()
+    own = rank - 1 if operator(node) in _LINEAR else rank - 1 - _spatial(node)
+    if not moved and value.meta["val"].dim() == rank:
+        return own
+    return _carried(axes, node, own, value)
+
+
+def _spatial(convolution: fx.Node) -> int:
+    """How many spatial axes there are: those of the weight but its first two."""
+    weight = convolution.args[1]
+    assert isinstance(weight, fx.Node)
+    return int(weight.meta["val"].dim()) - 2
+
+
+def _carried(axes: Axes, layer: fx.Node, own: int, value: fx.Node) -> int | None:
+    """The one axis of a value that holds the units of an axis of a layer's output."""
+    labels = axes.nodes.get(value)
+    source = axes.nodes.get(layer)
+    if not isinstance(labels, tuple) or not isinstance(source, tuple):
+        return None
+    units = set().union(*(np.unique(c).tolist() for c in axes.final(source[own]).columns)) - {0}
+    found = [
+        i
+        for i, label in enumerate(labels)
+        if any(not units.isdisjoint(c.tolist()) for c in axes.final(label).columns)
+    ]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,155 @@
+"""Replaces activation functions that act as linear ones on the data seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from fxprune.algebra.label import Label
+from fxprune.axes import Axes
+from fxprune.observe import observer_nodes
+from fxprune.pipeline import Context, Keeps, Rewrite
+from fxprune.program import Program
+from fxprune_passes.rewrite.branch import StuckError, silence_branch
+from fxprune_passes.rewrite.constant_units import constant_units
+from fxprune_passes.rewrite.dead_units import find_dead
+from fxprune_passes.rewrite.seen import Seen, activations_seen
+
+
+@dataclass(frozen=True)
+class Linearize(Rewrite):
+    """Takes out activation functions whose observers saw them act as linear ones.
+
+    Every unit always on: the identity (ReLU and what else leaves positive numbers alone). Every unit
+    always off: 0, followed as far as it reaches. Each unit one or the other: the units that were off go,
+    and the identity is left. This holds on the data seen; on other data the function changes.
+
+    With `eps` above 0 an activation of any kind whose entropy is below it becomes the identity too, that of
+    the lowest entropy first, as long as the loss rises by no more than `rise` in all (NEPENTHE, EASIER:
+    arXiv 2308.06619 and what follows it). The entropy of a layer is the mean over the units that are
+    neither always on nor always off.
+
+    Args:
+        eps: entropy in bits below which an activation may go; 0: only where nothing changes.
+        rise: by how much the loss may rise.
+        loss: gives the loss of a GraphModule on data of yours; needed where `eps` is above 0.
+    """
+
+    name: ClassVar[str] = "linearize"
+    keeps: ClassVar[Keeps] = "nothing"
+    eps: float = 0.0
+    rise: float = 0.0
+    loss: Callable[[Any], Any] | None = field(default=None, compare=False)
+
+    def rewrite(self, program: Program, ctx: Context) -> Program:
+        program = self._drop_mixed(program, ctx)
+        found = activations_seen(program, ctx)
+        left: list[Seen] = []
+        editor = ctx.edit(program)
+        for seen in found:
+            node = seen.activation.node
+            if bool(seen.on.all()) and seen.activation.identity_above:
+                if ctx.allow(node, "the identity", code="identity", why=_why(seen, "on")):
+                    editor.replace(editor.node(node), editor.node(seen.activation.source))
+            elif bool(seen.off.all()) and seen.activation.zero_below:
+                try:
+                    if ctx.allow(node, "0", code="zero", why=_why(seen, "off")):
+                        silence_branch(editor, editor.node(node))
+                except StuckError as error:
+                    ctx.missed(node, "it stays", str(error), code="stuck")
+            else:
+                left.append(seen)
+        return self._nearly(editor.finish(), left, ctx)
+
+    def _drop_mixed(self, program: Program, ctx: Context) -> Program:
+        """The program without the off units of activations each unit of which is always on or off."""
+        mixed = [s for s in activations_seen(program, ctx.fork()) if _is_split(s)]
+        if not mixed:
+            return program
+        seeds = {s.activation.node: s.constant() for s in mixed}
+        known = constant_units(program, seeds)
+        dead = find_dead(program, ctx, known, carry=False).units
+        chosen: set[int] = set()
+        for seen in mixed:
+            units = _units_off(ctx.axes(program), seen)
+            node = seen.activation.node
+            if not units or not units <= dead:
+                why = "units that were always off are read where they are not 0, or cannot go"
+                ctx.missed(node, "it stays", why, code="mixed")
+            elif ctx.allow(
+                node, f"{len(units)} units", code="units", why="never on in the data seen"
+            ):
+                chosen |= units
+        return ctx.remove(program, chosen) if chosen else program
+
+    def _nearly(self, program: Program, left: list[Seen], ctx: Context) -> Program:
+        """The program without activations of low entropy, as long as the loss allows it."""
+        low: list[tuple[float, Seen]] = []
+        for seen in left:
+            entropy = seen.observer.layer_entropy()
+            if entropy < self.eps:
+                low.append((entropy, seen))
+            else:
+                why = f"its entropy is {entropy:.3g} bits, eps is {self.eps:g}"
+                ctx.missed(seen.activation.node, "it stays", why, code="nonlinear")
+        if low and self.loss is None:
+            why = "taking out activations that are not linear changes the loss, and nothing measures it"
+            do = "give a loss: Linearize(eps=..., loss=lambda module: ...)"
+            ctx.missed(program.name, f"{len(low)} activations stay", why, code="no-loss", do=do)
+            return program
+        first = last = self._measure(program, ctx) if low else 0.0
+        for entropy, seen in sorted(low, key=lambda pair: pair[0]):
+            trial = _without(program, seen, ctx)
+            after = self._measure(trial, ctx)
+            what = f"the loss goes from {last:.6g} to {after:.6g}"
+            if not after - first <= self.rise:
+                why = f"{what}; it was {first:.6g} and may rise by {self.rise:g}"
+                ctx.missed(seen.activation.node, "it stays", why, code="loss")
+            elif ctx.allow(
+                seen.activation.node,
+                f"the identity; {what}",
+                code="nearly",
+                why=f"entropy {entropy:.3g} < {self.eps:g}",
+            ):
+                program, last = trial, after
+        return program
+
+    def _measure(self, program: Program, ctx: Context) -> float:
+        """The loss; observers count nothing meanwhile."""
+        assert self.loss is not None
+        editor = ctx.edit(program)
+        for place in (n for nodes in observer_nodes(program).values() for n in nodes):
+            editor.replace(editor.node(place), editor.node(place).all_input_nodes[0])
+        with torch.no_grad():
+            return float(self.loss(editor.finish().module))
+
+
+def _why(seen: Seen, state: str) -> str:
+    return f"each of its {seen.observer.on.numel()} units was {state} {int(seen.observer.seen)} times of as many"
+
+
+def _is_split(seen: Seen) -> bool:
+    """Whether each unit was always on or always off, and both kinds are there."""
+    off, on, one = seen.off, seen.on, seen.activation
+    both = bool((off | on).all()) and bool(off.any()) and bool(on.any())
+    return both and one.zero_below and one.identity_above
+
+
+def _units_off(axes: Axes, seen: Seen) -> set[int]:
+    """The units of the positions that were always off; none where a position belongs to none."""
+    label: Label = axes.params[f"{seen.path}.on"][0]
+    positions = seen.off.cpu().nonzero().flatten().numpy()
+    units = {int(u) for column in label.columns for u in column[positions]}
+    one_by_one = len(label.columns) == 1 and 0 not in units
+    return units if one_by_one else set()
+
+
+def _without(program: Program, seen: Seen, ctx: Context) -> Program:
+    """The program with the identity in place of an activation."""
+    editor = ctx.edit(program)
+    node, source = editor.node(seen.activation.node), editor.node(seen.activation.source)
+    editor.replace(node, source)
+    return editor.finish()
