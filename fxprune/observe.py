@@ -53,7 +53,7 @@ class Observer(Leaf):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64, device=device))
         for name, start in self.start().items():
             shape = [] if size is None else [size] * start.dim()
-            self.register_buffer(name, start.expand(shape).clone().to(device))
+            self.register_buffer(name, start.squeeze().expand(shape).clone().to(device))
 
     def forward(self, value: Tensor, axis: int | None = None, *layer: Any) -> Tensor:
         """The value itself.
@@ -64,7 +64,10 @@ class Observer(Leaf):
             layer: what is known of the layer that reads the value, where the statistic needs it.
         """
         if not self.frozen and value.numel():
-            self.update(value.detach(), axis, *layer)
+            data = value.detach()
+            if axis is not None and data.dim() == 1:
+                data, axis = data[None], 1
+            self.update(data, axis, *layer)
         return value
 
     @abstractmethod
@@ -242,7 +245,7 @@ class Maximum(Observer):
     def update(self, value: Tensor, axis: int | None, *layer: Any) -> None:
         dims = _others(value, axis)
         new = value.amax(dims) if dims else value
-        self.largest.copy_(torch.maximum(self.largest, new.to(self.largest.dtype)))
+        self.largest.copy_(torch.maximum(self.largest, new))
         self.seen += value.numel() // self.largest.numel()
 
     @torch.no_grad()
