@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from fxprune.axes import Axes
 from fxprune.errors import VerifyError
 from fxprune.evaluate import Evaluator, Provide, flat_inputs
+from fxprune.leaf import is_inside_leaf
 from fxprune.plan import Kept, Plan
 from fxprune.program import Program, describe
 from fxprune.reference import Silenced
@@ -137,6 +138,7 @@ def _noisy(program: Program, kept: Kept, seed: int) -> Provide:
             or whole.numel() < 2
             or not whole.is_floating_point()
             or not constant(whole)
+            or is_inside_leaf(program.module, name)
         ):
             return tensor
         return tensor + slice_axes(noise(name, whole, seed), dict(kept.get(name, {}))).to(tensor)

@@ -182,6 +182,15 @@ def test_all_unit_gates_of_an_axis_at_zero_take_the_branch(resnet: Program) -> N
     torch.testing.assert_close(result.program(x), closed(x), rtol=1e-4, atol=1e-5)
 
 
+def test_open_gates_get_no_noise_in_a_check(resnet: Program) -> None:
+    """Gates of 1 go while units of others do: noise on them would be noise on one side only."""
+    gated = run(resnet, "insert-gates{scope=unit kind=soft}").program
+    some = sorted(gates(gated))[0]
+    result = run(gated, f"set-gates{{where={some} units=1,2}} | delete-gated")
+    assert result.plans
+    assert not gates(result.program)
+
+
 def test_layer_gates_leave_out_what_every_path_needs(resnet: Program) -> None:
     result = run(resnet, "insert-gates{scope=layer}")
     needed = [r for r in result.select("insert-gates", "missed") if "every path" in r.why]
