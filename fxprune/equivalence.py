@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fxprune.editor import Editor
 from fxprune.errors import VerifyError
@@ -20,12 +22,24 @@ Tensor = torch.Tensor
 
 
 def compare_functions(
-    before: Program, after: Program, *, dtype: torch.dtype = torch.float64, seed: int = 0
+    before: Program,
+    after: Program,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    sizes: int = 2,
 ) -> Check:
     """Runs two programs of the same inputs and outputs on the same random inputs.
 
     Random operators are seeded alike, dropout is off; where the batch is free two sizes are tried. Numbers
     that were worked out anew are rounded to the type that they are stored in: the tolerance is that type's.
+
+    Args:
+        before: the program as it was.
+        after: the program that should compute the same.
+        dtype: of both runs.
+        seed: of the inputs.
+        sizes: how many sizes of a free batch to try, 1 or 2.
 
     Raises:
         VerifyError: a program on the meta device has no numbers to compare.
@@ -35,7 +49,7 @@ def compare_functions(
             "a program on the meta device has no weights to verify with", do="load weights first"
         )
     worst, where, batches = 0.0, "", []
-    for args, kwargs, batch in batches_of(before, seed):
+    for args, kwargs, batch in islice(batches_of(before, seed), sizes):
         batches.append(batch)
         runs = [_run(Evaluator(p, dtype), args, kwargs, seed) for p in (before, after)]
         if len(runs[0]) != len(runs[1]):
@@ -97,13 +111,18 @@ def new_types(before: Program, after: Program) -> set[torch.dtype]:
 
 
 def in_double(program: Program) -> Program:
-    """The program with its floating-point tensors in float64: what a rewrite works out is not rounded."""
+    """The program with its floating-point tensors and inputs in float64: no rewrite rounds what it works out."""
     editor = Editor(program)
     for name, tensor in program.tensors().items():
         inside = is_inside_leaf(program.module, name)
         if tensor.is_floating_point() and tensor.dtype != torch.float64 and not inside:
             editor.set_tensor(name, tensor.detach().double())
-    return replace(editor.finish(), remarks=())
+    args, kwargs = pytree.tree_map_only(
+        Tensor,
+        lambda x: x.double() if x.is_floating_point() else x,
+        (program.args, dict(program.kwargs)),
+    )
+    return replace(editor.finish(), args=args, kwargs=kwargs, remarks=())
 
 
 def randomised(program: Program, seed: int = 0) -> Program:

@@ -26,7 +26,7 @@ class VerifyEach(Instrument):
     """
 
     def __init__(self) -> None:
-        self._fork: Context | None = None
+        self._fork = Context()
         self._given: Any = None
 
     def before_pass(self, one: Pass, program: Program, ctx: Context) -> None:
@@ -51,20 +51,23 @@ class VerifyEach(Instrument):
                 "analysis", "not-verified", before.name, "the result was not compared", reason
             )
             return
-        ctx.checks.append(self._check(one, before, after, ctx))
         noisy = randomised(before, ctx.seed)
         if new_types(before, after) - {torch.float64}:
             noisy = in_double(noisy)
-        if noisy is not before and self._fork is not None:
+        twice = noisy is not before
+        ctx.checks.append(self._check(one, before, after, ctx, sizes=1 if twice else 2))
+        if twice:
             again = one.rewrite(noisy, self._fork)
-            ctx.checks.append(self._check(one, noisy, again, self._fork))
+            ctx.checks.append(self._check(one, noisy, again, self._fork, sizes=2))
 
-    def _check(self, one: Pass, before: Program, after: Program, ctx: Context) -> Check:
+    def _check(
+        self, one: Pass, before: Program, after: Program, ctx: Context, *, sizes: int
+    ) -> Check:
         if ctx.applied is not None and one.keeps == "silenced":
             plan = ctx.applied
             check = compare_programs(before, ctx.axes(before), plan, after, seed=ctx.seed)
         else:
-            check = compare_functions(before, after, seed=ctx.seed)
+            check = compare_functions(before, after, seed=ctx.seed, sizes=sizes)
         if not check.ok:
             raise VerifyError(
                 f"what {one.name} made differs from {check.against} in {check.worst_output}",
