@@ -97,10 +97,11 @@ def _before(node: fx.Node, end: fx.Node, ends: set[fx.Node]) -> Iterator[_Sectio
             weights.append(weight)
         computed = [n for n in node.all_input_nodes if n.op != "get_attr"]
         data = [n for n in node.users if not str(n.target).startswith("aten.sym_")]
+        if node.op == "placeholder":
+            why = "no activation function comes before it"
+            break
         if len(data) > 1 or len(computed) != 1:
             why = f"node {node.name} is read elsewhere too, or made of several values"
-        if why or node.op == "placeholder":
-            why = why or "no activation function comes before it"
             break
         node = computed[0]
     if len(weights) > 1:

@@ -1,0 +1,324 @@
+"""Tests of dead-units and dead-units-seen: constants followed, carried, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxprune as fp
+from fxprune.observe import observers
+from fxprune.pipeline import run_pipeline
+from fxprune.pipeline.result import Result
+from fxprune.program import Program
+from fxprune_passes.rewrite.constant_units import constant_units
+
+Rewritten = Callable[..., Result]
+
+
+def lenet() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Dropout2d(), nn.Flatten()),
+        *(nn.Linear(32, 12), nn.GELU(), nn.Linear(12, 5)),
+    )
+
+
+X = torch.randn(3, 1, 10, 10, generator=torch.Generator().manual_seed(0)).double()
+
+
+def shapes(program: Program) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in program.tensors().items() if t.dim() > 1}
+
+
+def kill(layer: nn.Module, rows: list[int], value: float) -> None:
+    """Lets some outputs of a layer be a constant."""
+    with torch.no_grad():
+        layer.weight[rows] = 0  # type: ignore[operator]
+        layer.bias[rows] = value  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, -0.7])
+def test_constants_of_all_layers_are_carried(rewritten: Rewritten, value: float) -> None:
+    model = lenet().double()
+    kill(model[1], [1, 4], value)  # a factor of 0 in a batch norm
+    kill(model[4], [0, 3], value)  # rows of zeros
+    kill(model[8], [5], value)
+    result = rewritten(model, X, "dead-units")
+    assert shapes(result.program) == {
+        "0.weight": (4, 1, 3, 3),
+        "4.weight": (6, 4, 3, 3),
+        "8.weight": (11, 24),
+        "10.weight": (5, 11),
+    }
+    assert result.steps[0].rewrites == 3
+    assert result.steps[0].checks
+
+
+def test_constants_make_constants_behind_them(rewritten: Rewritten) -> None:
+    model = nn.Sequential(
+        *(nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    )
+    model = model.double()
+    kill(model[0], [0, 1], 0.3)
+    with torch.no_grad():
+        model[2].weight[2, 2:] = 0  # only constants are left of it
+    result = rewritten(model, torch.randn(2, 4).double(), "dead-units")
+    assert shapes(result.program) == {"0.weight": (4, 4), "2.weight": (4, 4), "4.weight": (3, 4)}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_layer_without_a_bias_gets_one(rewritten: Rewritten, groups: int, bias: bool) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.Sigmoid(), nn.Conv2d(8, 6, 3, groups=groups, bias=bias)
+    ).double()
+    kill(model[0], [1, 5], 0.0)
+    x = torch.randn(2, 3, 5, 5).double()
+    result = rewritten(model, x, "dead-units")
+    assert result.program.tensors()["0.weight"].shape[0] == 6
+    assert "2.bias" in result.program.tensors()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_in_front_of_padding_only_zeros_go(rewritten: Rewritten, value: float) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1)).double()
+    kill(model[0], [2], value)
+    result = rewritten(model, torch.randn(2, 3, 5, 5).double(), "dead-units")
+    assert result.changed == (value == 0)
+    if value:
+        (left,) = result.select(kind="missed")
+        assert left.code == "dead-units.stays"
+        assert "pads with zeros" in left.why
+
+
+def test_a_transposed_convolution_takes_up_nothing(rewritten: Rewritten) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3)).double()
+    kill(model[0], [2], 0.5)
+    kill(model[0], [3], -0.5)
+    result = rewritten(model, torch.randn(2, 3, 5, 5).double(), "dead-units")
+    assert result.program.tensors()["2.weight"].shape[0] == 7
+    assert "transposed" in result.select(kind="missed")[0].why
+
+
+class Sums(nn.Module):
+    """Two branches are added: a unit is constant where it is in both."""
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+        self.norm: nn.Module = nn.LayerNorm(6) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.a(x) * 2 + self.b(x)) + 1)
+        return self.c(y)
+
+
+def test_a_unit_of_two_branches_goes_where_both_are_constant(rewritten: Rewritten) -> None:
+    model = Sums().double()
+    kill(model.a, [0, 1, 2], 0.5)
+    kill(model.b, [1, 2, 3], -0.2)
+    result = rewritten(model, torch.randn(2, 4).double(), "dead-units")
+    assert shapes(result.program)["c.weight"] == (3, 4)
+
+
+def test_units_of_a_norm_stay(rewritten: Rewritten) -> None:
+    model = Sums(norm=True).double()
+    kill(model.a, [1], 0.5)
+    kill(model.b, [1], 0.5)
+    assert not rewritten(model, torch.randn(2, 4).double(), "dead-units").changed
+
+
+def test_a_product_with_0_is_0(rewritten: Rewritten) -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.sigmoid(self.a(x)) * self.b(x))
+
+    model = Product().double()
+    kill(model.b, [1], 0.0)
+    kill(model.b, [3], 1.0)
+    result = rewritten(model, torch.randn(2, 4).double(), "dead-units")
+    assert shapes(result.program)["c.weight"] == (3, 5)
+
+
+def test_constants_are_seen_through_shapes_and_pools(rewritten: Rewritten) -> None:
+    class Shapes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1), nn.Linear(9, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = F.avg_pool2d(self.a(x), 2).permute(0, 2, 3, 1)
+            b = F.adaptive_avg_pool2d(self.b(x), 2).transpose(1, 3).transpose(1, 2)
+            return self.c(torch.cat([a, b], -1)).mean((1, 2))
+
+    model = Shapes().double()
+    kill(model.a, [1], 0.4)
+    kill(model.b, [0, 2], 0.6)
+    result = rewritten(model, torch.randn(2, 3, 4, 4).double(), "dead-units")
+    assert shapes(result.program)["c.weight"] == (3, 6)
+
+
+def test_averages_over_padding_keep_only_zeros(rewritten: Rewritten) -> None:
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(F.avg_pool2d(self.a(x), 3, 1, 1))
+
+    model = Pool().double()
+    kill(model.a, [1], 0.4)
+    kill(model.a, [2], 0.0)
+    result = rewritten(model, torch.randn(2, 3, 4, 4).double(), "dead-units")
+    assert shapes(result.program)["c.weight"][1] == 3
+
+
+def test_one_unit_of_a_dead_layer_stays(rewritten: Rewritten) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    kill(model[0], list(range(6)), 0.5)
+    program = fp.capture(model.eval(), torch.randn(2, 4).double())
+    result = run_pipeline(program, "dead-units")
+    assert shapes(result.program)["2.weight"] == (3, 1)
+    assert "dead-units.last" in {r.code for r in result.remarks}
+    x = torch.randn(5, 4).double()
+    torch.testing.assert_close(result.program(x), program(x))
+    assert run_pipeline(result.program, "dead-units").program is result.program
+
+
+def test_a_shared_bias_takes_up_nothing(rewritten: Rewritten) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 6)
+            self.c = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.c(torch.relu(self.a(x))), self.c(torch.relu(self.b(x)))
+
+    model = Twice().double()
+    kill(model.a, [1], 0.5)
+    kill(model.b, [1], 0.7)
+    result = rewritten(model, torch.randn(2, 4).double(), "dead-units")
+    assert not result.changed
+    assert "read 2 times" in result.select(kind="missed")[0].why
+
+
+def test_train_mode_is_left_alone(rewritten: Rewritten) -> None:
+    model = lenet().double()
+    kill(model[4], [0], 0.0)
+    result = rewritten(model, X, "dead-units", train=True)
+    assert [r.code for r in result.remarks] == ["dead-units.train-mode"]
+
+
+def test_one_rewrite_is_one_group() -> None:
+    model = lenet().double()
+    for at in (1, 4, 8):
+        kill(model[at], [0], 0.2)
+    program = fp.capture(model.eval(), X)
+    result = run_pipeline(program, "dead-units", limit=1)
+    assert result.steps[0].rewrites == 1
+    torch.testing.assert_close(result.program(X), program(X))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks_stay_what_they_are(rewritten: Rewritten, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = lenet().double()
+    for layer in model:
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d) and layer is not model[10]:
+            rows = torch.nonzero(torch.rand(len(layer.weight)) < 0.4).flatten().tolist()[:-1]
+            kill(layer, rows, float(torch.randn(())))
+    rewritten(model, X, "dead-units")
+
+
+def test_float32_is_held_to_float32() -> None:
+    model = lenet()
+    kill(model[4], [0, 2], 0.3)
+    program = fp.capture(model.eval(), X.float())
+    result = run_pipeline(program, "dead-units")
+    assert all(c.ok for c in result.steps[0].checks)
+    torch.testing.assert_close(result.program(X.float()), program(X.float()))
+
+
+def test_what_is_known_of_a_value() -> None:
+    model = lenet().double()
+    kill(model[1], [2], 0.7)
+    program = fp.capture(model.eval(), X)
+    known = {node.name: found for node, found in constant_units(program).items()}
+    assert known["relu"].values[2] == pytest.approx(0.7)
+    assert known["relu"].values.isnan().sum() == 5
+    assert known["batch_norm"].axis == 1
+
+
+# By observers
+
+
+def watched(model: nn.Module, x: Tensor) -> Program:
+    program = fp.capture(model.eval(), x)
+    program = run_pipeline(program, "insert-observers").program
+    program(x)
+    return program
+
+
+def test_units_never_seen_on_go(rewritten: Rewritten) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU6(), nn.Conv2d(6, 2, 1)
+    ).double()
+    x = torch.randn(2, 3, 6, 6).double()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.bias.fill_(1.0)
+        model[0].bias[[1, 4]] = -50.0
+        model[2].bias[3] = -50.0
+    program = watched(model, x)
+    result = run_pipeline(program, "dead-units-seen")
+    assert shapes(result.program) == {
+        "0.weight": (6, 3, 3, 3), "2.weight": (5, 6, 3, 3), "4.weight": (2, 5, 1, 1),
+    }  # fmt: skip
+    assert result.steps[0].checks[0].against == "the silenced original"
+    torch.testing.assert_close(result.program(x), program(x))
+    assert [o.get_buffer("on").numel() for o in observers(result.program).values()] == [6, 5]
+    assert run_pipeline(result.program, "dead-units-seen").program is result.program
+
+
+def test_gelu_makes_no_zeros_of_what_is_off() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)).double()
+    kill(model[0], [1], -3.0)
+    program = watched(model, torch.randn(5, 3).double())
+    assert run_pipeline(program, "dead-units-seen").program is program
+
+
+def test_a_unit_that_is_read_elsewhere_stays() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.c(x + torch.relu(self.b(x)))
+
+    model = Residual().double()
+    kill(model.b, [1], -3.0)
+    program = watched(model, torch.randn(5, 3).double())
+    assert run_pipeline(program, "dead-units-seen").program is program
+
+
+def test_without_data_or_observers_nothing_is_known() -> None:
+    program = fp.capture(lenet().double().eval(), X)
+    result = run_pipeline(program, "dead-units-seen")
+    assert [r.code for r in result.remarks] == ["dead-units-seen.no-observers"]
+    result = run_pipeline(program, "insert-observers | dead-units-seen")
+    codes = [r.code for r in result.select("dead-units-seen")]
+    assert codes == ["dead-units-seen.no-data"] * 3 + ["dead-units-seen.no-observers"]
