@@ -79,9 +79,7 @@ def _run(runner: Evaluator, args: Any, kwargs: Any, seed: int) -> list[Any]:
     return runner.evaluate(args, kwargs)
 
 
-def _first_bad(
-    before: Program, after: Program, dtype: torch.dtype, bound: float, seed: int
-) -> str:
+def _first_bad(before: Program, after: Program, dtype: torch.dtype, bound: float, seed: int) -> str:
     """The first node of the same name, and of a value that should be equal, whose values differ."""
     records: list[dict[str, Any]] = [{}, {}]
     args, kwargs, _ = next(batches_of(before, seed))

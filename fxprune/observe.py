@@ -178,10 +178,12 @@ class OnFraction(_Summed):
 
     def update(self, value: Tensor, axis: int | None, *layer: Any) -> None:
         dims = _others(value, axis)
-        # Sums of 32 bits take half the time; they hold what one batch can have.
-        short = value.numel() < 2**31
+        size = value.numel()
+        # Sums of 32 bits take half the time; they hold what one batch can have. A free size is not
+        # asked: torch.export would bound the batch by the answer.
+        short = isinstance(size, int) and size < 2**31
         self.on += (value > 0).sum(dims, dtype=torch.int32 if short else torch.int64)
-        self.seen += value.numel() // self.on.numel()
+        self.seen += size // self.on.numel()
 
     def fraction(self) -> Tensor:
         """The fraction of numbers above 0, by unit, in float64."""
