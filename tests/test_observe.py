@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 import fxprune as fp
 import fxprune.observe as module
@@ -336,7 +336,7 @@ def _process(rank: int, folder: str) -> None:
 def test_two_processes_merge_to_what_one_sees(tmp_path: Path) -> None:
     data = [[torch.randn(n, 1, 4, 4) for n in sizes] for sizes in ((2, 3), (4, 1))]
     torch.save(data, tmp_path / "data")
-    mp.spawn(_process, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_process, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
     torch.manual_seed(0)
     program = run_pipeline(
         fp.capture(Small(), torch.randn(2, 1, 4, 4)), "insert-observers", verify=False
@@ -378,3 +378,17 @@ def test_covariance_shrinks_in_both_axes() -> None:
     small(x)
     assert int(new.seen) == 64
     assert int(old.seen) == 32
+
+
+@pytest.mark.parametrize("stat", STATS)
+def test_saved_with_what_they_have_counted(stat: str, tmp_path: Path) -> None:
+    x = torch.randn(2, 1, 4, 4)
+    text = f"insert-observers{{stat={stat}}}"
+    program = run_pipeline(fp.capture(Small().eval(), x), text).program
+    program(x)
+    fp.save(program, tmp_path / "saved")
+    again = fp.load(tmp_path / "saved")
+    for old, new in zip(observers(program).values(), observers(again).values(), strict=True):
+        same(old, new)
+    assert torch.equal(again(x), program(x))
+    assert str(observers(again)) == str(observers(program))

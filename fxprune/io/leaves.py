@@ -53,7 +53,7 @@ def put_back(program: Program, rows: Mapping[str, Any], tensors: Tensors) -> Pro
         source = known[call["source"]]
         node = editor.call_leaf(
             call["path"],
-            (source, *literal_eval(call["rest"])),
+            (source, *_with_nodes(literal_eval(call["rest"]), known)),
             before=known[call["before"]],
             like=source,
         )
@@ -71,10 +71,15 @@ def _call(node: fx.Node, order: Mapping[fx.Node, int], leaves: set[fx.Node]) -> 
         "name": node.name,
         "path": str(node.target),
         "source": _name(node.all_input_nodes[0]),
-        "rest": _literal(node.name, tuple(node.args[1:])),
+        "rest": _literal(node.name, fx.map_arg(tuple(node.args[1:]), _name)),
         "before": _name(min(_behind(node, leaves), key=order.__getitem__)),
         "readers": [(_name(user), _places(user, node)) for user in readers],
     }
+
+
+def _with_nodes(rest: Any, known: Mapping[str, fx.Node]) -> Any:
+    """Further arguments of a call, with nodes in place of what they are known by."""
+    return fx.node.map_aggregate(rest, lambda a: known[a] if isinstance(a, str) else a)
 
 
 def _behind(node: fx.Node, leaves: set[fx.Node]) -> Iterator[fx.Node]:

@@ -38,8 +38,9 @@ def shapes(program: Program) -> dict[str, tuple[int, ...]]:
 def kill(layer: nn.Module, rows: list[int], value: float) -> None:
     """Lets some outputs of a layer be a constant."""
     with torch.no_grad():
-        layer.weight[rows] = 0  # type: ignore[operator]
-        layer.bias[rows] = value  # type: ignore[operator]
+        for tensor, number in ((layer.weight, 0.0), (layer.bias, value)):
+            assert isinstance(tensor, Tensor)
+            tensor[rows] = number
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7, -0.7])
@@ -66,7 +67,7 @@ def test_constants_make_constants_behind_them(rewritten: Rewritten) -> None:
     model = model.double()
     kill(model[0], [0, 1], 0.3)
     with torch.no_grad():
-        model[2].weight[2, 2:] = 0  # only constants are left of it
+        model.get_parameter("2.weight")[2, 2:] = 0  # only constants are left of it
     result = rewritten(model, torch.randn(2, 4).double(), "dead-units")
     assert shapes(result.program) == {"0.weight": (4, 4), "2.weight": (4, 4), "4.weight": (3, 4)}
 
@@ -276,11 +277,11 @@ def test_units_never_seen_on_go(rewritten: Rewritten) -> None:
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU6(), nn.Conv2d(6, 2, 1)
     ).double()
     x = torch.randn(2, 3, 6, 6).double()
-    with torch.no_grad():
-        for layer in (model[0], model[2]):
-            layer.bias.fill_(1.0)
-        model[0].bias[[1, 4]] = -50.0
-        model[2].bias[3] = -50.0
+    for at, rows in ((0, [1, 4]), (2, [3])):
+        bias = model.get_parameter(f"{at}.bias")
+        with torch.no_grad():
+            bias.fill_(1.0)
+            bias[rows] = -50.0
     program = watched(model, x)
     result = run_pipeline(program, "dead-units-seen")
     assert shapes(result.program) == {
