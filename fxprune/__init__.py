@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fxprune import training as training
     from fxprune.api import (
         Outcome,
         bisect,
@@ -126,6 +127,8 @@ _HOME = {
     "write_back": "fxprune.write_back",
 }
 
+_SUBPACKAGES = ("training",)
+
 
 class _Package(ModuleType):
     """The package: importing a submodule does not bind it over a public name."""
@@ -140,6 +143,8 @@ if not TYPE_CHECKING:  # seen by a type checker, it would make every misspelt na
 
     def __getattr__(name: str) -> object:
         """Loads a public name from the module that defines it, once."""
+        if name in _SUBPACKAGES:
+            return import_module(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value: object = getattr(import_module(_HOME.get(name, "fxprune.api")), name)
@@ -149,7 +154,7 @@ if not TYPE_CHECKING:  # seen by a type checker, it would make every misspelt na
 
 def __dir__() -> list[str]:
     """The public names, loaded or not, beside what is already there."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})
 
 
 sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,95 @@
+"""Shrinks averaged copies of the weights together with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from fxprune.program import Program
+from fxprune.shrink.tensors import slice_axes
+from fxprune.training.correspondence import Correspondence
+from fxprune.training.errors import TrainingError
+from fxprune.training.modules import named_tensors, twin
+
+Tensor = torch.Tensor
+Ema = AveragedModel | MutableMapping[str, Tensor]
+
+
+def move_ema(ema: Ema, after: Program, tensors: Correspondence) -> Callable[[], None]:
+    """Works out the averages of the smaller program; changes nothing until the result is called.
+
+    An AveragedModel gets the smaller network in place of its own, a mapping other entries: both stay the
+    objects they were.
+
+    Args:
+        ema: an AveragedModel of the module before, or tensors by the names of its parameters and buffers.
+        after: the smaller program.
+        tensors: how its tensors came about.
+
+    Raises:
+        TrainingError: an average is missing, has another shape, or its weight was worked out anew.
+    """
+    if isinstance(ema, AveragedModel):
+        averaged = _averages(dict(named_tensors(ema.module)), tensors, every=True)
+        module = twin(after, averaged, training=ema.module.training)
+
+        def commit() -> None:
+            ema.module = module
+
+        return commit
+    found = _averages(ema, tensors, every=False)
+
+    def commit_mapping() -> None:
+        for name in [n for n in ema if n in tensors.before and n not in found]:
+            del ema[name]
+        ema.update(found)
+
+    return commit_mapping
+
+
+def _averages(
+    old: MutableMapping[str, Tensor], tensors: Correspondence, *, every: bool
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    made: dict[Tensor, Tensor] = {}
+    for name, new in tensors.after.items():
+        if name in old and name in tensors.before:
+            source = old[name]
+            if source not in made:
+                made[source] = _average(name, source, tensors)
+            found[name] = made[source]
+        elif every and name in tensors.before:
+            raise TrainingError(
+                "the averages are of another network",
+                where=name,
+                why="they have no such tensor",
+                do="give an AveragedModel of the module that is trained",
+            )
+        elif every or (isinstance(new, nn.Parameter) and new.requires_grad):
+            found[name] = _like(new, new.detach().clone())
+    return found
+
+
+def _average(name: str, source: Tensor, tensors: Correspondence) -> Tensor:
+    before, after = tensors.before[name], tensors.after[name]
+    if source.shape != before.shape:
+        raise TrainingError(
+            f"an average of shape {list(source.shape)} for a tensor of shape {list(before.shape)}",
+            where=name,
+            do="give the averages of the module that is trained",
+        )
+    if name in tensors.rewritten and isinstance(after, nn.Parameter):
+        raise TrainingError(
+            "a pass worked out a weight anew, and its average cannot follow",
+            where=name,
+            do="leave that pass out during training, or run it when training is over",
+        )
+    cut = tensors.cut(name)
+    return _like(source, slice_axes(source.detach(), cut)) if cut else source
+
+
+def _like(source: Tensor, value: Tensor) -> Tensor:
+    return nn.Parameter(value, source.requires_grad) if isinstance(source, nn.Parameter) else value

@@ -1,0 +1,350 @@
+"""Lets a network get smaller while it trains: the network, its optimizer and averages in one transaction."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fxprune.capture import capture
+from fxprune.instruments import read_environment
+from fxprune.pipeline import Result, run_pipeline
+from fxprune.pipeline.cache import solved
+from fxprune.pipeline.manager import Steps
+from fxprune.plan import Plan, check_plan
+from fxprune.program import Program, TracedModule
+from fxprune.shrink import apply_plan
+from fxprune.shrink.tensors import slice_axes
+from fxprune.training.checkpoint import read_state, write_state
+from fxprune.training.correspondence import Correspondence, correspond
+from fxprune.training.ema import Ema, move_ema
+from fxprune.training.errors import TrainingError
+from fxprune.training.modules import sweep
+from fxprune.training.optimizer_state import OptimizerMove, check_optimizer, move_optimizer
+from fxprune.verify import compare_programs
+
+Tensor = torch.Tensor
+Rewritten = Literal["refuse", "reset"]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One shrinking that was carried out.
+
+    Attributes:
+        before: the program before; its parameters are no longer those of the optimizer.
+        after: the smaller program.
+        plans: what removed units, in order.
+        dropped: names of parameters and buffers that are gone.
+        left: those of them that the optimizer held.
+        joined: names of new parameters that it holds now.
+        restarted: names of parameters whose numbers a pass worked out anew; their state starts anew.
+        result: of the pipeline, where one ran.
+    """
+
+    before: Program = field(repr=False)
+    after: Program = field(repr=False)
+    plans: tuple[Plan, ...] = field(repr=False)
+    dropped: tuple[str, ...]
+    left: tuple[str, ...]
+    joined: tuple[str, ...]
+    restarted: tuple[str, ...]
+    result: Result | None = field(default=None, repr=False)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the program is another one now."""
+        return self.after is not self.before
+
+    def __str__(self) -> str:
+        sizes = [sum(p.numel() for p in x.module.parameters()) for x in (self.before, self.after)]
+        units = sum(len(plan.removed) for plan in self.plans)
+        return (
+            f"parameters {sizes[0]:,} -> {sizes[1]:,}; {units} units removed; "
+            f"{len(self.left)} parameters left the optimizer, {len(self.joined)} joined it"
+        )
+
+
+class Shrinker:
+    """Applies plans and rewrites to a network in training, and to all that training knows about it.
+
+    Parameters, gradients, hooks, `requires_grad`, every state of the optimizer, its groups and the averaged
+    weights are cut alike; layers that are deleted leave the optimizer. All is worked out first and then
+    put in place, so that after an error nothing has changed. The optimizer stays the object it was;
+    the network is `shrinker.module`, another one after each shrinking. A step of the optimizer with gradients
+    of a network from before (a loop, or a DDP wrapper, that still holds it) is refused.
+
+    Args:
+        program_or_model: a captured network, or a model; its own parameters are trained, under its names.
+        optimizer: over the parameters of the network; others that it holds stay as they are.
+        args: example inputs of a model.
+        kwargs: example keyword inputs of a model.
+        ema: averaged weights: an AveragedModel, or tensors by name.
+        scaler: a GradScaler; it is not about single parameters, and only saved with the rest.
+        scheduler: of the learning rate; saved with the rest. Groups stay, even empty ones.
+        dynamic_batch: see `capture`.
+
+    Raises:
+        TrainingError: the optimizer is not about this network, or cannot follow; the network is wrapped or sharded.
+        CaptureError: the model could not be captured.
+    """
+
+    def __init__(
+        self,
+        program_or_model: Program | nn.Module,
+        optimizer: Optimizer,
+        *,
+        args: Any = None,
+        kwargs: Mapping[str, Any] | None = None,
+        ema: Ema | None = None,
+        scaler: Any = None,
+        scheduler: Any = None,
+        dynamic_batch: bool = True,
+    ) -> None:
+        if not isinstance(program_or_model, Program):
+            _check_plain(program_or_model)
+            given = None if kwargs is None else dict(kwargs)
+            program_or_model = capture(program_or_model, args, given, dynamic_batch=dynamic_batch)
+        self._program = program_or_model
+        self.optimizer, self.ema, self.scaler, self.scheduler = optimizer, ema, scaler, scheduler
+        self._retired: list[weakref.ref[Tensor]] = []
+        self._guard: Any = None
+        _check_plain(self._program.module)
+        check_optimizer(optimizer)
+        held = {p for group in optimizer.param_groups for p in group["params"]}
+        if not held.intersection(self._program.module.parameters()):
+            raise TrainingError(
+                "the optimizer holds no parameter of the network",
+                where=self._program.name,
+                why="it was made for another copy of the model, or the model was captured from a copy",
+                do="make it over program.module.parameters(), or give the model itself",
+            )
+
+    @property
+    def program(self) -> Program:
+        """The network as it is now."""
+        return self._program
+
+    @property
+    def module(self) -> TracedModule:
+        """What to train now: `program.module`."""
+        return self._program.module
+
+    def apply(self, plan: Plan, *, verify: bool = False) -> Change:
+        """Removes the units of a plan.
+
+        Args:
+            plan: made for `shrinker.program`, or read from a file.
+            verify: hold the smaller program against the silenced one first, in float64.
+
+        Raises:
+            PlanError, VerifyError, TrainingError: nothing has changed.
+        """
+        before = self._program
+        checked = check_plan(before, plan, solved)
+        with torch.random.fork_rng(enabled=verify):
+            small = apply_plan(before, solved(before), checked)
+            if verify:
+                compare_programs(before, solved(before), checked, small).raise_if_bad()
+        return self._replace(small, (checked,), "refuse", None)
+
+    def run(
+        self,
+        pipeline: Steps,
+        *,
+        verify: bool = True,
+        rewritten: Rewritten = "refuse",
+        seed: int = 0,
+    ) -> Change:
+        """Runs passes: `shrinker.run("delete-gated")`. Random numbers of training are not drawn from.
+
+        Args:
+            pipeline: text, passes, or functions on a GraphModule.
+            verify: hold each pass to what it declares to keep.
+            rewritten: what to do where a pass works out a trained parameter anew, as a fold does: refuse it,
+                or reset its state, which was about other numbers.
+            seed: of random choices and of the inputs of checks.
+
+        Raises:
+            PipelineError, OptionError, TrainingError: nothing has changed.
+        """
+        asked = read_environment()
+        with torch.random.fork_rng():
+            result = run_pipeline(
+                self._program,
+                pipeline,
+                instruments=asked.instruments,
+                verify=verify if asked.verify is None else asked.verify,
+                disable=asked.disable,
+                limit=asked.limit,
+                seed=seed,
+            )
+        return self._replace(sweep(self._program, result.program), result.plans, rewritten, result)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training needs beside the program: optimizer, averages, scaler, scheduler, random numbers.
+
+        The program is saved by `fp.save(shrinker.program, directory)`; see docs/training.md.
+        """
+        return write_state(self._program, self.optimizer, self.ema, self.scaler, self.scheduler)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave, by the names of parameters; their order is that of the state.
+
+        Raises:
+            TrainingError: the state is of another network, or of other parts; nothing has changed.
+        """
+        read_state(state, self._program, self.optimizer, self.ema, self.scaler, self.scheduler)
+
+    def _replace(
+        self, after: Program, plans: tuple[Plan, ...], rewritten: Rewritten, result: Result | None
+    ) -> Change:
+        """Works out everything that goes with another program, then puts it in place."""
+        before = self._program
+        if after is before:
+            return Change(before, after, plans, (), (), (), (), result)
+        _check_plain(before.module)
+        tensors = correspond(before, after, plans)
+        restarted = _restarted(self.optimizer, tensors, rewritten)
+        move = move_optimizer(self.optimizer, tensors)
+        averages = _nothing if self.ema is None else move_ema(self.ema, after, tensors)
+        retired = _hand_over(tensors)
+        # From here on nothing can fail.
+        _share_hooks(before.module, after.module)
+        move.commit()
+        averages()
+        for old in retired:
+            old.grad = None
+        self._retire(retired)
+        self._program = after
+        return _change(before, after, plans, tensors, move, restarted, result)
+
+    def _retire(self, parameters: list[Tensor]) -> None:
+        alive = [ref for ref in self._retired if ref() is not None]
+        self._retired[:] = [*alive, *map(weakref.ref, parameters)]
+        if self._guard is None:
+            self._guard = self.optimizer.register_step_pre_hook(_Guard(self._retired))
+
+
+class _Guard:
+    """Refuses a step while a parameter that was replaced has a gradient."""
+
+    def __init__(self, retired: list[weakref.ref[Tensor]]) -> None:
+        self._retired = retired
+
+    def __call__(self, optimizer: Optimizer, *_: Any) -> None:
+        parameters = (ref() for ref in self._retired)
+        if any(p is not None and p.grad is not None for p in parameters):
+            raise TrainingError(
+                "gradients were worked out for a network from before the last shrinking",
+                why="a loop, a DDP wrapper or a compiled function still holds that network",
+                do="after a shrinking use shrinker.module, and fp.training.rewrap(shrinker, ddp) for DDP",
+            )
+
+
+def _nothing() -> None:
+    pass
+
+
+def _change(
+    before: Program,
+    after: Program,
+    plans: tuple[Plan, ...],
+    tensors: Correspondence,
+    move: OptimizerMove,
+    restarted: tuple[str, ...],
+    result: Result | None,
+) -> Change:
+    return Change(before, after, plans, tensors.dropped, move.left, move.joined, restarted, result)
+
+
+def _check_plain(module: nn.Module) -> None:
+    """Refuses what no shrinking can follow: a wrapper, or parameters that are spread over processes."""
+    if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise TrainingError(
+            f"the network is wrapped in {type(module).__name__}",
+            why="a wrapper knows the parameters that it was made with",
+            do="give the module inside (ddp.module), and wrap shrinker.module; see fp.training.rewrap",
+        )
+    for name, parameter in module.named_parameters():
+        if type(parameter.data).__name__ == "DTensor":
+            raise TrainingError(
+                "the network is sharded (FSDP2, fully_shard)",
+                where=name,
+                why="each process holds a part of every axis: positions of the whole cannot be taken from it",
+                do="shrink before fully_shard; or save a full checkpoint, shrink that, and shard again",
+            )
+
+
+def _restarted(
+    optimizer: Optimizer, tensors: Correspondence, rewritten: Rewritten
+) -> tuple[str, ...]:
+    """The optimizer's parameters whose numbers were worked out anew.
+
+    Raises:
+        TrainingError: there are some, and that is to be refused.
+    """
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    found = tuple(n for n in tensors.before if n in tensors.rewritten and tensors.before[n] in held)
+    if found and rewritten == "refuse":
+        raise TrainingError(
+            f"a pass worked out {len(found)} trained parameters anew",
+            where=", ".join(found[:4]) + (", ..." if len(found) > 4 else ""),
+            why="momentum and moments are about the numbers from before",
+            do='run that pass when training is over, or start their state anew: rewritten="reset"',
+        )
+    return found
+
+
+def _hand_over(tensors: Correspondence) -> list[Tensor]:
+    """Gives new parameters the gradients, hooks and attributes of the old ones, which stay as they are.
+
+    Returns:
+        The parameters that others have taken the place of, or nothing.
+    """
+    retired: list[Tensor] = []
+    for old, successor in tensors.successors().items():
+        new = successor.tensor
+        if not isinstance(old, nn.Parameter) or new is old:
+            continue
+        retired.append(old)
+        if new is None:
+            continue
+        if new.requires_grad != old.requires_grad:
+            raise TrainingError("a rewrite changed requires_grad", where=successor.name)
+        if old.grad is not None and successor.name not in tensors.rewritten:
+            new.grad = _shrunk_gradient(old.grad, successor.cut, successor.name)
+        vars(new).update(vars(old))
+        for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+            if getattr(old, hooks):  # the same dict: handles that the user holds still remove them
+                setattr(new, hooks, getattr(old, hooks))
+    return retired
+
+
+def _shrunk_gradient(gradient: Tensor, cut: Mapping[int, Any], name: str) -> Tensor:
+    if not cut:
+        return gradient
+    if gradient.layout != torch.strided:
+        raise TrainingError(
+            f"a gradient of layout {gradient.layout}",
+            where=name,
+            do="shrink after optimizer.zero_grad()",
+        )
+    return slice_axes(gradient, cut)
+
+
+def _share_hooks(before: nn.Module, after: nn.Module) -> None:
+    """Lets modules of the same path have the same hooks."""
+    new = dict(after.named_modules())
+    for path, module in before.named_modules():
+        twin = new.get(path)
+        if twin is None or twin is module:
+            continue
+        for name, value in vars(module).items():
+            if "_hooks" in name and isinstance(value, dict) and value:
+                setattr(twin, name, value)
