@@ -177,13 +177,10 @@ class OnFraction(_Summed):
         return {"on": torch.zeros(1, dtype=torch.int64)}
 
     def update(self, value: Tensor, axis: int | None, *layer: Any) -> None:
-        dims = _others(value, axis)
         size = value.numel()
-        # Sums of 32 bits take half the time; they hold what one batch can have. A free size is not
-        # asked: torch.export would bound the batch by the answer.
-        short = isinstance(size, int) and size < 2**31
-        self.on += (value > 0).sum(dims, dtype=torch.int32 if short else torch.int64)
-        self.seen += size // self.on.numel()
+        each = size // self.on.numel()
+        self.on += _count_above(value, _others(value, axis), each)
+        self.seen += each
 
     def fraction(self) -> Tensor:
         """The fraction of numbers above 0, by unit, in float64."""
@@ -208,6 +205,17 @@ class OnFraction(_Summed):
 
     def statistics(self) -> dict[str, Tensor]:
         return {"on": self.on, "on-fraction": self.fraction(), "entropy": self.entropy()}
+
+
+def _count_above(value: Tensor, dims: list[int], each: Any) -> Tensor:
+    """How many numbers of each unit are above 0; `each` is how many it has."""
+    if isinstance(each, int) and each <= 2**24 and not torch.compiler.is_compiling():
+        # Sums of ones in float32 are exact up to there, and take a third of the time of integers.
+        above = torch.empty_like(value, dtype=torch.float32)
+        return torch.gt(value, 0, out=above).sum(dims).to(torch.int64)
+    # A free size is not asked: torch.export would bound the batch by the answer.
+    short = isinstance(each, int) and each < 2**31
+    return (value > 0).sum(dims, dtype=torch.int32 if short else torch.int64)
 
 
 class Mean(_Summed):
