@@ -56,19 +56,25 @@ class Gate(Leaf):
         self.register_buffer("sample", ones.clone())
 
     def forward(
-        self, value: torch.Tensor, axis: int | None = None, draw: bool = True
+        self,
+        value: torch.Tensor,
+        axis: int | None = None,
+        draw: bool = True,
+        tiled: bool = False,
     ) -> torch.Tensor:
         """The gated value.
 
         Args:
             value: of any shape.
-            axis: which axis the gates belong to.
+            axis: which axis the gates belong to; each stands for equally many of its positions.
             draw: whether a Bernoulli gate draws here; one of the places of a gate does.
+            tiled: whether these positions lie apart, every n-th of the axis, and not in a run.
         """
         if draw and self.draws and self.training and self.kind == "bernoulli":
             self.draw()
         gate = self.values().to(value.dtype)
         if axis is not None:
+            gate = spread(gate, value.shape[axis], tiled=tiled)
             shape = [1] * value.dim()
             shape[axis] = -1
             gate = gate.view(shape)
@@ -111,6 +117,18 @@ class Gate(Leaf):
         return (
             f"{self.kind}, {self.theta.numel()} {'gate' if self.theta.dim() == 0 else 'unit gates'}"
         )
+
+
+def spread(values: torch.Tensor, length: int, *, tiled: bool) -> torch.Tensor:
+    """Values `[n]` or `[]` for every position of an axis: each for a run of them, or for every n-th.
+
+    Returns:
+        `[length]`; the length is a multiple of n.
+    """
+    times = length // values.numel()
+    if times == 1 or values.dim() == 0:
+        return values.expand(length)
+    return values.repeat(times) if tiled else values.repeat_interleave(times)
 
 
 def gate_nodes(program: Program) -> dict[str, list[fx.Node]]:

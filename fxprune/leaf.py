@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-import torch
 from torch import fx, nn
-
-L = TypeVar("L", bound="Leaf")
 
 
 class Leaf(nn.Module):
     """A module that a graph calls as one node, `path(value, axis)`: its result is like `value`.
 
     Its parameters and buffers have one entry for each position of that axis of the value, or a single one.
+    Fewer entries than positions stand for equal runs of these, or with `tiled`, the last argument of four,
+    for every n-th of them.
 
     Attributes:
         frozen: whether a forward leaves what the module gathers as it is.

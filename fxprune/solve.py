@@ -131,15 +131,24 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
 
 def _leaf(walk: _Walk, node: fx.Node, leaf: Leaf) -> Any:
     """A gate or an observer hands its value on; its tensors have an entry for each position of the axis."""
-    value, *rest = _arguments(walk, list(node.args))
+    value, axis, _, tiled = (*_arguments(walk, list(node.args)), None, None, False)[:4]
     walk.units.enter(node, shapes(walk.sizes, node.meta["val"]))
     for name, _ in (*leaf.named_parameters(), *leaf.named_buffers()):
         for label in _named(walk, f"{node.target}.{name}"):
-            if rest and rest[0] is not None:
-                walk.units.unify(label, value[rest[0]])
-            else:
+            if axis is None:
                 walk.units.freeze(label, why="an entry of a leaf module that has no axis")
+            else:
+                walk.units.unify(label, _entries(walk, value[axis], len(label), tiled))
     return value
+
+
+def _entries(walk: _Walk, positions: Label, count: int, tiled: bool) -> Label:
+    """The label of the entries that stand for runs of an axis's positions, or for every n-th of them."""
+    if len(positions) == count:
+        return positions
+    if tiled:
+        return walk.units.split(positions, -1, count)[1]
+    return walk.units.split(positions, count, -1)[0]
 
 
 def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:

@@ -234,6 +234,66 @@ def test_heads_have_gates_of_their_own() -> None:
     assert small.tensors()["self_attn.out_proj.weight"].shape == (16, 8)
 
 
+class Grouped(nn.Module):
+    """Heads that share keys, rotated; grouped convolutions with squeeze and excitation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv = nn.Linear(16, 32), nn.Linear(16, 2 * 16)
+        self.out = nn.Linear(32, 16)
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.squeeze, self.excite = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, t, _ = x.shape
+        q = self.q(x).view(b, t, 4, 8).transpose(1, 2)
+        q = q + torch.cat((-q[..., 4:], q[..., :4]), -1)
+        k, v = self.kv(x).view(b, t, 2, 2, 8).permute(2, 0, 3, 1, 4)
+        k, v = (y.repeat_interleave(2, 1) for y in (k, v))
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(y.transpose(1, 2).reshape(b, t, 32))
+        z = x.view(b, t, 4, 4).permute(0, 3, 1, 2)
+        y = torch.relu(self.grouped(torch.relu(self.conv(z))))
+        weight = torch.sigmoid(self.excite(torch.relu(self.squeeze(y.mean((2, 3), keepdim=True)))))
+        return z + self.last(y * weight)
+
+
+@pytest.fixture(scope="module")
+def grouped() -> Program:
+    torch.manual_seed(0)
+    return fp.capture(Grouped().eval(), torch.randn(2, 5, 16))
+
+
+@pytest.mark.parametrize("scope", ["unit", "head"])
+def test_units_that_stand_for_several_positions(grouped: Program, scope: str) -> None:
+    gated = run(grouped, f"insert-gates{{scope={scope} kind=soft}}")
+    paths = gates(gated.program)
+    assert paths
+    assert not gated.select("insert-gates", "missed")
+    for path, gate in paths.items():
+        if gate.theta.numel() < 2:
+            continue
+        closed = run(gated.program, f"set-gates{{where={path} units=0}}").program
+        small = run(closed, "delete-gated").program
+        x = torch.randn(3, 5, 16)
+        torch.testing.assert_close(small(x), closed(x), rtol=1e-4, atol=1e-5)
+        assert sum(t.numel() for t in small.module.parameters()) < sum(
+            t.numel() for t in closed.module.parameters()
+        )
+        between = run(gated.program, f"set-gates{{where={path} value=0.5}} | absorb-gates").program
+        assert between(x).shape == x.view(3, 5, 4, 4).permute(0, 3, 1, 2).shape
+
+
+@pytest.mark.parametrize("where", ["squeeze", "excite", "conv", "grouped", "[!o]*"])
+def test_constants_behind_closed_layers(grouped: Program, where: str) -> None:
+    closed = run(grouped, f"insert-gates{{scope=layer}} | set-gates{{where={where}}}").program
+    result = run(closed, "delete-gated")
+    x = torch.randn(3, 5, 16)
+    torch.testing.assert_close(result.program(x), closed(x), rtol=1e-4, atol=1e-5)
+
+
 def test_a_pending_decision_keeps_other_rewrites_out(resnet: Program) -> None:
     with pytest.raises(fp.FxpruneError, match="shrink"):
         run_pipeline(resnet, "insert-gates | set-gates | decide-gated | drop-identity")

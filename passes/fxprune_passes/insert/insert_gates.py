@@ -115,7 +115,7 @@ class InsertGates(Rewrite):
             node, user = editor.node(place.node), editor.node(place.user)
             key = (node, place.axis)
             if key not in known:
-                args = (node, place.axis) if not known else (node, place.axis, False)
+                args = (node, place.axis, not known, place.tiled)
                 known[key] = editor.call_leaf(path, args, before=node.next, like=node)
             user.replace_input_with(node, known[key])
 

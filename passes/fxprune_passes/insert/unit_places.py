@@ -32,11 +32,12 @@ class UnplaceableError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """The gates of a group stand on an axis of `node`, where `user` reads it."""
+    """The gates of a group stand on an axis of `node`, where `user` reads it; see `Gate.forward`."""
 
     node: fx.Node
     axis: int
     user: fx.Node
+    tiled: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ def find_places(program: Program, axes: Axes, group: Group) -> Places:
     """The places that together weigh whatever is summed over a unit of the group, each once.
 
     Raises:
-        UnplaceableError: somewhere the units do not lie one by one along an axis.
+        UnplaceableError: somewhere the units do not lie in order along an axis.
     """
     inside = np.zeros(axes.n_units, bool)
     inside[group.units] = True
@@ -110,15 +111,15 @@ def _touches(search: _Search, label: object) -> bool:
 
 
 def _walk(search: _Search, node: fx.Node, axis: int, user: fx.Node) -> None:
-    """Back from an operand through what only moves numbers, to where the units lie one by one."""
-    order = _one_to_one(search, _labels(search, node)[axis])
-    if order is not None and (search.order is None or np.array_equal(order, search.order)):
-        search.order = order
-        search.found[Place(node, axis, user)] = None
+    """Back from an operand through what only moves numbers, to where the units lie in order."""
+    found = _arranged(search, _labels(search, node)[axis])
+    if found and (search.order is None or np.array_equal(found[0], search.order)):
+        search.order, tiled = found
+        search.found[Place(node, axis, user, tiled)] = None
         return
     if leaf_of(search.program.module, node) is None and not _moves(node):
         raise UnplaceableError(
-            f"at node {node.name} the units do not lie one by one along an axis, and {node.target} "
+            f"at node {node.name} the units do not lie in order along an axis, and {node.target} "
             "does more than move them"
         )
     search.moved[node] = None
@@ -136,16 +137,23 @@ def _moves(node: fx.Node) -> bool:
     return is_operator(node) and node.target._opname in MOVERS  # type: ignore[union-attr]
 
 
-def _one_to_one(search: _Search, label: object) -> IntArray | None:
-    """The units along an axis, where each of the group stands there once and nothing else does."""
+def _arranged(search: _Search, label: object) -> tuple[IntArray, bool] | None:
+    """The group's units in order along an axis, and whether they are tiled; None where they lie otherwise.
+
+    Each stands for one position, for a run of positions, or for every n-th of them; nothing else is there.
+    """
     final = search.axes.final(label)  # type: ignore[arg-type]
     columns = [c for c in final.columns if search.inside[c].any()]
-    if len(columns) != 1 or len(final) != search.count:
+    if len(columns) != 1 or len(final) % search.count or not search.inside[columns[0]].all():
         return None
-    column = columns[0]
-    if not search.inside[column].all() or len(np.unique(column)) != search.count:
-        return None
-    return np.asarray(column)
+    for tiled, grid in (
+        (False, columns[0].reshape(search.count, -1).T),
+        (True, columns[0].reshape(-1, search.count)),
+    ):
+        order = np.asarray(grid[0])
+        if (grid == order).all() and len(np.unique(order)) == search.count:
+            return order, tiled
+    return None
 
 
 def _check_readers(search: _Search) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.editor import Editor
-from fxprune.gate import Gate, gate_nodes, gates
+from fxprune.gate import Gate, gate_nodes, gates, spread
 from fxprune.operands import get_argument
 from fxprune.pipeline import Context, Rewrite
 from fxprune.program import Program
@@ -72,23 +72,40 @@ class AbsorbGates(Rewrite):
         return editor.finish()
 
 
+@dataclass(frozen=True)
+class _Scale:
+    """What a gate multiplies by: values `[n]` or `[]` along an axis, see `fxprune.gate.spread`."""
+
+    values: Tensor
+    axis: int | None
+    tiled: bool
+
+    def of(self, length: int) -> Tensor:
+        """One value for each position, `[length]`."""
+        return spread(self.values, length, tiled=self.tiled)
+
+    def along(self, axis: int) -> bool:
+        """Whether it can be a scale along this axis."""
+        return self.axis in (None, axis)
+
+
 def _change(
     editor: Editor, owners: Ownership, node: fx.Node, gate: Gate
 ) -> Callable[[], None] | str:
     """What moves a gate's values into weights, or why that cannot be done."""
-    values = gate.settled().double()
-    axis = cast("int | None", node.args[1]) if len(node.args) > 1 else None
-    before = _before(editor, owners, node, values, axis)
+    _, axis, _, tiled = (*node.args, None, None, False)[:4]
+    scale = _Scale(gate.settled().double(), cast("int | None", axis), bool(tiled))
+    before = _before(editor, owners, node, scale)
     if not isinstance(before, str):
         return before
-    behind = _behind(editor, owners, node, values, axis)
+    behind = _behind(editor, owners, node, scale)
     if not isinstance(behind, str):
         return behind
     return f"before it: {before}; behind it: {behind}"
 
 
 def _before(
-    editor: Editor, owners: Ownership, node: fx.Node, values: Tensor, axis: int | None
+    editor: Editor, owners: Ownership, node: fx.Node, scale: _Scale
 ) -> Callable[[], None] | str:
     source = node.all_input_nodes[0]
     while True:
@@ -96,24 +113,23 @@ def _before(
             return f"{source.name} has {len(source.users)} readers"
         layer = read_layer(source)
         if layer is not None:
-            if axis is not None and axis != channel_axis(layer):
+            if not scale.along(channel_axis(layer)):
                 return f"the axis is not that of the channels of {source.name}"
             if why := owners.objection(*layer.tensors):
                 return why
-            scale = values.expand(layer.geometry.outputs)
-            return partial(scale_output, editor, layer, scale, None)
+            return partial(scale_output, editor, layer, scale.of(layer.geometry.outputs), None)
         if operator(source) == "batch_norm":
-            return _into_norm(editor, owners, source, values, axis)
-        if not _commutes(source, values, axis):
+            return _into_norm(editor, owners, source, scale)
+        if not _commutes(source, scale):
             return f"{source.target} does not commute with the gate"
         source = source.all_input_nodes[0]
 
 
 def _into_norm(
-    editor: Editor, owners: Ownership, norm: fx.Node, values: Tensor, axis: int | None
+    editor: Editor, owners: Ownership, norm: fx.Node, scale: _Scale
 ) -> Callable[[], None] | str:
     tensors = [get_argument(norm, name) for name in ("weight", "bias")]
-    if any(t is None for t in tensors) or axis not in (None, 1):
+    if any(t is None for t in tensors) or not scale.along(1):
         return f"{norm.name} has no scale and shift along the gate's axis"
     if why := eval_objection(norm) or owners.objection(*tensors):
         return why
@@ -121,27 +137,28 @@ def _into_norm(
     def change() -> None:
         for name in (str(t.target) for t in tensors):
             old = editor.tensor(name)
-            editor.set_tensor(name, (old.detach().double() * values).to(old.dtype))
+            new = old.detach().double() * scale.of(old.numel())
+            editor.set_tensor(name, new.to(old.dtype))
 
     return change
 
 
 def _behind(
-    editor: Editor, owners: Ownership, value: fx.Node, values: Tensor, axis: int | None
+    editor: Editor, owners: Ownership, value: fx.Node, scale: _Scale
 ) -> Callable[[], None] | str:
     """Into every layer that reads the value, directly or through what commutes."""
     changes: list[Callable[[], None]] = []
     for reader in value.users:
         layer = read_layer(reader)
         if layer is not None and layer.source is value:
-            if axis is not None and axis != channel_axis(layer):
+            if not scale.along(channel_axis(layer)):
                 return f"the axis is not that of the channels of {reader.name}"
             if why := owners.objection(layer.weight):
                 return why
-            scale = values.expand(layer.geometry.inputs)
-            changes.append(partial(scale_input, editor, layer, scale, None))
-        elif _commutes(reader, values, axis):
-            found = _behind(editor, owners, reader, values, axis)
+            values = scale.of(layer.geometry.inputs)
+            changes.append(partial(scale_input, editor, layer, values, None))
+        elif _commutes(reader, scale):
+            found = _behind(editor, owners, reader, scale)
             if isinstance(found, str):
                 return found
             changes.append(found)
@@ -155,10 +172,10 @@ def _behind(
     return change
 
 
-def _commutes(node: fx.Node, values: Tensor, axis: int | None) -> bool:
+def _commutes(node: fx.Node, scale: _Scale) -> bool:
     name = operator(node)
     if name in _MOVING:
-        return axis is None
+        return scale.axis is None
     if name in _HOMOGENEOUS:
-        return bool((values >= 0).all())
+        return bool((scale.values >= 0).all())
     return name in _LINEAR

@@ -72,6 +72,9 @@ class _Walk:
             self.sums.append((node, self._sum(node)))
             return
         value = self._value(node)
+        if value is None and self._full_operand(node) is not None and self._is_pointwise(node):
+            self.sums.append((node, self._with_small(node)))
+            return
         if value is None:
             if not node.users and node.op != "output":
                 return
@@ -91,8 +94,7 @@ class _Walk:
         other = node.args[1] if node.args[0] is full else node.args[0]
         small = self.small[cast(fx.Node, other)]
         if isinstance(small, fx.Node):
-            args = tuple(small if a is other else a for a in node.args)
-            return self._call(node, args)
+            return self._with_small(node)
         alpha = get_argument(node, "alpha")
         if node.args[1] is full and (alpha != 1 or _name(node) == "sub"):
             factor = -alpha if _name(node) == "sub" else alpha
@@ -108,11 +110,43 @@ class _Walk:
             return self._weighted(node, first)
         if name == "batch_norm":
             return self._norm(node, first)
+        if name in ("layer_norm", "rms_norm"):
+            return self._norm_of_last(node, first)
         if self._is_zero(node, name, first):
             return _Zero()
-        if isinstance(first, fx.Node) and (_is_unary(node) or name == "adaptive_avg_pool2d"):
-            return first if name in _SAME else self._call(node, (first, *node.args[1:]))
-        return None
+        if self._is_uniform(node, name):
+            return self._with_small(node)
+        return first if name in _SAME else None
+
+    def _is_uniform(self, node: fx.Node, name: str) -> bool:
+        """Whether an operator makes of constants a constant, when called on the small ones."""
+        inputs = node.all_input_nodes
+        if any(isinstance(self.small.get(n, n), _Zero) for n in inputs):
+            return False
+        if name in ("permute", "transpose", "adaptive_avg_pool2d"):
+            return True
+        if name == "mean":
+            rank = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
+            axes = [d % rank for d in _numbers(get_argument(node, "dim"))]
+            return bool(get_argument(node, "keepdim")) and 1 not in axes and rank == 4
+        vectors = all(n in self.small or _is_vector(n, node) for n in inputs)
+        return vectors and self._is_pointwise(node)
+
+    def _is_pointwise(self, node: fx.Node) -> bool:
+        """Whether an operator works number by number, and none of what it reads is 0."""
+        zeros = any(isinstance(self.small.get(n), _Zero) for n in node.all_input_nodes)
+        return not zeros and is_operator(node) and torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]
+
+    def _with_small(self, node: fx.Node) -> fx.Node:
+        """The call of a node, on the small ones of its operands."""
+
+        def small(operand: fx.Node) -> fx.Node:
+            return cast(fx.Node, self.small.get(operand, operand))
+
+        args, kwargs = fx.map_arg((node.args, node.kwargs), small)
+        return self.editor.call(
+            cast(Any, node.target), cast(Any, args), cast(Any, kwargs), before=node
+        )
 
     def _leaf(self, node: fx.Node, leaf: Leaf) -> _Small:
         """A gate weighs a constant as it would weigh all of it; an observer has nothing to see."""
@@ -166,10 +200,24 @@ class _Walk:
             )
         return self._call(node, (first, *node.args[1:]))
 
+    def _norm_of_last(self, node: fx.Node, first: _Small | None) -> _Small | None:
+        """A norm over the channels alone, where they are the last axis."""
+        if first is None or len(get_argument(node, "normalized_shape")) != 1:
+            return None
+        if isinstance(first, fx.Node):
+            full = node.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
+            return (
+                self._call(node, (first, *node.args[1:]))
+                if first.meta["val"].shape[-1] == full
+                else None
+            )
+        bias = get_argument(node, "bias") if _name(node) == "layer_norm" else None
+        return _Zero() if bias is None else self._spread(node, bias)
+
     def _spread(self, node: fx.Node, vector: fx.Node) -> fx.Node:
-        """A vector along the channels of a node: axis 1, or the last of a linear."""
+        """A vector along the channels of a node: axis 1, or the last of a linear or a layer norm."""
         rank = node.meta["val"].dim()
-        axis = rank - 1 if _name(node) == "linear" else 1
+        axis = rank - 1 if _name(node) in ("linear", "layer_norm") else 1
         shape = [-1 if i == axis else 1 for i in range(rank)]
         return self.editor.call(aten.view.default, (vector, shape), before=node)
 
@@ -183,13 +231,12 @@ def _name(node: fx.Node) -> str:
     return getattr(node.target, "__name__", "")
 
 
-def _is_unary(node: fx.Node) -> bool:
-    """Whether a node works number by number on its first operand alone."""
-    return (
-        is_operator(node)
-        and len(node.all_input_nodes) == 1
-        and (torch.Tag.pointwise in node.target.tags or _name(node) in _SAME)  # type: ignore[union-attr]
-    )
+def _is_vector(node: fx.Node, user: fx.Node) -> bool:
+    """Whether a stored tensor has one value per channel at most: no other axis would be uniform."""
+    value, result = node.meta.get("val"), user.meta["val"]
+    if node.op != "get_attr" or not isinstance(value, torch.Tensor) or value.dim() > result.dim():
+        return False
+    return sum(n != 1 for n in value.shape) <= 1
 
 
 def _numbers(value: Any) -> Iterator[Any]:
