@@ -8,7 +8,7 @@ JOBS ?= 2
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test check zoo zoo-passes bench mutate clean
+.PHONY: help install demo test chaining check zoo zoo-passes bench mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ demo: install ## prune ResNet-50 to half its MACs, verify, measure
 
 test: install ## the test suite, doctests included
 	$(PYTEST) $(ARGS)
+
+chaining: install ## networks pruned here, handed to other tools, the slow tests too
+	$(PYTEST) -m "slow or not slow" tests/chaining $(ARGS)
 
 check: install ## the whole gate: format, lint, types, layers, tests, wheel
 	scripts/check
