@@ -1,0 +1,103 @@
+"""Saved in the middle, loaded in a new process, and as if it had never stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+import fxprune as fp
+from fxprune.gate import gates
+from fxprune.testing.training import (
+    ConvNet,
+    Mlp,
+    assert_same,
+    capture,
+    make_batches,
+    make_model,
+    snapshot,
+    train,
+    weights,
+)
+from fxprune.training.checkpoint import random_state, set_random_state
+
+SCRIPT = Path(__file__).with_name("resume_run.py")
+
+
+def test_resuming_in_another_process_is_as_not_stopping(tmp_path: Path) -> None:
+    program = capture(make_model(ConvNet), "insert-gates{kind=bernoulli}")
+    held = weights(program)
+    for gate in gates(program).values():
+        with torch.no_grad():
+            gate.theta.fill_(0.5)
+    optimizer = torch.optim.AdamW(
+        [{"params": held[::-2], "lr": 0.02}, {"params": held[-2::-2], "weight_decay": 0.3}], 0.01
+    )
+    ema = AveragedModel(program.module)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    shrinker = fp.training.Shrinker(program, optimizer, ema=ema, scheduler=schedule)
+    train(shrinker.module, optimizer, make_batches(ConvNet, 3))
+    ema.update_parameters(shrinker.module)
+    shrinker.apply(fp.plan(shrinker.program, {"blocks.1.conv1.weight": (0, [0, 3])}))
+    gates(shrinker.program)["blocks.0.gate"].set(0.0)
+    shrinker.run("delete-gated")
+    train(shrinker.module, optimizer, make_batches(ConvNet, 2, seed=3))
+    schedule.step()
+
+    torch.save(shrinker.state_dict(), tmp_path / "training.pt")
+    fp.save(shrinker.program, tmp_path / "program")
+    spec = importlib.util.spec_from_file_location("resume_run", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    resume = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(resume)
+    resume.go_on(shrinker, tmp_path / "never_stopped.pt")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    resumed, never = (
+        torch.load(tmp_path / f"{n}.pt", weights_only=False) for n in ("resumed", "never_stopped")
+    )
+    assert_same(
+        [resumed[0], dict(resumed[1]), resumed[2]["optimizer"]["state"], resumed[3]],
+        [never[0], dict(never[1]), never[2]["optimizer"]["state"], never[3]],
+    )
+    assert_same(resumed[2]["names"], never[2]["names"])
+    assert_same(dict(resumed[2]["ema"]), dict(never[2]["ema"]))
+
+
+def test_generators_are_put_back() -> None:
+    state = random_state()
+    first = [torch.rand(2).tolist(), random.random(), np.random.rand(2).tolist()]  # noqa: NPY002
+    set_random_state(state)
+    again = [torch.rand(2).tolist(), random.random(), np.random.rand(2).tolist()]  # noqa: NPY002
+    assert first == again
+
+
+def test_a_state_of_another_network_changes_nothing() -> None:
+    program, other = capture(make_model(Mlp)), capture(make_model(ConvNet))
+    optimizer = torch.optim.SGD(weights(program), 0.1, momentum=0.9)
+    train(program.module, optimizer, make_batches(Mlp, 2))
+    shrinker = fp.training.Shrinker(program, optimizer)
+    whole = shrinker.state_dict()
+    averaged = fp.training.Shrinker(program, optimizer, ema={})
+    strange = fp.training.Shrinker(other, torch.optim.SGD(weights(other), 0.1)).state_dict()
+    before = snapshot(program, optimizer)
+    with pytest.raises(fp.training.TrainingError, match="another network"):
+        shrinker.load_state_dict(strange)
+    with pytest.raises(fp.training.TrainingError, match="no part 'ema'"):
+        averaged.load_state_dict(whole)
+    assert_same(snapshot(program, optimizer), before)
+    shrinker.apply(fp.plan(program, {"one.weight": (0, [1])}))
+    before = snapshot(shrinker.program, optimizer)
+    with pytest.raises(fp.training.TrainingError, match=r"of shape \[8, 5\]"):
+        shrinker.load_state_dict(whole)
+    assert_same(snapshot(shrinker.program, optimizer), before)
