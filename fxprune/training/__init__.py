@@ -1,15 +1,22 @@
 """Training that shrinks: one transaction over the network, its optimizer and all that goes with them."""
 
+from fxprune.training.adapters import EpochShrinker, lightning_callback, trainer_callback
 from fxprune.training.agree import all_reduced, broadcast_plan, check_agreed, rewrap
 from fxprune.training.errors import TrainingError
+from fxprune.training.history import Epoch, History
 from fxprune.training.shrinker import Change, Shrinker
 
 __all__ = [
     "Change",
+    "Epoch",
+    "EpochShrinker",
+    "History",
     "Shrinker",
     "TrainingError",
     "all_reduced",
     "broadcast_plan",
     "check_agreed",
+    "lightning_callback",
     "rewrap",
+    "trainer_callback",
 ]

@@ -1,0 +1,129 @@
+"""Thin callbacks for trainers of other libraries; none of these is imported before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fxprune.errors import OptionError
+from fxprune.pipeline.manager import Steps
+from fxprune.plan import Plan
+from fxprune.program import Program
+from fxprune.training.errors import TrainingError
+from fxprune.training.shrinker import Change, Shrinker
+
+Decide = Callable[[Program, int], Plan | Steps | None]
+
+
+class EpochShrinker:
+    """Shrinks the network inside a trainer's model at the ends of epochs; what the callbacks share.
+
+    Args:
+        program: the network; `program.module` is what the trainer's model holds.
+        decide: from the program and the number of the epoch to a plan, a pipeline, or None for nothing.
+        attribute: dotted path of the network inside the trainer's model.
+
+    Attributes:
+        shrinker: from the first epoch's end on.
+    """
+
+    def __init__(self, program: Program, decide: Decide, attribute: str = "network") -> None:
+        self._program, self._decide, self._attribute = program, decide, attribute
+        self.shrinker: Shrinker | None = None
+
+    def epoch_end(
+        self, model: nn.Module, optimizer: Any, scheduler: Any, epoch: int
+    ) -> Change | None:
+        """Asks, applies, and puts the smaller network where the trainer's model holds it.
+
+        Args:
+            model: the trainer's.
+            optimizer: of torch, or a wrapper with the one of torch as its `optimizer`.
+            scheduler: of the learning rate, or None.
+            epoch: number of the epoch that ended.
+
+        Raises:
+            TrainingError: the model is wrapped, or holds another network; nothing has changed.
+        """
+        if isinstance(model, DistributedDataParallel):
+            raise TrainingError(
+                "the trainer's model is wrapped in DDP",
+                why="its wrapper would have to be made anew by the trainer",
+                do="train on one process, or write the loop: fp.training.rewrap(shrinker, ddp)",
+            )
+        path, _, name = self._attribute.rpartition(".")
+        owner = model.get_submodule(path)
+        if self.shrinker is None:
+            plain = getattr(optimizer, "optimizer", optimizer)
+            self.shrinker = Shrinker(self._program, plain, scheduler=scheduler)
+        shrinker = self.shrinker
+        if getattr(owner, name, None) is not shrinker.module:
+            raise TrainingError(
+                "the trainer's model holds another network",
+                where=self._attribute,
+                do="let it hold program.module, and name where: attribute=...",
+            )
+        decided = self._decide(shrinker.program, epoch)
+        if decided is None:
+            return None
+        change = shrinker.apply(decided) if isinstance(decided, Plan) else shrinker.run(decided)
+        setattr(owner, name, shrinker.module)
+        return change
+
+
+def lightning_callback(program: Program, decide: Decide, attribute: str = "network") -> Any:
+    """A callback of Lightning that shrinks after training epochs; see `EpochShrinker`.
+
+    Raises:
+        OptionError: Lightning is not installed.
+    """
+    try:
+        base: Any = import_module("lightning.pytorch.callbacks").Callback
+    except ImportError as error:
+        raise OptionError("Lightning is not installed", do="pip install lightning") from error
+
+    class ShrinkCallback(EpochShrinker, base):  # type: ignore[misc]
+        """Shrinks after training epochs."""
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if len(trainer.optimizers) != 1:
+                raise TrainingError(
+                    f"{len(trainer.optimizers)} optimizers",
+                    do="shrink in a loop of your own, with the optimizer of the network",
+                )
+            schedules = [c.scheduler for c in trainer.lr_scheduler_configs]
+            self.epoch_end(
+                pl_module,
+                trainer.optimizers[0],
+                schedules[0] if schedules else None,
+                trainer.current_epoch,
+            )
+
+    return ShrinkCallback(program, decide, attribute)
+
+
+def trainer_callback(program: Program, decide: Decide, attribute: str = "network") -> Any:
+    """A callback of transformers' Trainer that shrinks after epochs; see `EpochShrinker`.
+
+    Raises:
+        OptionError: transformers is not installed.
+    """
+    try:
+        base: Any = import_module("transformers").TrainerCallback
+    except ImportError as error:
+        raise OptionError("transformers is not installed", do="pip install transformers") from error
+
+    class ShrinkCallback(EpochShrinker, base):  # type: ignore[misc]
+        """Shrinks after epochs."""
+
+        def on_epoch_end(
+            self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any,
+            lr_scheduler: Any = None, **_: Any,
+        ) -> None:  # fmt: skip
+            self.epoch_end(model, optimizer, lr_scheduler, round(state.epoch) - 1)
+
+    return ShrinkCallback(program, decide, attribute)

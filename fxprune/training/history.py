@@ -1,0 +1,260 @@
+"""How training went, epoch by epoch: a table, JSON lines, curves, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from tabulate import tabulate
+
+from fxprune.errors import OptionError
+from fxprune.group import find_groups
+from fxprune.pipeline.cache import remember, solved
+from fxprune.program import Program
+from fxprune.report import summary
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row.
+
+    Attributes:
+        epoch: its number, from 0.
+        loss: mean over the samples of its steps; None where none was given.
+        accuracy: share of samples that were right, 0 to 1.
+        parameters: elements of the parameters at its end.
+        macs: multiply-accumulates of a forward of the example inputs at its end.
+        layers: modules with weights that multiply, at its end.
+        units: what may still be removed, of all groups, at its end.
+        steps: how many steps it had.
+        seconds_per_step: median of the times between the ends of its steps.
+        extra: further numbers by name.
+    """
+
+    epoch: int
+    loss: float | None
+    accuracy: float | None
+    parameters: int
+    macs: int
+    layers: int
+    units: int
+    steps: int
+    seconds_per_step: float | None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters, MACs, layers and units of a program; see `Epoch`."""
+
+    parameters: int
+    macs: int
+    layers: int
+    units: int
+
+
+def size_of(program: Program) -> Size:
+    """What is left of a network; worked out once for each program."""
+    return remember(program, "training.size", lambda: _size_of(program))
+
+
+def _size_of(program: Program) -> Size:
+    found = summary(program)
+    layers = sum(1 for row in found.rows if row.parameters and row.macs)
+    units = sum(map(len, find_groups(solved(program))))
+    return Size(found.total.parameters, found.total.macs, layers, units)
+
+
+class History:
+    """Gathers steps into rows of epochs; prints as a table.
+
+    A history whose file exists goes on behind its last line.
+
+    Args:
+        path: JSON lines, one written at the end of each epoch; nothing is written where None.
+        tensorboard: directory for TensorBoard's own writer.
+        clock: seconds, for tests.
+
+    Attributes:
+        rows: the epochs so far.
+
+    Raises:
+        OptionError: TensorBoard is asked for and not installed, or the file holds something else.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        tensorboard: str | os.PathLike[str] | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._path = None if path is None else Path(path)
+        self.rows = _read(self._path) if self._path and self._path.exists() else []
+        self._writer = None if tensorboard is None else _tensorboard_writer(Path(tensorboard))
+        self._clock = clock
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Starts the clock of the first step; not needed where nothing lies between epochs."""
+        self._loss, self._right, self._samples, self._judged = 0.0, 0.0, 0, 0
+        self._times: list[float] = []
+        self._losses = 0
+        self._last = self._clock()
+
+    def step(self, loss: Any = None, *, correct: Any = None, samples: int = 1) -> None:
+        """Notes one step, at its end.
+
+        Args:
+            loss: mean of its samples, a number or a tensor of one; a tensor of an accelerator is waited for.
+            correct: how many of them were right.
+            samples: how many there were.
+        """
+        if loss is not None:
+            self._loss += float(loss) * samples
+            self._losses += samples
+        if correct is not None:
+            self._right += float(correct)
+            self._judged += samples
+        now = self._clock()
+        self._times.append(now - self._last)
+        self._last = now
+
+    def end_epoch(self, program: Program, **extra: float) -> Epoch:
+        """Closes an epoch: measures the program, writes the row, and starts the next one."""
+        size = size_of(program)
+        row = Epoch(
+            epoch=self.rows[-1].epoch + 1 if self.rows else 0,
+            loss=self._loss / self._losses if self._losses else None,
+            accuracy=self._right / self._judged if self._judged else None,
+            **asdict(size),
+            steps=len(self._times),
+            seconds_per_step=median(self._times) if self._times else None,
+            extra={name: float(value) for name, value in extra.items()},
+        )
+        self.rows.append(row)
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+        self._write_scalars(row)
+        self.start_epoch()
+        return row
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "no epoch yet"
+        names = list(dict.fromkeys(n for row in self.rows for n in row.extra))
+        header = ["epoch", "loss", "accuracy", "parameters", "MACs", "layers", "units", "s/step"]
+        lines = [
+            [
+                row.epoch,
+                _number(row.loss, ".4f"),
+                _number(row.accuracy, ".2%"),
+                f"{row.parameters:,}",
+                f"{row.macs:,}",
+                row.layers,
+                row.units,
+                _number(row.seconds_per_step, ".4f"),
+                *(_number(row.extra.get(n), ".4g") for n in names),
+            ]
+            for row in self.rows
+        ]
+        return tabulate(
+            lines, [*header, *names], disable_numparse=True, colalign=["right"] * len(lines[0])
+        )
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Writes the curves as a picture, PNG by its suffix: loss, accuracy, what is left, time.
+
+        Raises:
+            OptionError: matplotlib is not installed, or there is no epoch yet.
+        """
+        if not self.rows:
+            raise OptionError("there is nothing to plot", do="end an epoch first")
+        figure_class, canvas_class = _matplotlib()
+        figure = figure_class(figsize=(10, 7), layout="constrained")
+        canvas_class(figure)
+        epochs = [row.epoch for row in self.rows]
+        first = self.rows[0]
+        panels: dict[str, dict[str, list[float | None]]] = {
+            "loss": {"": [row.loss for row in self.rows]},
+            "accuracy": {"": [row.accuracy for row in self.rows]},
+            "left, of the first epoch": {
+                name: [getattr(row, name) / max(1, getattr(first, name)) for row in self.rows]
+                for name in ("parameters", "macs", "layers", "units")
+            },
+            "seconds per step": {"": [row.seconds_per_step for row in self.rows]},
+        }
+        for axes, (title, curves) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+            _draw(axes, title, epochs, curves)
+        figure.savefig(Path(path))
+
+    def _write_scalars(self, row: Epoch) -> None:
+        if self._writer is None:
+            return
+        numbers = {
+            f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("epoch", "extra")
+        }
+        for name, value in {**numbers, **row.extra}.items():
+            if value is not None:
+                self._writer.add_scalar(f"fxprune/{name}", value, row.epoch)
+        self._writer.flush()
+
+
+def _draw(axes: Any, title: str, epochs: list[int], curves: dict[str, list[float | None]]) -> None:
+    for name, values in curves.items():
+        known = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
+        axes.plot([e for e, _ in known], [v for _, v in known], marker=".", label=name or None)
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    if len(curves) > 1:
+        axes.legend()
+
+
+def _number(value: float | None, spelling: str) -> str:
+    return "-" if value is None else format(value, spelling)
+
+
+def _read(path: Path) -> list[Epoch]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [Epoch(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise OptionError(
+            "the file holds something else than a history",
+            where=str(path),
+            why=str(error),
+            do="give another path",
+        ) from error
+
+
+def _tensorboard_writer(directory: Path) -> Any:
+    try:
+        writer = import_module("torch.utils.tensorboard").SummaryWriter
+    except ImportError as error:
+        raise OptionError(
+            "TensorBoard is not installed",
+            where="History(tensorboard=...)",
+            do="pip install tensorboard",
+        ) from error
+    return writer(directory)
+
+
+def _matplotlib() -> tuple[Any, Any]:
+    """Figure and canvas without any display."""
+    try:
+        canvas = import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
+        figure = import_module("matplotlib.figure").Figure
+    except ImportError as error:
+        raise OptionError(
+            "matplotlib is not installed", where="History.plot", do='pip install "fxprune[plot]"'
+        ) from error
+    return figure, canvas

@@ -1,0 +1,123 @@
+"""Rows of epochs: means, sizes, files, pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fxprune as fp
+from fxprune.program import Program
+from fxprune.testing.training import ConvNet, Mlp, capture, make_model
+from fxprune.training.history import size_of
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return capture(make_model(Mlp))
+
+
+class Clock:
+    """Gives 1, 2, 4, 8, ... seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.5
+
+    def __call__(self) -> float:
+        self.now *= 2
+        return self.now
+
+
+def filled(program: Program, path: Path | None = None) -> fp.training.History:
+    history = fp.training.History(path, clock=Clock())
+    history.step(2.0, correct=1, samples=4)
+    history.step(torch.tensor(1.0), correct=torch.tensor(2), samples=2)
+    history.step(3.0, samples=2)
+    history.end_epoch(program, kept=0.5)
+    history.end_epoch(program)
+    return history
+
+
+def test_rows(program: Program) -> None:
+    row, empty = filled(program).rows
+    assert (row.epoch, empty.epoch) == (0, 1)
+    assert row.loss == (8 + 2 + 6) / 8
+    assert row.accuracy == 3 / 6
+    assert (row.steps, row.seconds_per_step) == (3, 2)
+    assert (empty.loss, empty.accuracy, empty.steps, empty.seconds_per_step) == (
+        None,
+        None,
+        0,
+        None,
+    )
+    assert row.parameters == sum(p.numel() for p in program.module.parameters())
+    assert row.macs == 4 * (5 * 8 + 8 * 6 + 6 * 3)
+    assert (row.layers, row.units) == (3, 14)
+    assert row.extra == {"kept": 0.5}
+
+
+def test_sizes_fall_with_the_network() -> None:
+    program = capture(make_model(ConvNet), "insert-gates").eval()
+    before = size_of(program)
+    smaller = fp.run(
+        program, None, "set-gates{where=blocks.0} | delete-gated", verify=False
+    ).program
+    after = size_of(smaller)
+    assert before.layers - after.layers == 2
+    assert after.units < before.units
+    assert after.parameters < before.parameters
+
+
+def test_table(program: Program) -> None:
+    assert str(fp.training.History()) == "no epoch yet"
+    lines = str(filled(program)).splitlines()
+    assert lines[0].split() == [
+        *("epoch", "loss", "accuracy", "parameters", "MACs", "layers", "units", "s/step", "kept")
+    ]
+    assert lines[2].split()[:3] == ["0", "2.0000", "50.00%"]
+    assert lines[3].split()[:3] == ["1", "-", "-"]
+
+
+def test_file_goes_on(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "history.jsonl"
+    first = filled(program, path)
+    again = fp.training.History(path)
+    assert again.rows == first.rows
+    assert again.end_epoch(program).epoch == 2
+    assert len([json.loads(line) for line in path.read_text().splitlines()]) == 3
+    path.write_text("{}\n")
+    with pytest.raises(fp.FxpruneError, match="something else"):
+        fp.training.History(path)
+
+
+def test_plot(program: Program, tmp_path: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed")
+    filled(program).plot(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard(program: Program, tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        pytest.skip("tensorboard is not installed")
+    history = fp.training.History(tensorboard=tmp_path)
+    history.step(1.0)
+    history.end_epoch(program)
+    assert list(tmp_path.glob("events*"))
+
+
+def test_what_is_missing_is_said(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(fp.FxpruneError, match="matplotlib is not installed"):
+        filled(program).plot(tmp_path / "curves.png")
+    with pytest.raises(fp.FxpruneError, match="TensorBoard is not installed"):
+        fp.training.History(tensorboard=tmp_path)
+    with pytest.raises(fp.FxpruneError, match="nothing to plot"):
+        fp.training.History().plot(tmp_path / "curves.png")
