@@ -59,7 +59,7 @@ def compare_functions(
             error = relative_error(b, a)
             if error > worst or not where:
                 worst, where = error, f"output {i} (batch {batch}, error {error:.1e})"
-    bound = max((TOLERANCE[t] for t in (dtype, *new_types(before, after)) if t in TOLERANCE))
+    bound = max(TOLERANCE[t] for t in (dtype, *new_types(before, after)) if t in TOLERANCE)
     bad = "" if worst <= bound else _first_bad(before, after, dtype, bound, seed)
     return Check(
         ok=worst <= bound,

@@ -88,7 +88,7 @@ def test_score_function_gradient_is_that_of_the_expectation() -> None:
 def test_log_probability_at_the_ends_is_finite() -> None:
     gate = Gate(2, "bernoulli")
     gate.set(torch.tensor([0.0, 1.0]))
-    gate.log_probability().backward()
+    gate.log_probability().backward()  # type: ignore[no-untyped-call]
     assert gate.theta.grad is not None
     assert torch.equal(gate.theta.grad, torch.zeros(2))
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -260,13 +261,11 @@ def test_an_error_names_the_users_line_and_leaves_the_model() -> None:
 def test_a_second_export_only_where_it_may_help(
     monkeypatch: pytest.MonkeyPatch, function: Callable[[Tensor], Tensor], exports: int
 ) -> None:
-    count, export = [], torch.export.export
-    monkeypatch.setattr(
-        torch.export, "export", lambda *a, **k: [count.append(1), export(*a, **k)][1]
-    )
+    spy = MagicMock(side_effect=torch.export.export)
+    monkeypatch.setattr(torch.export, "export", spy)
     with pytest.raises(CaptureError):
         capture(Fn(function), torch.randn(2, 4))
-    assert len(count) == exports
+    assert spy.call_count == exports
 
 
 @pytest.mark.parametrize("expression", ["Eq(u0, 1)", "Eq(u0, s0)", "Eq(s0, 1)"])

@@ -166,7 +166,7 @@ class ByName(nn.Module):
 class Elsewhere(nn.Module):
     """Reads `training` in a method that its parent calls."""
 
-    def double(self, x: Tensor) -> Tensor:
+    def twice(self, x: Tensor) -> Tensor:
         return x * 2 if self.training else x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Caller(nn.Module):
         self.child = Elsewhere()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.child.double(self.child(x))
+        return self.child.twice(self.child(x))
 
 
 @pytest.mark.parametrize("kind", [ByName, Caller])

@@ -14,8 +14,8 @@ import fxprune as fp
 from fxprune.errors import LoadError, OptionError, PipelineError
 from fxprune.gate import Gate
 from fxprune.instruments import read_environment
-from fxprune.io.leaves import put_back, take_out
 from fxprune.instruments.printing import changes, listing
+from fxprune.io.leaves import put_back, take_out
 from fxprune.pipeline import Context, Pipeline, Repeat, run_pipeline
 from fxprune.program import Program
 from fxprune.testing.passes import DropOnes, Raises, Scale

@@ -12,7 +12,7 @@ import fxprune as fp
 from fxprune.errors import PipelineError
 from fxprune.gate import gate_nodes, gates
 from fxprune.pipeline import run_pipeline
-from fxprune.pipeline.manager import Result
+from fxprune.pipeline.result import Result
 from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -89,3 +90,59 @@ def test_what_is_missing_is_said(name: str, package: str, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(fp.FxpruneError, match="not installed"):
         getattr(fp.training, name)(capture(make_model(Mlp)), decide)
+
+
+def shrink_twice(program: Program, epoch: int) -> fp.Plan | None:
+    return fp.plan(program, PLAN) if epoch < 2 else None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trainer_of_transformers_itself(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    transformers = pytest.importorskip("transformers")
+    program = capture(make_model(Mlp))
+
+    class Judged(Owner):
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> Any:  # type: ignore[override]
+            return {"loss": nn.functional.cross_entropy(self.network(x), labels)}
+
+    owner, callback = Judged(program), fp.training.trainer_callback(program, shrink_twice)
+    inputs, classes = torch.randn(16, 5, dtype=torch.float64), torch.randint(3, (16,))
+    options = transformers.TrainingArguments(
+        str(tmp_path), num_train_epochs=3, use_cpu=True, report_to=[], save_strategy="no"
+    )
+    data = [{"x": x, "labels": int(y)} for x, y in zip(inputs, classes, strict=True)]
+    transformers.Trainer(owner, options, train_dataset=data, callbacks=[callback]).train()
+    assert owner.network is callback.shrinker.module
+    assert callback.shrinker.module.get_parameter("one.weight").shape == (4, 5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_itself() -> None:
+    lightning = pytest.importorskip("lightning")
+    program = capture(make_model(Mlp))
+
+    class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = program.module
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters())
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+    callback = fp.training.lightning_callback(program, shrink_twice)
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    trainer = lightning.Trainer(max_epochs=3, accelerator="cpu", callbacks=[callback], **quiet)
+    data = torch.utils.data.TensorDataset(
+        torch.randn(16, 5, dtype=torch.float64), torch.randint(3, (16,))
+    )
+    module = Module()
+    trainer.fit(module, torch.utils.data.DataLoader(data, 8))
+    assert module.network is callback.shrinker.module
+    assert callback.shrinker.module.get_parameter("one.weight").shape == (4, 5)

@@ -250,3 +250,21 @@ def test_a_sparse_gradient_is_refused() -> None:
         shrinker.apply(plan)
     program.module.zero_grad()
     shrinker.apply(plan)
+
+
+def test_gates_in_the_optimizer_are_cut_and_leave() -> None:
+    program = capture(make_model(ConvNet), "insert-gates{scope=unit where=blocks.*}")
+    optimizer = torch.optim.Adam(program.module.requires_grad_().parameters(), 0.01)
+    train(program.module, optimizer, make_batches(ConvNet, 2))
+    path, gate = next(iter(gates(program).items()))
+    state = optimizer.state[gate.theta]["exp_avg"].clone()
+    shrinker = fp.training.Shrinker(program, optimizer)
+    shrinker.apply(fp.plan(program, {f"{path}.theta": (0, [1, 2])}))
+    theta = gates(shrinker.program)[path].theta
+    assert torch.equal(optimizer.state[theta]["exp_avg"], state[[0, 3, 4, 5]])
+    for gate in gates(shrinker.program).values():
+        gate.set(1.0)
+    change = shrinker.run("delete-gated")
+    assert set(change.left) == {n for n in change.dropped if n.endswith("theta")}
+    assert set(optimizer.state) == set(optimizer.param_groups[0]["params"])
+    assert set(shrinker.module.parameters()) == set(optimizer.param_groups[0]["params"])
