@@ -101,3 +101,36 @@ def test_a_state_of_another_network_changes_nothing() -> None:
     with pytest.raises(fp.training.TrainingError, match=r"of shape \[8, 5\]"):
         shrinker.load_state_dict(whole)
     assert_same(snapshot(shrinker.program, optimizer), before)
+
+
+def test_scaler_and_averages_by_name_come_back() -> None:
+    program = capture(make_model(Mlp))
+    optimizer = torch.optim.SGD(weights(program), 0.1, momentum=0.9)
+    ema = {n: p.detach() + 1 for n, p in program.module.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(1))
+    shrinker = fp.training.Shrinker(program, optimizer, ema=ema, scaler=scaler)
+    state = shrinker.state_dict()
+    averages = dict(ema)
+    ema.clear()
+    scaler.update(2.0)
+    shrinker.load_state_dict(state)
+    assert_same(ema, averages)
+    assert scaler.get_scale() == 8.0
+
+
+def test_loss_scaling_goes_on_over_a_shrinking() -> None:
+    program = capture(make_model(Mlp))
+    optimizer = torch.optim.SGD(weights(program), 0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    shrinker = fp.training.Shrinker(program, optimizer, scaler=scaler)
+    x, _ = make_batches(Mlp, 1)[0]
+    for positions in ([1, 2], [0], [3]):
+        optimizer.zero_grad()
+        scaler.scale(shrinker.module(x).float().sum()).backward()
+        before = shrinker.module.get_parameter("head.bias").detach().clone()
+        shrinker.apply(fp.plan(shrinker.program, {"one.weight": (0, positions)}))
+        scaler.step(optimizer)  # with the gradients from before, cut
+        scaler.update()
+        assert not torch.equal(shrinker.module.get_parameter("head.bias"), before)
+    assert scaler.get_scale() == 8.0
