@@ -31,7 +31,7 @@ class Editor:
         self.graph = copy.deepcopy(program.graph)
         self._tree = nn.Module()
         share_tensors(program.module, self._tree)
-        self._dead = {n.name for n in self.graph.nodes if is_dead(n)}
+        self._unread = {n.name for n in self.graph.nodes if not n.users}
         self._used = _references(self.graph)
         self._before = _spelling(self.graph)
         self._by_name: dict[str, fx.Node] = {n.name: n for n in self.graph.nodes}
@@ -119,7 +119,7 @@ class Editor:
 
     def keep(self, node: fx.Node) -> None:
         """Leaves a node where it is, though it has become dead."""
-        self._dead.add(node.name)
+        self._unread.add(node.name)
 
     def drop_tensor(self, name: str) -> None:
         """Lets a parameter or buffer go with the dead ones, though no node ever read it."""
@@ -157,7 +157,8 @@ class Editor:
     def finish(self) -> Program:
         """The changed program, without what has become dead; the program itself where nothing changed.
 
-        Tensors that only dead nodes read go too; tensors that no node ever read stay.
+        A norm that nothing reads any more goes, though in train mode it gathers statistics: nobody asks for
+        them. Tensors that only dead nodes read go too; tensors that no node ever read stay.
         """
         self._sweep()
         if not self._replaced and _spelling(self.graph) == self._before:
@@ -169,11 +170,20 @@ class Editor:
 
     def _sweep(self) -> None:
         for node in reversed(list(self.graph.nodes)):
-            if node.name not in self._dead and is_dead(node):
+            idle = node.name not in self._unread and not node.users
+            if idle and (is_dead(node) or gathers_statistics(node)):
                 self.graph.erase_node(node)
+        counters = {_counter_of(name) for name in self._used - _references(self.graph)} - {""}
+        for node in self.graph.find_nodes(op="get_attr"):
+            if node.target in counters:
+                for step in [u for u in node.users if not u.users]:
+                    self.graph.erase_node(step)
+                if not node.users:
+                    self.graph.erase_node(node)
 
     def _drop_tensors(self, names: set[str]) -> None:
-        for name in names:
+        counters = {_counter_of(name) for name in names} - {""}
+        for name in names | (counters - _references(self.graph)):
             path, _, leaf = name.rpartition(".")
             owner = self._tree.get_submodule(path)
             for store in (owner._parameters, owner._buffers, owner._modules):
@@ -209,6 +219,12 @@ def gathers_statistics(node: fx.Node) -> bool:
     """Whether a call advances running statistics; the schema of a batch norm does not say so."""
     flag = _STATISTICS.get(node.target._opname) if is_operator(node) else None  # type: ignore[union-attr]
     return bool(flag and get_argument(node, "running_mean") and get_argument(node, flag))
+
+
+def _counter_of(name: str) -> str:
+    """The counter beside the running mean of a batch norm; "" for any other tensor."""
+    path, _, leaf = name.rpartition(".")
+    return f"{path}.num_batches_tracked".lstrip(".") if leaf == "running_mean" else ""
 
 
 def _references(graph: fx.Graph) -> set[str]:

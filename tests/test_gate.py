@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
 import torch
+from torch import nn
 
 import fxprune as fp
 from fxprune.gate import Gate, gate_nodes, gates
@@ -99,7 +101,9 @@ def test_bfloat16_values_stay_so() -> None:
 
 
 @pytest.fixture(scope="module")
-def gated(program: Program) -> Program:
+def gated(residual: nn.Module) -> Program:
+    """Of a copy: training it writes to what it shares with the model."""
+    program = fp.capture(copy.deepcopy(residual), torch.randn(2, 3, 8, 8))
     text = "insert-gates{kind=bernoulli} | insert-gates{scope=unit kind=soft}"
     return run_pipeline(program, text).program
 

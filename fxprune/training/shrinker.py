@@ -24,7 +24,6 @@ from fxprune.training.checkpoint import read_state, write_state
 from fxprune.training.correspondence import Correspondence, correspond
 from fxprune.training.ema import Ema, move_ema
 from fxprune.training.errors import TrainingError
-from fxprune.training.modules import sweep
 from fxprune.training.optimizer_state import OptimizerMove, check_optimizer, move_optimizer
 from fxprune.verify import compare_programs
 
@@ -184,7 +183,7 @@ class Shrinker:
                 limit=asked.limit,
                 seed=seed,
             )
-        return self._replace(sweep(self._program, result.program), result.plans, rewritten, result)
+        return self._replace(result.program, result.plans, rewritten, result)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training needs beside the program: optimizer, averages, scaler, scheduler, random numbers.

@@ -139,6 +139,15 @@ def test_nested_blocks_go_together_or_alone(closed: set[str], gone: set[str]) ->
     assert names == {"enter", "inner", "leave", "head"} - gone
 
 
+def test_a_branch_goes_in_train_mode_with_its_norms() -> None:
+    torch.manual_seed(0)
+    program = fp.capture(Resnet().train(), torch.randn(4, 3, 8, 8))
+    small = run(program, "insert-gates | set-gates{where=stages.0.*} | delete-gated").program
+    assert not [n for n in small.tensors() if n.startswith("stages.0.")]
+    assert small.training
+    assert "stages.1.0.bn1.num_batches_tracked" in small.tensors()
+
+
 def test_a_gate_in_between_stays_and_says_so(resnet: Program) -> None:
     result = run(resnet, "insert-gates{kind=soft} | set-gates{value=0.5} | delete-gated")
     assert len(gates(result.program)) == 4

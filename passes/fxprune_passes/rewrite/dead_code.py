@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.editor import is_dead
+from fxprune.editor import gathers_statistics, is_dead
 from fxprune.pipeline import Context, Rewrite
 from fxprune.program import Program
 from fxprune_passes.rewrite.effects import draws_now
@@ -28,6 +28,8 @@ class DeadCode(Rewrite):
         found = {node for node in editor.nodes if is_dead(node)}
         drawn_later = False
         for node in reversed(list(editor.nodes)):
+            if gathers_statistics(node):
+                editor.keep(node)
             draws = draws_now(node)
             if is_dead(node) and draws and drawn_later:
                 editor.keep(node)
