@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,48 @@ def one(name: str, measure: Callable[[Network], Row]) -> None:
     print("\n" + json.dumps(row))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every script of rows has."""
+@dataclass(frozen=True)
+class Page:
+    """A page of rows.
+
+    Attributes:
+        file: the page, Markdown.
+        render: its text, from the rows and the networks in order.
+    """
+
+    file: Path
+    render: Callable[[Mapping[str, Row], list[Network]], str]
+
+
+def main(
+    rows: Rows,
+    page: Page,
+    measure: Callable[[Network], Row],
+    about: str,
+    is_done: Callable[[Row], bool] = bool,
+) -> None:
+    """Reads the options of a script of rows, measures what is missing, and writes the page."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawTextHelpFormatter
+    )
+    _add_options(parser)
+    options = parser.parse_args()
+    if options.one:
+        one(options.one, measure)
+        return
+    every = networks(timm=options.timm)
+    if not options.render:
+        rows.measure([n for n in every if re.search(options.only, n.name)], options, is_done)
+    known = rows.read()
+    order = networks(timm=any(n.startswith("timm:") for n in known))
+    page.file.write_text(page.render(known, order))
+    bad = [n.name for n in every if not known.get(n.name, {}).get("ok")]
+    print(
+        f"{page.file.relative_to(ROOT)}: {len(known)} networks, {len(bad)} missing or not verified"
+    )
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", help="networks whose name matches this")
     parser.add_argument("--timm", action="store_true", help="one of each timm family too")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")

@@ -8,7 +8,6 @@ stopped goes on where it was. `docs/zoo.md` is written at the end, or by `--rend
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import re
@@ -26,8 +25,8 @@ PAGE = ROOT / "docs" / "zoo.md"
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.networks import Network, networks  # noqa: E402
-from benchmarks.rows import Row, Rows, add_options, one  # noqa: E402
+from benchmarks.networks import Network  # noqa: E402
+from benchmarks.rows import Page, Row, Rows, main  # noqa: E402
 
 SHARE = 0.3
 ROWS = Rows(Path(__file__), "zoo")
@@ -304,26 +303,5 @@ def measured_at(rows: list[Row]) -> str:
     )
 
 
-def main() -> None:
-    """Reads the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add_options(parser)
-    options = parser.parse_args()
-    if options.one:
-        one(options.one, measure)
-        return
-    every = networks(timm=options.timm)
-    if not options.render:
-        chosen = [n for n in every if re.search(options.only, n.name)]
-        ROWS.measure(chosen, options, lambda row: not row["unknown"])
-    rows = ROWS.read()
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(render(rows, networks(timm=any(n.startswith("timm:") for n in rows))))
-    bad = [n.name for n in every if not rows.get(n.name, {}).get("ok")]
-    print(f"{PAGE.relative_to(ROOT)}: {len(rows)} networks, {len(bad)} missing or not verified")
-
-
 if __name__ == "__main__":
-    main()
+    main(ROWS, Page(PAGE, render), measure, __doc__, lambda row: not row["unknown"])

@@ -7,9 +7,7 @@ Results are kept as in `benchmarks/zoo.py`; `docs/zoo-passes.md` is written at t
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -21,8 +19,8 @@ PAGE = ROOT / "docs" / "zoo-passes.md"
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.networks import Network, networks  # noqa: E402
-from benchmarks.rows import Row, Rows, add_options, one  # noqa: E402
+from benchmarks.networks import Network  # noqa: E402
+from benchmarks.rows import Page, Row, Rows, main  # noqa: E402
 from benchmarks.zoo import Clock, measured_at, versions  # noqa: E402
 
 ROWS = Rows(Path(__file__), "zoo_passes")
@@ -179,25 +177,5 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Reads the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add_options(parser)
-    options = parser.parse_args()
-    if options.one:
-        one(options.one, measure)
-        return
-    every = networks(timm=options.timm)
-    if not options.render:
-        chosen = [n for n in every if re.search(options.only, n.name)]
-        ROWS.measure(chosen, options)
-    rows = ROWS.read()
-    PAGE.write_text(render(rows, networks(timm=any(n.startswith("timm:") for n in rows))))
-    bad = [n.name for n in every if not rows.get(n.name, {}).get("ok")]
-    print(f"{PAGE.relative_to(ROOT)}: {len(rows)} networks, {len(bad)} missing or not verified")
-
-
 if __name__ == "__main__":
-    main()
+    main(ROWS, Page(PAGE, render), measure, __doc__)
