@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 import fxprune as fp
 from fxprune.program import Program
+
+# The same examples in every run: a search for others is `-m slow`.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 
 class Residual(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -67,11 +67,25 @@ def convolution(draw: st.DrawFn, dims: int, inputs: int, outputs: int) -> nn.Mod
     )
 
 
+def fits(row: list[Any], size: int) -> bool:
+    """Whether every layer of a row still finds a whole window, along every axis of an image of this size."""
+    if isinstance(row[0], nn.Linear):
+        return True
+    sizes = [size] * len(row[0].kernel_size)
+    for m in row:
+        windows = zip(sizes, m.kernel_size, m.stride, m.padding, m.dilation, strict=True)
+        sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows]
+        if min(sizes) < 1:
+            return False
+    return True
+
+
 @st.composite
 def chains(draw: st.DrawFn) -> tuple[list[nn.Module], torch.Tensor]:
     dims = draw(st.integers(0, 3))
     width = [6 * draw(st.integers(1, 2)) for _ in range(draw(st.integers(3, 4)))]
     row = [draw(convolution(dims, a, b)) for a, b in itertools.pairwise(width)]
+    assume(fits(row, size_of(dims)))
     return row, torch.randn(2, width[0], *(size_of(dims),) * dims).double()
 
 
