@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.operands import is_operator
 from fxprune.program import Program
+from fxprune.torch_private import pytree_specs
 
 Provide = Callable[[str, torch.Tensor], torch.Tensor]
 # Arguments that switch random numbers off: programs of different sizes draw different ones.
@@ -23,10 +24,10 @@ def flat_inputs(
     module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> list[Any]:
     """What the placeholders take, in their order; keywords in any order."""
-    info = getattr(module.graph._codegen, "pytree_info", None)
-    if info is None:
+    specs = pytree_specs(module.graph)
+    if specs is None:
         return [*args, *kwargs.values()]
-    return list(tree_flatten_spec((args, dict(kwargs)), info.in_spec))
+    return list(tree_flatten_spec((args, dict(kwargs)), specs[0]))
 
 
 # Without a named type, integers come out where only integers go in.

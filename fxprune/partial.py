@@ -31,6 +31,7 @@ from fxprune.program import Program, build_module, share_tensors
 from fxprune.reference import Silenced
 from fxprune.remark import Remark
 from fxprune.solve import solve
+from fxprune.torch_private import pytree_specs
 from fxprune.verify import TOLERANCE, Check, relative_error
 from fxprune.write_back import refuse_edits, write_tensors
 
@@ -454,9 +455,9 @@ def _forward(
         if signature in parts:
             part = parts[signature]
             runner = Silenced(part.program, _axes_of(part, axes), plan.removed, dtype, provide)
-            codegen: Any = part.program.graph._codegen
-            out = runner.evaluate(args, kwargs)
-            return pytree.tree_unflatten(out, codegen.pytree_info.out_spec)
+            specs = pytree_specs(part.program.graph)
+            assert specs is not None, "torch.export names inputs and outputs"
+            return pytree.tree_unflatten(runner.evaluate(args, kwargs), specs[1])
         if all(not isinstance(x, torch.Tensor) or not x.numel() for x in args):
             return inner(*args, **kwargs)
         raise VerifyError(

@@ -74,6 +74,12 @@ def functional(
     return twin if same else None
 
 
+def pytree_specs(graph: fx.Graph) -> tuple[pytree.TreeSpec, pytree.TreeSpec] | None:
+    """How inputs and outputs are nested; None for a graph that takes and gives flat values."""
+    info = getattr(graph._codegen, "pytree_info", None)
+    return None if info is None else (info.in_spec, info.out_spec)
+
+
 def static_size(size: int | torch.SymInt) -> int | None:
     """The size where it is known; a symbol that torch.export has since fixed is known too."""
     return size if isinstance(size, int) else size.node.maybe_as_int()

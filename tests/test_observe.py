@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import json
 import math
@@ -330,6 +331,9 @@ def _process(rank: int, folder: str) -> None:
         [[o.state_dict() for o in found.values()], [o.state_dict() for o in others]],
         f"{folder}/out{rank}",
     )
+    del wrapped  # its reducer holds the group, whose threads must end before the process does
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -20,7 +20,7 @@ from fxprune.pipeline.context import Context
 from fxprune.pipeline.kinds import Rewrite
 from fxprune.program import Program, TracedModule
 from fxprune.sizes import Sizes, is_symbolic, symbolic_axes
-from fxprune.torch_private import fake_mode_of, fake_result
+from fxprune.torch_private import fake_mode_of, fake_result, pytree_specs
 
 GraphFunction = Callable[..., Any]
 
@@ -184,10 +184,8 @@ def as_program(module: fx.GraphModule) -> Program:
             why="a pass needs sizes and types; these placeholders have no meta['val'] or meta['tensor_meta']",
             do="run torch.fx.passes.shape_prop.ShapeProp on it, or use fp.capture(module, args)",
         )
-    info = getattr(module.graph._codegen, "pytree_info", None)
-    args, kwargs = (
-        (tuple(values), {}) if info is None else pytree.tree_unflatten(values, info.in_spec)
-    )
+    specs = pytree_specs(module.graph)
+    args, kwargs = (tuple(values), {}) if specs is None else pytree.tree_unflatten(values, specs[0])
     if isinstance(module, TracedModule) and all("val" in n.meta for n in places):
         free = any(0 in symbolic_axes(n.meta.get("val")) for n in places)
         return Program(module, args, kwargs, free_batch=free, name=type(module).__name__)

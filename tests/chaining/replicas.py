@@ -29,6 +29,7 @@ def main(given: str, wanted: str) -> None:
         found[check.__name__] = check(module, replica, part)
     if dist.get_rank() == 0:
         torch.save(found, wanted)
+    dist.barrier()  # no process may go while another still talks to it
     dist.destroy_process_group()
 
 

@@ -65,6 +65,7 @@ def main() -> None:
     check_sharded()
     if rank == 0:
         sys.stdout.write("agreed\n")
+    dist.barrier()  # no process may go while another still talks to it
     dist.destroy_process_group()
 
 

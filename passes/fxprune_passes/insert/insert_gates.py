@@ -17,6 +17,7 @@ from fxprune.group import Group, find_groups
 from fxprune.pipeline import Context, Rewrite
 from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
+from fxprune.structure.paths import operator
 from fxprune_passes.insert.layer_ends import find_layers
 from fxprune_passes.insert.unit_places import Places, UnplaceableError, find_places
 
@@ -134,8 +135,7 @@ def head_units(axes: Axes) -> set[int]:
     """Units of heads: what a product of two computed values runs over without summing."""
     found: set[int] = set()
     for node, labels in axes.nodes.items():
-        name = str(getattr(node.target, "_opname", ""))
-        if name not in ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm"):
+        if operator(node) not in ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm"):
             continue
         operands = [n for n in node.all_input_nodes if n.op != "get_attr"]
         if len(operands) < 2 or not isinstance(labels, tuple):

@@ -11,6 +11,7 @@ from torch import fx
 
 from fxprune.operands import is_operator
 from fxprune.program import Program
+from fxprune.structure.paths import operator
 
 WEIGHTED = frozenset(
     (
@@ -73,7 +74,7 @@ def on_every_path(program: Program) -> set[fx.Node]:
 
 def weight_of(node: fx.Node) -> str:
     """Name of the weight of a convolution or a linear; "" for any other node."""
-    if not is_operator(node) or node.target._opname not in WEIGHTED:  # type: ignore[union-attr]
+    if operator(node) not in WEIGHTED:
         return ""
     second = [a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"]
     return str(second[0].target) if second else ""
@@ -93,6 +94,6 @@ def _finishes(user: fx.Node, node: fx.Node) -> bool:
     if not is_operator(user):
         return user.op == "call_module"
     computed = [n for n in user.all_input_nodes if n.op != "get_attr"]
-    name = user.target._opname  # type: ignore[union-attr]
+    name = operator(user)
     pointwise = torch.Tag.pointwise in user.target.tags or name in ("dropout", "silu", "prelu")  # type: ignore[union-attr]
     return computed == [node] and (name in NORMS or pointwise)

@@ -12,8 +12,8 @@ from fxprune.algebra.label import IntArray
 from fxprune.axes import Axes
 from fxprune.group import Group
 from fxprune.leaf import leaf_of
-from fxprune.operands import is_operator
 from fxprune.program import Program
+from fxprune.structure.paths import operator
 
 # They hand every number on, or drop or repeat it: a gate may stand before them as well as behind.
 MOVERS = frozenset(
@@ -134,7 +134,7 @@ def _walk(search: _Search, node: fx.Node, axis: int, user: fx.Node) -> None:
 
 
 def _moves(node: fx.Node) -> bool:
-    return is_operator(node) and node.target._opname in MOVERS  # type: ignore[union-attr]
+    return operator(node) in MOVERS
 
 
 def _arranged(search: _Search, label: object) -> tuple[IntArray, bool] | None:

@@ -12,6 +12,7 @@ from fxprune.editor import Editor
 from fxprune.gate import Gate
 from fxprune.leaf import Leaf
 from fxprune.operands import get_argument, is_operator
+from fxprune.structure.paths import operator
 
 aten = torch.ops.aten
 
@@ -226,9 +227,7 @@ class _Walk:
 
 
 def _name(node: fx.Node) -> str:
-    if is_operator(node):
-        return str(node.target._opname)  # type: ignore[union-attr]
-    return getattr(node.target, "__name__", "")
+    return operator(node) or getattr(node.target, "__name__", "")
 
 
 def _is_vector(node: fx.Node, user: fx.Node) -> bool:
