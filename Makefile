@@ -8,7 +8,7 @@ JOBS ?= 2
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test chaining check zoo zoo-passes bench mutate clean
+.PHONY: help install demo test chaining check zoo zoo-passes bench experiments mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ zoo-passes: $(VENV)/.zoo ## a third of the blocks of every model deleted, every 
 
 bench: $(VENV)/.bench ## times and memory -> docs/benchmarks.md
 	$(BIN)/python benchmarks/bench.py
+
+experiments: install ## the four methods against their controls, resumable -> docs/results.md
+	$(BIN)/python experiments/run.py $(ARGS)
 
 mutate: install ## delete each statement of each rule; which tests notice
 	$(BIN)/python scripts/mutate
