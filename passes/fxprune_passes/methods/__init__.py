@@ -1,1 +1,3 @@
 """Training-time methods from papers: each decides what goes, over the same gates, observers, plan and rewrites."""
+
+from fxprune_passes.methods.neuron_importance import NeuronImportance as NeuronImportance
