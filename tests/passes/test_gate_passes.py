@@ -148,6 +148,16 @@ def test_a_branch_goes_in_train_mode_with_its_norms() -> None:
     assert "stages.1.0.bn1.num_batches_tracked" in small.tensors()
 
 
+def test_gates_that_are_not_named_stay(resnet: Program) -> None:
+    gated = run(resnet, "insert-gates").program
+    first, second, third, fourth = gates(gated)
+    gates(gated)[first].set(0.0)
+    gates(gated)[second].set(0.0)
+    small = run(gated, f'delete-gated{{where="{first},{third}"}}').program
+    assert list(gates(small)) == [second, fourth]
+    assert len(find_blocks(small)) == 3
+
+
 def test_a_gate_in_between_stays_and_says_so(resnet: Program) -> None:
     result = run(resnet, "insert-gates{kind=soft} | set-gates{value=0.5} | delete-gated")
     assert len(gates(result.program)) == 4

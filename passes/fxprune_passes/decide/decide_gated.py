@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from fxprune.axes import Axes
 from fxprune.gate import Gate, gate_nodes, gates
 from fxprune.pipeline import Branch, Context, Decision, Unit
 from fxprune.program import Program
+
+ALL = ("*",)
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,19 @@ class DecideGated(Decision):
                 yield from found if isinstance(found, list) else (found,)
 
 
-def closed(program: Program, ctx: Context) -> dict[str, Branch | list[Unit]]:
-    """What the gates at 0 stand for, by their paths; a remark for each that cannot go."""
+def closed(
+    program: Program, ctx: Context, where: tuple[str, ...] = ALL
+) -> dict[str, Branch | list[Unit]]:
+    """What the gates at 0 stand for, by their paths; a remark for each that cannot go.
+
+    Args:
+        program: the program.
+        ctx: takes the remarks.
+        where: globs of the paths of the gates to look at.
+    """
     places = gate_nodes(program)
     found: dict[str, Branch | list[Unit]] = {}
-    for path, gate in gates(program).items():
+    for path, gate in gates_under(program, where).items():
         settled = gate.settled()
         if bool((settled == 0).all()):
             found[path] = Branch(path)
@@ -44,6 +55,11 @@ def closed(program: Program, ctx: Context) -> dict[str, Branch | list[Unit]]:
             if units:
                 found[path] = units
     return found
+
+
+def gates_under(program: Program, where: tuple[str, ...]) -> dict[str, Gate]:
+    """The gates whose paths match one of the globs."""
+    return {p: g for p, g in gates(program).items() if any(fnmatchcase(p, w) for w in where)}
 
 
 def closed_units(axes: Axes, path: str, gate: Gate) -> tuple[list[Unit], str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.gate import gate_nodes, gates
+from fxprune.gate import gate_nodes
 from fxprune.pipeline import Branch, Context, Keeps, Rewrite
 from fxprune.program import Program
-from fxprune_passes.decide.decide_gated import closed
+from fxprune_passes.decide.decide_gated import ALL, closed, gates_under
 from fxprune_passes.rewrite.shrink import remove_branches
 
 
@@ -18,30 +18,35 @@ class DeleteGated(Rewrite):
 
     A branch goes with whatever is in it and what only it fed; a projection on its shortcut stays. Gates
     at other values stay: `absorb-gates` moves them into weights.
+
+    Args:
+        where: globs of the paths of the gates to look at; others stay, whatever they are at.
     """
 
     name: ClassVar[str] = "delete-gated"
     keeps: ClassVar[Keeps] = "silenced"
+    where: tuple[str, ...] = ALL
 
     def rewrite(self, program: Program, ctx: Context) -> Program:
         places = gate_nodes(program)
         units: list[int] = []
         branches: list[str] = []
-        for path, found in closed(program, ctx).items():
+        for path, found in closed(program, ctx, self.where).items():
             if isinstance(found, Branch):
                 branches.append(path)
             elif ctx.allow(places[path][0], f"{len(found)} units of {path}", code="units"):
                 units += found
         if units:
             program = ctx.remove(program, units)
-        return remove_open_gates(remove_branches(program, branches, ctx), ctx)
+        program = remove_branches(program, branches, ctx)
+        return remove_open_gates(program, ctx, self.where)
 
 
-def remove_open_gates(program: Program, ctx: Context) -> Program:
-    """The program without the gates that multiply by 1."""
+def remove_open_gates(program: Program, ctx: Context, where: tuple[str, ...] = ALL) -> Program:
+    """The program without the gates that multiply by 1, of those under globs of paths."""
     editor = ctx.edit(program)
     places = gate_nodes(program)
-    for path, gate in gates(program).items():
+    for path, gate in gates_under(program, where).items():
         if not bool((gate.settled() == 1).all()):
             ctx.missed(
                 places[path][0],
