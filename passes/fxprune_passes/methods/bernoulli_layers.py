@@ -1,0 +1,148 @@
+"""Layer pruning by Bernoulli gates, during training (method 1; arXiv 2406.04549)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from math import isfinite
+from typing import Any
+
+import torch
+
+from fxprune.errors import OptionError
+from fxprune.gate import Gate
+from fxprune.leaf import is_inside_leaf
+from fxprune.program import Program
+from fxprune.structure.blocks import find_blocks
+from fxprune.training import Shrinker
+from fxprune_passes.methods.stochastic_gates import StochasticGates
+
+Tensor = torch.Tensor
+
+
+class BernoulliLayers(StochasticGates):
+    """Trains the weights of a network and the probabilities theta of its residual branches; removes branches.
+
+    A block gives `S(z) + xi F(z)` with xi ~ Bernoulli(theta), one for the whole batch. Guenter and Sideris
+    (arXiv 2406.04549) put on xi the prior Bernoulli(pi), and on pi the flattening hyper-prior
+
+        p(pi | g) = (g - 1) / log g * 1 / (1 + (g - 1) (1 - pi)),    0 < g < 1.
+
+    Variational inference with the posterior Bernoulli(theta) and a point estimate of pi then minimises
+
+        theta log(theta / pi) + (1 - theta) log((1 - theta) / (1 - pi)) + log(1 + (g - 1) (1 - pi)) + const
+
+    over pi. With s = 1 + (g - 1) (1 - pi) the derivative in pi is
+
+        -theta / pi + (1 - theta) / (1 - pi) - (g - 1) / s,
+
+    which times pi (1 - pi) s is pi - theta s, linear in pi: the only minimum is where s = pi / theta, at
+    pi = g theta / D with D = 1 + (g - 1) theta. There (1 - theta) / (1 - pi) = D and s = g / D, and the sum is
+
+        theta log(D / g) + (1 - theta) log D + log(g / D) = log g - theta log g,
+
+    that is **-theta log g** up to a constant: linear, so that nothing pushes theta away from 0 or 1, and an
+    untrained block does not collapse by a singularity. With N samples, and lam the precision of a normal prior on the
+    weights, the objective for each sample is
+
+        L(W, theta) = E_xi[J] + lam / (2 N) ||W||^2 + sum_l c_l theta_l,    c_l = -log(g_l) / N.
+
+    L is affine in each theta_l alone: its minima are networks without chance. c_l is what a block must be worth: it
+    stays where leaving it out would raise the loss by more. The second term is a weight decay of lam / N of
+    plain SGD, and the optimizer's to know.
+
+    The early test (**a reconstruction**, off by default). Let w = ||W|| of one block, and N J be kappa-Lipschitz in W:
+    without W the branch gives 0, so that N (E[J | xi = 0] - E[J | xi = 1]) <= kappa w, and the pull on W along
+    itself is at most theta kappa w. Along the gradient flow of N L, with a = lam |log g| / kappa^2,
+
+        d/dt (w^2 / 2 + a theta) <= -lam w^2 + theta kappa w + a kappa w - a |log g| <= -lam (w - a kappa / lam)^2
+
+    as long as theta <= a. Where w^2 / 2 + a theta < a^2 that holds, and goes on to hold: the block can only fall to
+    0. A norm inside the branch makes its output the same for every scale of W; then no such kappa is known.
+
+    Args:
+        shrinker: see `StochasticGates`.
+        samples: N, the size of the training set.
+        log_g: log g < 0 of all blocks, or of blocks by globs of their gates' paths (the first that matches).
+        lam: of the early test: weight decay times N.
+        kappa: of the early test; None leaves it out.
+        options: see `StochasticGates`. The estimator is two-pass by default: it is unbiased, of less variance than
+            the score function, and learns at 0 and 1 too, for one more forward without gradients in each step.
+
+    Raises:
+        TrainingError: the network has no residual blocks.
+        OptionError: an option is out of its range, or a block has no log g.
+    """
+
+    def __init__(
+        self,
+        shrinker: Shrinker,
+        samples: int,
+        log_g: float | Mapping[str, float],
+        *,
+        lam: float = 0.0,
+        kappa: float | None = None,
+        **options: Any,
+    ) -> None:
+        self.samples, self.lam, self.kappa = samples, lam, kappa
+        self.log_g = dict(log_g) if isinstance(log_g, Mapping) else {"*": log_g}
+        _check(samples, self.log_g, lam, kappa)
+        self._weights: tuple[Program, dict[str, tuple[str, ...]]] | None = None
+        super().__init__(shrinker, **options)
+        for path in self.gates:
+            self._log_g_of(path)
+
+    def costs(self) -> dict[str, Tensor]:
+        return {
+            path: torch.full_like(gate.theta, -self._log_g_of(path) / self.samples)
+            for path, gate in self.gates.items()
+        }
+
+    def closing(self, path: str, gate: Gate) -> Tensor:
+        low = super().closing(path, gate)
+        if self.kappa is None:
+            return low
+        a = self.lam * abs(self._log_g_of(path)) / self.kappa**2
+        named = dict(self.module.named_parameters())
+        inside = self._inside().get(path, ())
+        if not inside:
+            return low
+        half = torch.stack([named[n].detach().double().square().sum() for n in inside]).sum() / 2
+        return low | (half + a * gate.theta.detach() < a**2)
+
+    def numbers(self) -> dict[str, float]:
+        """Gates left, the mean and the smallest theta, and the residual blocks left, gated or not."""
+        return {**super().numbers(), "blocks": float(len(find_blocks(self.shrinker.program)))}
+
+    def _log_g_of(self, path: str) -> float:
+        names = (path, path.rpartition(".")[0])
+        for glob, value in self.log_g.items():
+            if any(fnmatchcase(n, glob) for n in names):
+                return value
+        raise OptionError(f"log_g says nothing of {path}", do='add an entry for the rest: "*"')
+
+    def _inside(self) -> dict[str, tuple[str, ...]]:
+        """Names of the weights that go with a gate's branch, by the gate's path."""
+        program = self.shrinker.program
+        if self._weights is None or self._weights[0] is not program:
+            found = {
+                str(block.branch.target): tuple(
+                    n for n in block.parameters if not is_inside_leaf(program.module, n)
+                )
+                for block in find_blocks(program)
+            }
+            self._weights = (program, found)
+        return self._weights[1]
+
+
+def _check(samples: int, log_g: Mapping[str, float], lam: float, kappa: float | None) -> None:
+    for name, value, good in (
+        ("samples", samples, samples >= 1),
+        *(("log_g", v, isfinite(v) and v < 0) for v in log_g.values()),
+        ("lam", lam, lam >= 0),
+        ("kappa", kappa, kappa is None or kappa > 0),
+    ):
+        if not good:
+            raise OptionError(
+                f"{name} is {value}", do="samples >= 1, log_g < 0, lam >= 0, kappa > 0 or None"
+            )
