@@ -1,0 +1,34 @@
+"""Measures of a network that a user gives: in eval mode, equal on all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fxprune.training import all_reduced
+
+Measure = Callable[[nn.Module], Any]
+
+
+def in_eval_mode(measure: Measure) -> Callable[[nn.Module], float]:
+    """A measure as a number: of the module in eval mode, without gradients, the mean over all processes."""
+
+    def measured(module: nn.Module) -> float:
+        training = module.training
+        module.eval()
+        try:
+            with torch.no_grad():
+                value = float(measure(module))
+        finally:
+            module.train(training)
+        if not dist.is_initialized():
+            return value
+        device = next(module.parameters()).device
+        total = all_reduced({"value": torch.tensor(value, device=device)})
+        return float(total["value"]) / dist.get_world_size()
+
+    return measured

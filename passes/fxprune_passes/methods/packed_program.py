@@ -1,0 +1,32 @@
+"""A program as tensors of bytes, for a state that is plain data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+import fxprune as fp
+from fxprune.program import Program
+
+
+def pack_program(program: Program) -> dict[str, torch.Tensor]:
+    """The files of a saved program by name, each `[bytes]`, uint8."""
+    with tempfile.TemporaryDirectory() as folder:
+        fp.save(program, Path(folder, "program"))
+        files = {file.name: file.read_bytes() for file in Path(folder, "program").iterdir()}
+    return {n: torch.frombuffer(bytearray(b), dtype=torch.uint8) for n, b in files.items()}
+
+
+def unpack_program(files: Mapping[str, torch.Tensor]) -> Program:
+    """The program of `pack_program`, its weights on the CPU.
+
+    Raises:
+        LoadError: the bytes are not those of a program.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content.numpy().tobytes())
+        return fp.load(folder)
