@@ -67,7 +67,11 @@ def test_always_on_is_the_identity(act: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "act", [nn.GELU(), nn.SiLU(), nn.ReLU6(), nn.Tanh(), nn.SELU(), nn.ELU(2.0)]
+    "act",
+    [
+        *(nn.GELU(), nn.SiLU(), nn.ReLU6(), nn.Hardtanh(0, 6), nn.Hardswish(), nn.Tanh()),
+        *(nn.SELU(), nn.ELU(2.0), nn.Hardtanh(-1, 1)),
+    ],
 )
 def test_what_is_no_identity_stays(act: nn.Module) -> None:
     program = shifted(act, 50.0)
@@ -87,6 +91,39 @@ def test_always_off_is_0_as_far_as_it_reaches(act: nn.Module) -> None:
         "stem.weight", "stem.bias", "b.bias", "head.weight", "head.bias",
     }  # fmt: skip
     torch.testing.assert_close(result.program(X), program(X))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_norm_behind_what_is_always_off_gives_its_shift(affine: bool, mode: bool) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 3, 3, padding=1)
+            self.bn1, self.bn2 = nn.BatchNorm2d(5), nn.BatchNorm2d(3, affine=affine)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.bn1(self.one(x)))
+            return torch.relu(x + self.bn2(self.two(y)))
+
+    model = Block().double().train(mode)
+    images = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        model.bn1.bias.fill_(-50.0)
+        if affine:
+            model.bn2.weight.uniform_(0.5, 2)
+            model.bn2.bias.normal_()
+    program = run_pipeline(fp.capture(model, images), "insert-observers").program
+    before = program(images)
+    result = run_pipeline(program, "linearize | dead-code")
+    assert "zero" in codes(result)
+    torch.testing.assert_close(result.program(images), before)
+    left = {n for n, t in result.program.tensors().items() if isinstance(t, nn.Parameter)}
+    if mode:
+        assert left == ({"bn2.bias"} if affine else set())
+    else:
+        assert "one.weight" not in left
 
 
 def test_a_0_that_all_depends_on_stays() -> None:

@@ -44,15 +44,21 @@ class _Zero:
 _Small = _Zero | fx.Node
 
 
-def silence_branch(editor: Editor, gate: fx.Node) -> None:
-    """Puts 0 in place of a gate's value and simplifies all that reads it.
+def silence_branch(editor: Editor, gate: fx.Node, *, batch_statistics: bool = False) -> None:
+    """Puts 0 in place of a node's value and simplifies all that reads it.
 
-    A bias or a norm behind the gate makes a constant of the 0; it is computed once for all places.
+    A bias or a norm behind it makes a constant of the 0; it is computed once for all places.
+
+    Args:
+        editor: of the program.
+        gate: the node, a gate or another.
+        batch_statistics: whether a batch norm in train mode may be passed: of a constant it makes its bias,
+            and in eval mode too once its running mean has come to that constant.
 
     Raises:
         StuckError: an operator makes of it what is not the same everywhere; nothing has changed then.
     """
-    walk = _Walk(editor, gate)
+    walk = _Walk(editor, gate, batch_statistics)
     for user, value in walk.sums:
         editor.replace(user, value)
 
@@ -60,8 +66,8 @@ def silence_branch(editor: Editor, gate: fx.Node) -> None:
 class _Walk:
     """What is known to be 0 or constant, and the sums that end it."""
 
-    def __init__(self, editor: Editor, gate: fx.Node) -> None:
-        self.editor = editor
+    def __init__(self, editor: Editor, gate: fx.Node, batch_statistics: bool) -> None:
+        self.editor, self.batch_statistics = editor, batch_statistics
         self.small: dict[fx.Node, _Small] = {gate: _Zero()}
         self.sums: list[tuple[fx.Node, fx.Node]] = []
         for node in editor.nodes:
@@ -192,7 +198,9 @@ class _Walk:
         return self.editor.call(cast(Any, node.target), args, before=node)
 
     def _norm(self, node: fx.Node, first: _Small | None) -> _Small | None:
-        mean = get_argument(node, "running_mean")
+        mean, bias = get_argument(node, "running_mean"), get_argument(node, "bias")
+        if first is not None and get_argument(node, "training") and self.batch_statistics:
+            return _Zero() if bias is None else self._spread(node, bias)
         if first is None or get_argument(node, "training") or not isinstance(mean, fx.Node):
             return None
         if isinstance(first, _Zero):

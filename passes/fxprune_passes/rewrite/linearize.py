@@ -57,7 +57,7 @@ class Linearize(Rewrite):
             elif bool(seen.off.all()) and seen.activation.zero_below:
                 try:
                     if ctx.allow(node, "0", code="zero", why=_why(seen, "off")):
-                        silence_branch(editor, editor.node(node))
+                        silence_branch(editor, editor.node(node), batch_statistics=True)
                 except StuckError as error:
                     ctx.missed(node, "it stays", str(error), code="stuck")
             else:
