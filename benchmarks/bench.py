@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py [TABLE ...] [--only REGEX] [--fresh] [--render]
 
-TABLE is share, depth, llm, latency or torch_pruning; all of them by default. Results are kept in
+TABLE is share, depth, llm, latency, torch_pruning or methods; all of them by default. Results are kept in
 `benchmarks/.results/TABLE.jsonl` as they come, so a run that was stopped goes on where it was. The
 page is written at the end, or by `--render` alone.
 """
@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeVar, cast
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / ".results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-TABLES = ("share", "depth", "llm", "latency", "torch_pruning")
+TABLES = ("share", "depth", "llm", "latency", "torch_pruning", "methods")
 MARK = "ROW "
 # Not this folder: its torch_pruning.py would hide the package of that name.
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT / "benchmarks")]

@@ -1,0 +1,116 @@
+"""What a training-time method costs beside plain training, before anything is removed, on ResNet-20."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import fxprune as fp
+from benchmarks.bench import Row, markdown, verdict
+from experiments.networks import resnet_cifar
+from fxprune_passes.methods import BernoulliLayers
+from fxprune_passes.methods.method import Method
+
+THREADS = 1
+ALONE = False
+BATCH, STEPS, WARM = 64, 30, 3
+LIMIT, TWO_PASS = 1.10, 1.60
+
+Tensor = torch.Tensor
+Step = Callable[[], Any]
+Make = Callable[[fp.training.Shrinker], Method]
+
+
+def _layers(estimator: str) -> Make:
+    return lambda shrinker: BernoulliLayers(shrinker, 50_000, -500.0, estimator=estimator)
+
+
+METHODS: dict[str, tuple[Make, float]] = {
+    "layers, two-pass": (_layers("two-pass"), TWO_PASS),
+    "layers, score": (_layers("score"), LIMIT),
+    "layers, first-order": (_layers("first-order"), LIMIT),
+}
+
+
+def cases() -> list[str]:
+    """One for each method."""
+    return list(METHODS)
+
+
+def measure(case: str) -> Row:
+    """Steps of plain training and of a method, alternating; the median of the ratio of each pair."""
+    images, classes = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
+
+    def loss(module: nn.Module) -> Tensor:
+        return cross_entropy(module(images), classes)
+
+    make, limit = METHODS[case]
+    steps = (_plain(loss), _with_method(make, images, loss))
+    seconds = [[_time(step) for step in steps] for _ in range(WARM + STEPS)][WARM:]
+    ratios = statistics.quantiles((b / a for a, b in seconds), n=4)
+    return {
+        "plain_s": statistics.median(a for a, _ in seconds),
+        "method_s": statistics.median(b for _, b in seconds),
+        "ratio": ratios[1],
+        "spread": ratios[2] - ratios[0],
+        "limit": limit,
+    }
+
+
+def _model() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = resnet_cifar(20).train()
+    return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+
+
+def _plain(loss: Callable[[nn.Module], Tensor]) -> Step:
+    model, optimizer = _model()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(model).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def _with_method(make: Make, example: Tensor, loss: Callable[[nn.Module], Tensor]) -> Step:
+    model, optimizer = _model()
+    method = make(fp.training.Shrinker(model, optimizer, args=example))
+    return lambda: method.step(loss)
+
+
+def _time(step: Step) -> float:
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The section of the page."""
+    head = ["method", "plain, ms", "with it, ms", "ratio", "quartiles apart", "at most", ""]
+    lines = [
+        [
+            r["case"],
+            f"{1e3 * r['plain_s']:.0f}",
+            f"{1e3 * r['method_s']:.0f}",
+            f"{r['ratio']:.3f}",
+            f"{r['spread']:.3f}",
+            f"{r['limit']:.2f}",
+            verdict(r["ratio"] <= r["limit"]),
+        ]
+        for r in rows
+        if "failure" not in r
+    ]
+    return (
+        "## Training-time methods\n\n"
+        f"A step of training of ResNet-20 (32x32, batch {BATCH}, SGD with momentum) with a method that has removed "
+        "nothing yet, and of the plain network, alternating in one process.\n\n"
+        + markdown(head, lines)
+    )
