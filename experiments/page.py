@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -21,17 +21,21 @@ HEAD = ("", "seeds", "test %", "train %", "parameters", "MACs", "layers", "laten
 
 def write(rows: Sequence[Row], *, full: bool) -> None:
     """Puts the tables that there are rows for between the marks of their names in the page."""
-    text = FILE.read_text() if FILE.exists() else ""
     kind = "full" if full else "quick"
-    for task in TASKS:
-        own = [r for r in rows if r["task"] == task.name]
-        if own:
-            text = put(text, f"{task.name} ({kind})", table(task, own, full=full))
-    FILE.write_text(text)
+    of_task = {t: [r for r in rows if r["task"] == t.name] for t in TASKS}
+    renew({f"{t.name} ({kind})": table(t, own, full=full) for t, own in of_task.items() if own})
     print(f"{FILE.name}: {len(rows)} runs, {kind}")
 
 
-def put(text: str, name: str, content: str) -> str:
+def renew(blocks: Mapping[str, str]) -> None:
+    """Puts blocks of text into the page, each in the place of the one of its name."""
+    text = FILE.read_text() if FILE.exists() else ""
+    for name, content in blocks.items():
+        text = _put(text, name, content)
+    FILE.write_text(text)
+
+
+def _put(text: str, name: str, content: str) -> str:
     """The text with a block of its name renewed; a new block comes last."""
     start, end = f"<!-- {name} -->\n", "<!-- end -->\n"
     block = f"{start}{content}\n{end}"

@@ -91,7 +91,7 @@ def _cell(task: Task, arm: Arm, seed: int, options: argparse.Namespace) -> None:
     if done.returncode == 0 and lines:
         row = json.loads(lines[-1])
     row |= {"name": name, "task": task.name, "arm": arm.name, "seed": seed, "full": options.full}
-    row |= {"keep": keep, "commit": _commit(), "torch": torch.__version__, "device": options.device}
+    row |= {"keep": keep, "commit": commit(), "torch": torch.__version__, "device": options.device}
     with (RESULTS / "rows.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     state = f"test {100 * row['test']:.2f}" if row["ok"] else f"FAILED {row['why'][-1:]}"
@@ -129,7 +129,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is checked out."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     return found.stdout.strip()
