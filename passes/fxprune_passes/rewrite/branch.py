@@ -12,22 +12,10 @@ from fxprune.editor import Editor
 from fxprune.gate import Gate
 from fxprune.leaf import Leaf
 from fxprune.operands import get_argument, is_operator
-from fxprune.structure.paths import operator
+from fxprune.structure.zeros import KEEP_ZERO, PRODUCTS, bias_of, operation
 
 aten = torch.ops.aten
 
-# 0 in their first operand gives 0, whatever the others are.
-_ZERO = frozenset(
-    (
-        "_unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d alias asinh "
-        "avg_pool1d avg_pool2d avg_pool3d chunk clone contiguous detach div dropout elu expand "
-        "feature_dropout flatten gelu getitem hardswish hardtanh leaky_relu max_pool1d max_pool2d "
-        "max_pool3d mean mish narrow neg permute prelu relu relu6 reshape roll select selu silu slice "
-        "softsign split split_with_sizes sqrt square squeeze sum tanh to transpose unbind unflatten "
-        "unsqueeze upsample_bilinear2d upsample_nearest2d view"
-    ).split(" ")
-)
-_PRODUCTS = frozenset(("mul", "matmul", "bmm", "mm"))
 _SAME = frozenset(("dropout", "feature_dropout", "contiguous", "clone", "detach"))
 
 
@@ -75,7 +63,7 @@ class _Walk:
                 self._visit(node)
 
     def _visit(self, node: fx.Node) -> None:
-        if _name(node) in ("add", "sub") and self._full_operand(node) is not None:
+        if operation(node) in ("add", "sub") and self._full_operand(node) is not None:
             self.sums.append((node, self._sum(node)))
             return
         value = self._value(node)
@@ -103,15 +91,15 @@ class _Walk:
         if isinstance(small, fx.Node):
             return self._with_small(node)
         alpha = get_argument(node, "alpha")
-        if node.args[1] is full and (alpha != 1 or _name(node) == "sub"):
-            factor = -alpha if _name(node) == "sub" else alpha
+        if node.args[1] is full and (alpha != 1 or operation(node) == "sub"):
+            factor = -alpha if operation(node) == "sub" else alpha
             return self.editor.call(aten.mul.Tensor, (full, factor), before=node)
         return full
 
     def _value(self, node: fx.Node) -> _Small | None:
         if (leaf := self.editor.leaf(node)) is not None:
             return self._leaf(node, leaf)
-        name = _name(node)
+        name = operation(node)
         first = self._of(node.args[0]) if node.args else None
         if name == "linear" or name.startswith("conv"):
             return self._weighted(node, first)
@@ -173,11 +161,11 @@ class _Walk:
             return all(isinstance(self._of(p), _Zero) for p in cast(Any, node.args[0]))
         if name == "scaled_dot_product_attention":
             return isinstance(self._of(node.args[2]), _Zero)
-        if name in _PRODUCTS:
+        if name in PRODUCTS:
             return any(isinstance(self._of(a), _Zero) for a in node.args[:2])
         if name in ("add", "sub"):
             return all(isinstance(self._of(a), _Zero) for a in node.args[:2])
-        return name in _ZERO and isinstance(first, _Zero)
+        return name in KEEP_ZERO and isinstance(first, _Zero)
 
     def _weighted(self, node: fx.Node, first: _Small | None) -> _Small | None:
         if first is None:
@@ -185,9 +173,9 @@ class _Walk:
         bias = get_argument(node, "bias")
         if isinstance(first, _Zero):
             return _Zero() if bias is None else self._spread(node, bias)
-        if _name(node) == "linear":
+        if operation(node) == "linear":
             return self._call(node, (first, *node.args[1:]))
-        if "transpose" in _name(node) or any(_numbers(get_argument(node, "padding"))):
+        if "transpose" in operation(node) or any(_numbers(get_argument(node, "padding"))):
             return None
         weight = cast(fx.Node, node.args[1])
         dims = list(range(2, weight.meta["val"].dim()))
@@ -220,22 +208,18 @@ class _Walk:
                 if first.meta["val"].shape[-1] == full
                 else None
             )
-        bias = get_argument(node, "bias") if _name(node) == "layer_norm" else None
+        bias = bias_of(node)
         return _Zero() if bias is None else self._spread(node, bias)
 
     def _spread(self, node: fx.Node, vector: fx.Node) -> fx.Node:
         """A vector along the channels of a node: axis 1, or the last of a linear or a layer norm."""
         rank = node.meta["val"].dim()
-        axis = rank - 1 if _name(node) in ("linear", "layer_norm") else 1
+        axis = rank - 1 if operation(node) in ("linear", "layer_norm") else 1
         shape = [-1 if i == axis else 1 for i in range(rank)]
         return self.editor.call(aten.view.default, (vector, shape), before=node)
 
     def _call(self, node: fx.Node, args: tuple[Any, ...]) -> fx.Node:
         return self.editor.call(cast(Any, node.target), args, dict(node.kwargs), before=node)
-
-
-def _name(node: fx.Node) -> str:
-    return operator(node) or getattr(node.target, "__name__", "")
 
 
 def _is_vector(node: fx.Node, user: fx.Node) -> bool:

@@ -1,0 +1,41 @@
+"""Which operators make 0 of 0: how far a closed gate reaches."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from fxprune.operands import get_argument
+from fxprune.structure.paths import operator
+
+# 0 in their first operand gives 0, whatever the others are.
+KEEP_ZERO = frozenset(
+    (
+        "_unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d alias asinh "
+        "avg_pool1d avg_pool2d avg_pool3d chunk clone contiguous detach div dropout elu expand "
+        "feature_dropout flatten gelu getitem hardswish hardtanh leaky_relu max_pool1d max_pool2d "
+        "max_pool3d mean mish narrow neg permute prelu relu relu6 reshape roll select selu silu slice "
+        "softsign split split_with_sizes sqrt square squeeze sum tanh to transpose unbind unflatten "
+        "unsqueeze upsample_bilinear2d upsample_nearest2d view"
+    ).split(" ")
+)
+# 0 in either operand gives 0.
+PRODUCTS = frozenset(("mul", "matmul", "bmm", "mm"))
+
+
+def operation(node: fx.Node) -> str:
+    """The operator's name; that of the function where it is none of ATen."""
+    return operator(node) or getattr(node.target, "__name__", "")
+
+
+def leaves_bias(node: fx.Node) -> bool:
+    """Whether of 0 in its first operand a node makes its bias, or 0 without one: its weight is not asked."""
+    name = operation(node)
+    if name in ("layer_norm", "rms_norm"):
+        return len(get_argument(node, "normalized_shape")) == 1
+    return name == "linear" or name.startswith("conv")
+
+
+def bias_of(node: fx.Node) -> fx.Node | None:
+    """The bias of a node that `leaves_bias`."""
+    found = None if operation(node) == "rms_norm" else get_argument(node, "bias")
+    return found if isinstance(found, fx.Node) else None
