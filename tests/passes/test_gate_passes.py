@@ -330,3 +330,18 @@ def test_failure_is_rolled_back(resnet: Program) -> None:
     with pytest.raises(PipelineError) as caught:
         run_pipeline(resnet, lambda gm: 1 / 0)
     assert caught.value.program is resnet
+
+
+def test_groups_that_share_an_axis_have_a_gate_each(grouped: Program) -> None:
+    gated = run(grouped, "insert-gates{scope=unit}").program
+    thetas = {n for n in gated.tensors() if n.endswith(".theta")}
+    assert thetas == {f"{path}.theta" for path in gates(gated)}
+    both = run(gated, "set-gates{where=conv.gate* units=0} | set-gates{where=grouped.gate units=0}")
+    small = run(both.program, "delete-gated").program
+    x = torch.randn(3, 5, 16)
+    torch.testing.assert_close(small(x), both.program(x), rtol=1e-4, atol=1e-5)
+
+
+def test_inner_gates_leave_residual_streams(resnet: Program) -> None:
+    gated = run(resnet, "insert-gates{scope=inner}").program
+    assert list(gates(gated)) == [f"{p}.conv1.gate" for p in PATHS]

@@ -29,6 +29,7 @@ class InsertGates(Rewrite):
     - block: one gate on each residual branch, right before its add.
     - layer: one gate on what each layer inside a residual branch gives, behind its norm and activation.
     - unit: one gate for each unit of a group of channels, wherever an operator sums over them.
+    - inner: the same, but not for units of residual streams, those that lie along the sum of a block.
     - head: the same for attention heads.
 
     Args:
@@ -39,7 +40,7 @@ class InsertGates(Rewrite):
     """
 
     name: ClassVar[str] = "insert-gates"
-    scope: Literal["block", "unit", "head", "layer"] = "block"
+    scope: Literal["block", "unit", "inner", "head", "layer"] = "block"
     where: str = "*"
     kind: Kind = "hard"
     estimator: Estimator = "straight-through"
@@ -92,10 +93,13 @@ class InsertGates(Rewrite):
     def _groups(self, program: Program, editor: Editor, ctx: Context) -> None:
         axes = ctx.axes(program)
         heads = head_units(axes)
+        streams = stream_units(program, axes) if self.scope == "inner" else set()
         for group in find_groups(axes):
-            tensor = group.name.partition(":")[0]
-            is_head = bool(heads & set(group.units.tolist()))
+            tensor, units = group.name.partition(":")[0], set(group.units.tolist())
+            is_head = bool(heads & units)
             if is_head != (self.scope == "head") or not fnmatchcase(tensor, self.where):
+                continue
+            if streams & units:
                 continue
             try:
                 places = find_places(program, axes, group)
@@ -114,6 +118,7 @@ class InsertGates(Rewrite):
         known: dict[tuple[fx.Node, int], fx.Node] = {}
         for place in places.places:
             node, user = editor.node(place.node), editor.node(place.user)
+            node = _as_read(editor, node, user)
             key = (node, place.axis)
             if key not in known:
                 args = (node, place.axis, not known, place.tiled)
@@ -129,6 +134,27 @@ class InsertGates(Rewrite):
 
 def _is_gate(editor: Editor, node: fx.Node) -> bool:
     return isinstance(editor.leaf(node), Gate)
+
+
+def _as_read(editor: Editor, node: fx.Node, user: fx.Node) -> fx.Node:
+    """What a user reads of a node: the gate that another group has put in between, if one has."""
+    for operand in user.all_input_nodes:
+        source = operand
+        while source is not node and _is_gate(editor, source):
+            source = source.all_input_nodes[0]
+        if source is node:
+            return operand
+    return node
+
+
+def stream_units(program: Program, axes: Axes) -> set[int]:
+    """Units of residual streams: those along the sums that close blocks."""
+    found: set[int] = set()
+    for block in find_blocks(program):
+        for label in axes.nodes[block.add]:
+            for column in axes.final(label).columns:
+                found.update(column.tolist())
+    return found - {0}
 
 
 def head_units(axes: Axes) -> set[int]:
