@@ -155,6 +155,7 @@ class EntropyGuided(Method):
             self._freeze(True)
 
     def begin(self) -> None:
+        self.masks.follow()
         self._steps += 1
         last = self._epochs >= self.epochs_per_round - 1
         if self.done or not last or (self._steps - 1) % self.every:

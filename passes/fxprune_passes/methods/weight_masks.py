@@ -38,7 +38,7 @@ class WeightMasks:
             names: of the tensors. What is 0 in them already is masked from now on.
             count: how many weights other than 0 go; the first ones of those that are equal.
         """
-        self._follow()
+        self.follow()
         tensors = self._shrinker.program.tensors()
         weights = [tensors[name].detach() for name in names]
         sizes = torch.cat([w.abs().flatten().float() for w in weights])
@@ -50,16 +50,38 @@ class WeightMasks:
             weight.masked_fill_(part.view_as(weight), 0)
             self._held[name] = tensors[name], weight == 0
 
+    def follow(self) -> None:
+        """Before each step: drops masks of tensors that are gone, reads those of tensors that were replaced."""
+        program = self._shrinker.program
+        if program is self._program:
+            return
+        tensors, self._program = program.tensors(), program
+        for name, (old, _) in list(self._held.items()):
+            new = tensors.get(name)
+            if new is None:
+                del self._held[name]
+            elif new is not old:
+                self._held[name] = new, new.detach() == 0
+
     @torch.no_grad()
     def hold(self) -> None:
-        """Behind each step of the optimizer: masked weights are exactly 0 again."""
-        self._follow()
+        """Behind each step of the optimizer: masked weights are exactly 0 again.
+
+        Raises:
+            TrainingError: the network was replaced and `follow` not called before the step.
+        """
+        if self._held and self._shrinker.program is not self._program:
+            raise TrainingError(
+                "the network is another one than before the step",
+                why="masks follow a shrinking by the zeros of the weights, which the step has moved",
+                do="shrink between steps; begin() of the method comes before each",
+            )
         for tensor, mask in self._held.values():
             tensor.masked_fill_(mask, 0)
 
     def masks(self) -> dict[str, Tensor]:
         """By name of a tensor which of its weights are held at 0."""
-        self._follow()
+        self.follow()
         return {name: mask for name, (_, mask) in self._held.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -82,16 +104,3 @@ class WeightMasks:
                 )
         self._held = {n: (tensors[n], mask.to(tensors[n].device)) for n, mask in state.items()}
         self._program = self._shrinker.program
-
-    def _follow(self) -> None:
-        """Drops the masks of tensors that are gone, and reads those of tensors that were replaced."""
-        program = self._shrinker.program
-        if program is self._program:
-            return
-        tensors, self._program = program.tensors(), program
-        for name, (old, _) in list(self._held.items()):
-            new = tensors.get(name)
-            if new is None:
-                del self._held[name]
-            elif new is not old:
-                self._held[name] = new, new.detach() == 0
