@@ -61,9 +61,9 @@ def move_optimizer(optimizer: Optimizer, tensors: Correspondence) -> OptimizerMo
     """Works out what an optimizer holds after a shrinking; changes nothing.
 
     Parameters keep their group and order, with their state sliced as they were; those that are gone
-    leave. A new parameter joins the group of the weight of its module, without a state; one of a gate
-    stays outside. Where a parameter's numbers were worked out anew, its state starts anew. Parameters of
-    the optimizer that the program does not have stay as they are.
+    leave. A new parameter joins the group of the weight of its module, or of the module around it,
+    without a state; one of a gate stays outside. Where a parameter's numbers were worked out anew, its
+    state starts anew. Parameters of the optimizer that the program does not have stay as they are.
 
     Raises:
         TrainingError: a state cannot be followed, or a parameter would have no owner, or two.
@@ -209,7 +209,7 @@ def _broadcasts(mine: Shape, shape: Shape) -> bool:
 def _join(
     tensors: Correspondence, groups: list[list[Tensor]], names: list[list[str] | None]
 ) -> list[str]:
-    """Puts new parameters into the groups of the weights of their modules."""
+    """Puts new parameters into the groups of the weights of their modules, or of the modules these lie in."""
     group_of = {p: i for i, params in enumerate(groups) for p in params}
     joined: list[str] = []
     for name in tensors.added:
@@ -217,8 +217,15 @@ def _join(
         if not isinstance(new, torch.nn.Parameter) or name in tensors.gates or new in group_of:
             continue
         home = name.rpartition(".")[0]
-        near = (t for n, t in tensors.after.items() if n.rpartition(".")[0] == home)
-        at = next((group_of[t] for t in near if t in group_of), None)
+        at = next(
+            (
+                group_of[t]
+                for path in (home, home.rpartition(".")[0])
+                for n, t in tensors.after.items()
+                if n.rpartition(".")[0] == path and t in group_of
+            ),
+            None,
+        )
         if at is None:
             if not new.requires_grad:
                 continue

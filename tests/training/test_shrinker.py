@@ -268,3 +268,15 @@ def test_gates_in_the_optimizer_are_cut_and_leave() -> None:
     assert set(change.left) == {n for n in change.dropped if n.endswith("theta")}
     assert set(optimizer.state) == set(optimizer.param_groups[0]["params"])
     assert set(shrinker.module.parameters()) == set(optimizer.param_groups[0]["params"])
+
+
+def test_weights_of_new_shortcuts_join_the_group_of_the_layer_they_lead_around() -> None:
+    program = capture(make_model(Mlp))
+    optimizer = torch.optim.SGD(
+        [{"params": [program.module.get_parameter(f"{n}.weight")]} for n in ("one", "two", "head")],
+        0.05,
+    )
+    shrinker = fp.training.Shrinker(program, optimizer)
+    assert shrinker.run("insert-skips").joined == ("two.skip.weight",)
+    added = shrinker.module.get_parameter("two.skip.weight")
+    assert any(p is added for p in optimizer.param_groups[1]["params"])
