@@ -106,7 +106,7 @@ class Method:
 def _check(value: Tensor) -> None:
     if value.dim() or not bool(torch.isfinite(value)):
         raise TrainingError(
-            f"the loss is {'of shape ' + str(list(value.shape)) if value.dim() else float(value)}",
+            f"the loss is {'of shape ' + str(list(value.shape)) if value.dim() else value.item()}",
             why="a method reads the mean loss of a batch, a finite number",
             do="reduce it with mean(); or look at the learning rate and the data",
         )
