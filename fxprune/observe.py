@@ -26,7 +26,9 @@ Tensor = torch.Tensor
 Stat = Literal["on-fraction", "entropy", "mean", "max", "contribution", "covariance"]
 
 # Elements of the largest temporary array in the search for the largest contribution.
-CHUNK = 1 << 22
+CHUNK = 1 << 20
+# Places of each unit that are looked at first, and the share of all places from which on all of them are.
+FIRST, MANY = 16, 0.25
 
 
 class Observer(Leaf):
@@ -353,8 +355,13 @@ class Contribution(Observer):
     with absolute values |w_kj| |a_kf| unless `signed`. A quotient by 0 counts as 0. For a convolution the
     term of k is the sum over the window of the kernel; padding and all groups are as the layer has them.
 
-    The F x M x N array is never made: C_avg is one product for the sums and one for their inverses;
-    C_max goes through it in pieces of at most `CHUNK` elements.
+    The F x M x N array is never made. C_avg is one product for the sums and one for their inverses. For C_max
+    every quotient of k at f is bounded by
+
+        max_j q_kjf <= |a_kf| max_j |w_kj| * max_j |1 / sum_i w_ij a_if|
+
+    which costs next to nothing; the quotients themselves are worked out where the bound is above the largest one
+    known, most often at a few places in a hundred, in pieces of at most `CHUNK` elements. Exact but for rounding.
 
     Args:
         size: number of inputs of the layer.
@@ -397,15 +404,16 @@ class Contribution(Observer):
         """
         assert axis is not None
         weight, *window = layer
-        a, w = value, weight.detach()
-        if not self.signed:
-            a, w = a.abs(), w.abs()
         exact = torch.promote_types(value.dtype, torch.float32)
-        a, w = a.to(exact), w.to(exact)
-        if not window:
-            self._add(*_of_linear(a.movedim(axis, -1).flatten(0, -2), w))
-        else:
-            self._add(*_of_convolution(a, w, *window))
+        with torch.autocast(value.device.type, enabled=False):
+            a, w = value.to(exact), weight.detach().to(exact)
+            if not self.signed:
+                a, w = a.abs(), w.abs()
+            if window:
+                self._add(*_of_convolution(a, w, self.largest, *window))
+            else:
+                rows = a.movedim(axis, -1).flatten(0, -2)
+                self._add(*_of_linear(rows, w, self.largest))
 
     def _add(self, total: Tensor, largest: Tensor, terms: int) -> None:
         self.total += total
@@ -429,53 +437,167 @@ class Contribution(Observer):
         return {"average": self.total / self.seen, "largest": largest}
 
 
-def _of_linear(a: Tensor, w: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Sum and maximum of the quotients by input, and how many each has; a is `[F, N]`, w `[M, N]`."""
+def _of_linear(a: Tensor, w: Tensor, known: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Sum and maximum of the quotients by input, and how many each has.
+
+    Args:
+        a: `[F, N]`.
+        w: `[M, N]`.
+        known: `[N]`, quotients that are known already; the maximum is at least that.
+    """
     inverse = _inverse(a @ w.T)
     total = (a * (inverse @ w)).sum(0, dtype=torch.float64)
-    step = max(1, CHUNK // max(1, inverse.numel()))
-    parts = [
-        (a[:, None, k : k + step] * w[None, :, k : k + step] * inverse[:, :, None]).amax((0, 1))
-        for k in range(0, w.shape[1], step)
-    ]
-    return total, torch.cat(parts), inverse.numel()
+    bound = (a.abs() * inverse.abs().amax(1, keepdim=True)).T * w.abs().amax(0)[:, None]
+    rows = w.T.contiguous()
+
+    def quotients(k: Tensor, f: Tensor) -> Tensor:
+        return (rows[k] * inverse[f] * a[f, k, None]).amax(1)
+
+    def all_quotients() -> Tensor:
+        step = max(1, CHUNK // max(1, inverse.numel()))
+        parts = [
+            (a[:, None, k : k + step] * w[None, :, k : k + step] * inverse[:, :, None]).amax((0, 1))
+            for k in range(0, w.shape[1], step)
+        ]
+        return torch.cat(parts)
+
+    largest = _largest(bound, known, w.shape[0], quotients, all_quotients)
+    return total, largest, inverse.numel()
 
 
 def _of_convolution(
-    a: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    a: Tensor,
+    w: Tensor,
+    known: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> tuple[Tensor, Tensor, int]:
     """The same for a convolution; a is `[N, C, *sizes]`, w `[M, C / groups, *kernel]`."""
     convolve = (F.conv1d, F.conv2d, F.conv3d)[w.dim() - 3]
     window = (stride, padding, dilation)
     a = a if a.dim() == w.dim() else a[None]
-    groups = a.shape[1] // w.shape[1]
+    channels = a.shape[1]
+    groups = channels // w.shape[1]
     inverse = _inverse(convolve(a, w, None, *window, groups))
     back = torch.ops.aten.convolution_backward(
         *(inverse, a, w, None, *window, False, [0] * len(stride), groups, [True, False, False])
     )[0]
-    total = (a * back).sum(_others(a, 1), dtype=torch.float64)
+    total = (a * back).flatten(2).sum(2).sum(0, dtype=torch.float64)
     outputs, inputs = w.shape[0] // groups, w.shape[1]
-    # One group for each input channel: output j of channel k is the term of k in the sum of j.
-    single = w.view(groups, outputs, inputs, -1).transpose(1, 2)
-    single = single.reshape(groups * inputs * outputs, 1, *w.shape[2:])
-    inverse = inverse.view(len(inverse), groups, outputs, *inverse.shape[2:])
-    each = max(1, inverse.numel() // groups)
-    step = max(1, CHUNK // each)
-    parts = []
-    for k in range(0, a.shape[1], step):
-        some = a[:, k : k + step]
-        terms = convolve(
-            some, single[k * outputs : (k + step) * outputs], None, *window, some.shape[1]
-        )
-        terms = terms.view(len(a), some.shape[1], outputs, *terms.shape[2:])
-        groups_of = torch.arange(k, k + some.shape[1], device=a.device) // inputs
-        parts.append((terms * inverse[:, groups_of]).amax(_others(terms, 1)))
-    return total, torch.cat(parts), len(a) * outputs * prod(inverse.shape[3:])
+    # By input channel: output j of channel k is the term of k in the sum of j.
+    single = w.view(groups, outputs, inputs, -1).transpose(1, 2).reshape(channels, outputs, -1)
+    inverse = inverse.view(len(a), groups, outputs, *inverse.shape[2:])
+    bound = convolve(
+        a.abs(), single.abs().amax(1).view(channels, 1, *w.shape[2:]), None, *window, channels
+    )
+    bound = bound.view(len(a), groups, inputs, *bound.shape[2:])
+    bound = bound * inverse.abs().amax(2, keepdim=True)
+    bound = bound.flatten(1, 2).transpose(0, 1).flatten(1)
+    windows = _Windows(a, w.shape[2:], window, inverse.shape[3:])
+    by_place = inverse.flatten(3)
+
+    def quotients(k: Tensor, place: Tensor) -> Tensor:
+        terms = torch.bmm(single[k], windows.at(k, place)[:, :, None])[:, :, 0]
+        n, p = place // by_place.shape[3], place % by_place.shape[3]
+        return (terms * by_place[n, k // inputs, :, p]).amax(1)
+
+    def all_quotients() -> Tensor:
+        step = max(1, CHUNK // max(1, inverse.numel() // groups))
+        parts = []
+        for k in range(0, channels, step):
+            some = a[:, k : k + step]
+            alone = single[k : k + step].reshape(-1, 1, *w.shape[2:])
+            terms = convolve(some, alone, None, *window, some.shape[1])
+            terms = terms.view(len(a), some.shape[1], outputs, *terms.shape[2:])
+            groups_of = torch.arange(k, k + some.shape[1], device=a.device) // inputs
+            parts.append((terms * inverse[:, groups_of]).amax(_others(terms, 1)))
+        return torch.cat(parts)
+
+    width = outputs * single.shape[2]
+    largest = _largest(bound, known, width, quotients, all_quotients)
+    return total, largest, len(a) * outputs * prod(inverse.shape[3:])
+
+
+class _Windows:
+    """What a convolution reads of one channel at one place.
+
+    Args:
+        a: `[N, C, *sizes]`.
+        kernel: sizes of the kernel.
+        window: stride, padding and dilation.
+        places: sizes of the convolution's output.
+    """
+
+    def __init__(
+        self,
+        a: Tensor,
+        kernel: Sequence[int],
+        window: tuple[Sequence[int], ...],
+        places: Sequence[int],
+    ) -> None:
+        stride, padding, dilation = window
+        padded = F.pad(a, [n for p in reversed(padding) for n in (p, p)])
+        self._flat, self._count = padded.flatten(), prod(places)
+        self._sample, self._channel, *steps = padded.stride()
+        self._origin = _grid(places, [s * t for s, t in zip(stride, steps, strict=True)], a)
+        self._tap = _grid(kernel, [d * t for d, t in zip(dilation, steps, strict=True)], a)
+
+    def at(self, k: Tensor, place: Tensor) -> Tensor:
+        """The windows `[n, taps]` of channels `[n]` at places `[n]`, numbered over samples and positions."""
+        n, p = place // self._count, place % self._count
+        start = n * self._sample + k * self._channel + self._origin[p]
+        return self._flat[start[:, None] + self._tap]
+
+
+def _grid(sizes: Sequence[int], steps: Sequence[int], like: Tensor) -> Tensor:
+    """Where the points of a grid lie in memory."""
+    found = torch.zeros(1, dtype=torch.int64, device=like.device)
+    for size, step in zip(sizes, steps, strict=True):
+        found = (found[:, None] + torch.arange(size, device=like.device) * step).flatten()
+    return found
+
+
+def _largest(
+    bound: Tensor,
+    known: Tensor,
+    width: int,
+    quotients: Callable[[Tensor, Tensor], Tensor],
+    all_quotients: Callable[[], Tensor],
+) -> Tensor:
+    """The largest quotient of each unit `[N]`, in the type of the bounds; or what is known, where that is larger.
+
+    Args:
+        bound: `[N, places]`, not below any quotient of the unit at the place.
+        known: `[N]`.
+        width: elements that one unit at one place takes to work out.
+        quotients: the largest quotients `[n]` of units `[n]` at places `[n]`.
+        all_quotients: the same over all places, for each unit, without looking at bounds.
+    """
+    if torch.compiler.is_compiling():  # how many are looked at would depend on the data
+        return all_quotients()
+    units = torch.arange(len(bound), device=bound.device)
+
+    def look(k: Tensor, place: Tensor, best: Tensor) -> Tensor:
+        step = max(1, CHUNK // width)
+        for i in range(0, len(k), step):
+            some = k[i : i + step]
+            best = best.scatter_reduce(0, some, quotients(some, place[i : i + step]), "amax")
+        return best
+
+    first = bound.topk(min(FIRST, bound.shape[1]), 1).indices
+    best = known.reshape(-1).to(bound.dtype)
+    best = look(units.repeat_interleave(first.shape[1]), first.flatten(), best)
+    rounding = 8 * torch.finfo(bound.dtype).eps
+    k, place = (bound > (best + rounding * best.abs())[:, None]).nonzero(as_tuple=True)
+    if len(k) > MANY * bound.numel():
+        return all_quotients()
+    return look(k, place, best)
 
 
 def _inverse(sums: Tensor) -> Tensor:
-    """1 / sums, and 0 for 0."""
-    return torch.where(sums == 0, 0.0, 1 / sums)
+    """1 / sums; 0 where a sum is 0, or so near to it that this would overflow."""
+    return (1 / sums).masked_fill_(sums.abs() < torch.finfo(sums.dtype).tiny, 0.0)
 
 
 def _others(value: Tensor, axis: int | None) -> list[int]:
