@@ -58,6 +58,19 @@ class Moved(nn.Module):
         return self.head(x.mean((1, 2)))
 
 
+class Gated(nn.Module):
+    """The product of two branches, one behind an activation; then the mean over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        return self.head(torch.relu(x).mean(1))
+
+
 def observed(program: Program, text: str) -> Program:
     return run_pipeline(program, text).program
 
@@ -150,6 +163,26 @@ def test_transposed_convolutions_have_no_contributions() -> None:
     program = fp.capture(model.eval(), torch.randn(1, 3, 4, 4))
     result = run_pipeline(program, "insert-observers{stat=contribution}")
     assert [r.code for r in result.remarks] == ["insert-observers.no-form"]
+
+
+def test_contributions_of_products_and_means_of_activations() -> None:
+    program = fp.capture(Gated().eval(), torch.randn(2, 3, 4))
+    found = observers(observed(program, "insert-observers{stat=contribution}"))
+    assert [(p, o.get_buffer("total").numel()) for p, o in found.items()] == [
+        ("down.observer", 6),
+        ("head.observer", 4),
+    ]
+
+
+def test_depthwise_convolutions_share_nothing() -> None:
+    layers = [nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(6, 2, 1)).eval()
+    result = run_pipeline(
+        fp.capture(model, torch.randn(1, 3, 4, 4)), "insert-observers{stat=contribution}"
+    )
+    assert list(observers(result.program)) == ["4.observer"]
+    (remark,) = result.select("insert-observers", "missed")
+    assert "nothing to share" in remark.why
 
 
 def test_outputs_of_the_last_activation_feed_no_layer() -> None:

@@ -19,14 +19,18 @@ from fxprune.structure.paths import operator
 from fxprune_passes.insert.channels import channel_axis
 from fxprune_passes.insert.layer_ends import weight_of
 from fxprune_passes.insert.unit_places import MOVERS
-from fxprune_passes.rewrite.affine_layer import read_layer
+from fxprune_passes.rewrite.affine_layer import Layer, read_layer
 
 # An activation is seen behind them: they hand numbers on, or take the largest or the mean of some.
-_HANDED_ON = MOVERS | frozenset(
-    f"{adaptive}{kind}_pool{d}d"
-    for adaptive in ("", "adaptive_")
-    for kind in ("avg", "max")
-    for d in (1, 2, 3)
+_HANDED_ON = (
+    MOVERS
+    | {"mean"}
+    | {
+        f"{adaptive}{kind}_pool{d}d"
+        for adaptive in ("", "adaptive_")
+        for kind in ("avg", "max")
+        for d in (1, 2, 3)
+    }
 )
 
 
@@ -47,7 +51,8 @@ class InsertObservers(Rewrite):
 
     - on-fraction, entropy: on what each activation function reads.
     - mean, max, covariance: on what each activation function gives, where a weighted layer comes to read it.
-    - contribution: on what each linear layer and convolution reads that comes from an activation function.
+    - contribution: on what each linear layer and convolution reads that comes from an activation function, or from
+      a product with one (the gated layers of language models).
 
     Args:
         stat: see above, and `fxprune.observe`.
@@ -127,10 +132,8 @@ def _layer_inputs(program: Program, ctx: Context) -> Iterator[_Place]:
         if not weight or not _comes_from(node.all_input_nodes[0], ends):
             continue
         layer = read_layer(node)
-        if layer is None or layer.transposed:
-            why = (
-                "contributions are worked out for linear layers and convolutions with plain padding"
-            )
+        why = _formless(layer)
+        if layer is None or why:
             ctx.missed(node, "no observer", why, code="no-form")
             continue
         g = layer.geometry
@@ -141,9 +144,20 @@ def _layer_inputs(program: Program, ctx: Context) -> Iterator[_Place]:
         yield _Place(layer.source, (node,), path, axis, told)
 
 
+def _formless(layer: Layer | None) -> str:
+    """Why a layer has no contributions; "" where it has."""
+    if layer is None or layer.transposed:
+        return "contributions are worked out for linear layers and convolutions with plain padding"
+    if layer.geometry.inputs == layer.geometry.groups > 1:
+        return "each of its outputs reads one input: there is nothing to share"
+    return ""
+
+
 def _comes_from(value: fx.Node, ends: set[fx.Node]) -> bool:
-    """Whether a value is that of one of some nodes, handed on."""
+    """Whether a value is that of one of some nodes, handed on; or its product with another one."""
     while value not in ends:
+        if operator(value) == "mul":
+            return any(_comes_from(n, ends) for n in value.all_input_nodes)
         if operator(value) not in _HANDED_ON and value.op != "call_module":
             return False
         value = value.all_input_nodes[0]
