@@ -148,7 +148,7 @@ def test_contributions_are_those_of_the_layer_that_reads(program: Program) -> No
     after = observed(program, "insert-observers{stat=contribution signed=true}")
     found = observers(after)
     assert list(found) == [
-        "one.0.observer", "one.2.observer", "two.0.observer", "two.3.observer",
+        "one.0.observer", "one.2.observer", "two.0.observer", "two.3.observer", "head.observer",
     ]  # fmt: skip
     assert all(isinstance(o, Contribution) and o.signed for o in found.values())
     x = torch.randn(2, 3, 8, 8)
