@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from glob import escape
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -75,7 +75,7 @@ class StochasticGates(Method):
         OptionError: an option is out of its range.
     """
 
-    insertion: ClassVar[tuple[str, ...]] = ("block",)
+    insertion: tuple[str, ...] = ("block",)
 
     def __init__(
         self,
@@ -132,7 +132,8 @@ class StochasticGates(Method):
         """
         options = f'kind=bernoulli where="{self.where}"'
         self.shrinker.run(
-            " | ".join(f"insert-gates{{scope={s} {options}}}" for s in self.insertion)
+            " | ".join(f"insert-gates{{scope={s} {options}}}" for s in self.insertion),
+            verify=self.verify,
         )
         if not self.gates:
             raise TrainingError(

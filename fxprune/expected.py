@@ -1,0 +1,235 @@
+"""The expected cost of a network whose gates are open at random, independently of each other.
+
+With theta the probabilities, the cost of a layer with units a before and b behind it, inside a block of gate B, is
+
+    E = theta_B * sum(theta_a) * sum(theta_b) * k * k * H * W
+
+(complexity-aware training, arXiv 2411.09127). Here it is worked out for any graph: every node's and every
+parameter's cost is a product of lengths of axes (`fxprune.cost`), and
+
+    E[term] = factor * P(needed) * prod over its axes of E[length]
+    E[length] = sum over positions of prod(theta of the units that the position goes with)
+
+P(needed) is exact for any graph (`fxprune.structure.need`). A unit gate counts as closed where all its units are;
+in a term over one of its axes that is in the length already. At theta in {0, 1} the sum is exactly the cost of
+the rewritten network. In between it is the expectation where no gate stands in two axes of one term; where one
+does, as in a convolution from a residual stream to itself, the product of expectations is taken for the
+expectation of the product: our reading of the paper (a reconstruction).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from fxprune.algebra.label import IntArray, Label
+from fxprune.axes import Axes, BoolArray
+from fxprune.cost import Term, mac_terms, param_terms
+from fxprune.gate import gates
+from fxprune.leaf import is_inside_leaf
+from fxprune.program import Program
+from fxprune.structure.formula import ALWAYS, Chances, Formula, assume
+from fxprune.structure.need import find_need
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Expected costs, float64 scalars with gradients to the thetas that they were worked out from.
+
+    Attributes:
+        macs: multiply-accumulates at the example's own batch size.
+        params: elements of parameters; those of gates do not count.
+    """
+
+    macs: Tensor
+    params: Tensor
+
+
+class ExpectedCost:
+    """The expected cost of one program as a function of its gates' thetas.
+
+    What depends on the graph is worked out once; a call is a few dozen tensor operations on the CPU.
+
+    Args:
+        program: with gates.
+        axes: its labels.
+
+    Attributes:
+        paths: of the gates, in execution order.
+    """
+
+    def __init__(self, program: Program, axes: Axes) -> None:
+        found = gates(program)
+        self.paths = tuple(found)
+        ends = np.cumsum([0, *(g.theta.numel() for g in found.values())]).tolist()
+        self._runs = _padded([range(a, b) for a, b in pairwise(ends)])
+        units = _Units(axes, self.paths, ends)
+        self._factors = _padded(units.places)
+        need = find_need(program, {path: i for i, path in enumerate(self.paths)})
+        products = {node.name: formula for node, formula in need.products.items()}
+        sums = _Sums(_Lengths(axes, units))
+        for term in mac_terms(program, axes):
+            sums.add(0, term, products.get(term.name, ALWAYS))
+        for term in param_terms(program, axes):
+            if not is_inside_leaf(program.module, term.name):
+                sums.add(1, term, need.tensors.get(term.name, ALWAYS))
+        self._lengths = sums.lengths.table()
+        self._chances = Chances(list(sums.formulas), len(self.paths))
+        self._rows = _padded([rows for rows, _, _ in sums.found])
+        self._formulas = torch.tensor([f for _, f, _ in sums.found], dtype=torch.int64)
+        self._divisors = torch.tensor([d for _, _, d in sums.found], dtype=torch.float64)
+        self._weights = torch.tensor(list(sums.found.values()), dtype=torch.float64).reshape(-1, 2)
+
+    def __call__(self, thetas: Mapping[str, Tensor]) -> Expected:
+        """The expected cost.
+
+        Args:
+            thetas: by path of the gate the probabilities `[size]` or `[]`, each from 0 to 1.
+        """
+        one = torch.ones(1, dtype=torch.float64)
+        flat = torch.cat([*(thetas[p].reshape(-1) for p in self.paths), one.to(_device(thetas))])
+        every = flat.to(one)
+        opened = 1 - torch.cat([1 - every[:-1], one])[self._runs].prod(1)
+        lengths = self._lengths(every[self._factors].prod(1))
+        chances = self._chances(opened)[self._formulas]
+        terms = torch.cat([lengths, one])[self._rows].prod(1)[:, None] * self._weights
+        macs, params = (terms / self._divisors[:, None] * chances[:, None]).sum(0)
+        return Expected(macs, params)
+
+
+def _padded(rows: Iterable[Sequence[int]]) -> Tensor:
+    """Rows of places as a table; -1, the last place, is where a 1 stands."""
+    rows = list(rows)
+    wide = max(map(len, rows), default=0)
+    filled = [[*row, *[-1] * (wide - len(row))] for row in rows]
+    return torch.tensor(filled, dtype=torch.int64).reshape(len(rows), wide)
+
+
+def _device(thetas: Mapping[str, Tensor]) -> torch.device:
+    return next((t.device for t in thetas.values()), torch.device("cpu"))
+
+
+class _Units:
+    """The units that gates stand for.
+
+    Attributes:
+        local: by unit of the axes its number here `[n_units]`, from 1; 0 for one without a gate.
+        places: by number the places of its thetas in a row of all; none for 0. With several the unit
+            stays where all of them are open.
+        members: by gate with an axis which numbers are its own `[numbers]`.
+    """
+
+    def __init__(self, axes: Axes, paths: Sequence[str], ends: Sequence[int]) -> None:
+        own: dict[int, dict[int, int]] = {}
+        owners: dict[int, set[int]] = {}
+        for i, path in enumerate(paths):
+            for label in axes.params[f"{path}.theta"]:
+                for column in label.columns:
+                    for position, unit in enumerate(column.tolist()):
+                        if unit:
+                            own.setdefault(unit, {}).setdefault(i, ends[i] + position)
+                            owners.setdefault(i, set()).add(unit)
+        self.local = np.zeros(axes.n_units, np.int64)
+        self.local[list(own)] = np.arange(1, len(own) + 1)
+        self.places: list[Sequence[int]] = [(), *(tuple(p.values()) for p in own.values())]
+        self.members: dict[int, BoolArray] = {}
+        for i, units in owners.items():
+            self.members[i] = np.zeros(len(own) + 1, bool)
+            self.members[i][self.local[list(units)]] = True
+
+
+class _Lengths:
+    """Distinct labels, by the units with gates alone.
+
+    Attributes:
+        known: by what a label holds its row in the table.
+        implied: by row, the gates that are open where the length is not 0.
+    """
+
+    def __init__(self, axes: Axes, units: _Units) -> None:
+        self._axes, self._units = axes, units
+        self.known: dict[tuple[int, bytes], int] = {}
+        self.implied: list[frozenset[int]] = []
+        self._columns: list[IntArray] = []
+
+    def row(self, label: Label) -> int | None:
+        """The row of a label; None for one without gates."""
+        if not label.columns:
+            return None
+        columns = np.sort(np.stack([self._units.local[c] for c in label.columns]), axis=0)
+        columns[1:][columns[1:] == columns[:-1]] = 0
+        columns = columns[columns.any(1)]
+        if not len(columns):
+            return None
+        key = len(columns), columns.tobytes()
+        if key not in self.known:
+            self.known[key] = len(self.implied)
+            members = self._units.members.items()
+            covers = (i for i, own in members if own[columns].any(0).all())
+            self.implied.append(frozenset(covers))
+            self._columns.append(columns)
+        return self.known[key]
+
+    def table(self) -> _LengthTable:
+        """Ready to be evaluated."""
+        each = [np.unique(c, axis=1, return_counts=True) for c in self._columns]
+        rows = [row for columns, _ in each for row in columns.T.tolist()]
+        counts = [n for _, many in each for n in many.tolist()]
+        at = [i for i, (_, many) in enumerate(each) for _ in many]
+        # Number 0, a unit without a gate, is where a 1 stands too.
+        table = _padded(rows).clamp(min=0)
+        return _LengthTable(
+            table,
+            torch.tensor(at, dtype=torch.int64),
+            torch.tensor(counts, dtype=torch.float64),
+            len(each),
+        )
+
+
+@dataclass(frozen=True)
+class _LengthTable:
+    """Expected lengths of labels: sums over positions of products over units."""
+
+    units: Tensor
+    at: Tensor
+    counts: Tensor
+    n_rows: int
+
+    def __call__(self, opened: Tensor) -> Tensor:
+        each = opened[self.units].prod(1) * self.counts
+        return opened.new_zeros(self.n_rows).index_add(0, self.at, each)
+
+
+class _Sums:
+    """Terms, added up where they differ in their factor only.
+
+    Attributes:
+        found: by rows of lengths, number of the formula and divisor: the factors of MACs and parameters.
+        formulas: by formula its number.
+    """
+
+    def __init__(self, lengths: _Lengths) -> None:
+        self.lengths = lengths
+        self.found: dict[tuple[tuple[int, ...], int, int], list[int]] = {}
+        self.formulas: dict[Formula, int] = {}
+
+    def add(self, column: int, term: Term, needed: Formula) -> None:
+        """Adds a term of one of the two costs."""
+        factor, rows = term.factor, []
+        for label in term.labels:
+            row = self.lengths.row(label)
+            if row is None:
+                factor *= len(label)
+            else:
+                rows.append(row)
+                for number in self.lengths.implied[row]:
+                    needed = assume(needed, number, is_open=True)
+        number = self.formulas.setdefault(needed, len(self.formulas))
+        key = tuple(sorted(rows)), number, term.divisor
+        self.found.setdefault(key, [0, 0])[column] += factor

@@ -1,0 +1,175 @@
+"""Monotone formulas over independent gates, and the probability that one is true.
+
+A formula is a conjunction: a frozenset of factors. A factor is the number of a gate, true where that is open,
+or a disjunction: a frozenset of formulas. What parts of a network need is of this form: a series of gates is a
+conjunction, branches in parallel are a disjunction. Nothing is multiplied out, so that a chain of
+parallel branches stays as long as the chain.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+Factor = Any  # int | frozenset[Formula]; the type is recursive
+Formula = frozenset[Factor]
+
+ALWAYS: Formula = frozenset()
+NEVER: Formula = frozenset((frozenset(),))
+
+
+def gate(number: int) -> Formula:
+    """True where a gate is open."""
+    return frozenset((number,))
+
+
+def either(formulas: Iterable[Formula]) -> Formula:
+    """True where one of them is; what they have in common is a factor of its own."""
+    given = {f for f in formulas if f != NEVER}
+    least = [f for f in given if not any(g < f for g in given)]
+    if not least:
+        return NEVER
+    common = reduce(frozenset.intersection, least)
+    return common if len(least) == 1 else common | {frozenset(f - common for f in least)}
+
+
+def both(*formulas: Formula) -> Formula:
+    """True where all of them are; `a and (a or b)` is `a`."""
+    found = frozenset().union(*formulas)
+    if found >= NEVER:
+        return NEVER
+    known = frozenset(f for f in found if isinstance(f, int))
+    return frozenset(f for f in found if isinstance(f, int) or not any(a <= known for a in f))
+
+
+def assume(formula: Formula, number: int, *, is_open: bool) -> Formula:
+    """The formula once a gate is known to be open, or closed."""
+    parts: list[Formula] = []
+    for factor in formula:
+        if not isinstance(factor, int):
+            parts.append(either(assume(f, number, is_open=is_open) for f in factor))
+        elif factor != number:
+            parts.append(gate(factor))
+        elif not is_open:
+            return NEVER
+    return both(*parts)
+
+
+@lru_cache(maxsize=4096)
+def support(formula: Formula) -> frozenset[int]:
+    """The gates that a formula asks for."""
+    found: set[int] = set()
+    for factor in formula:
+        found.update((factor,) if isinstance(factor, int) else support(frozenset().union(*factor)))
+    return frozenset(found)
+
+
+@dataclass(frozen=True)
+class _Atom:
+    """A probability of its own: `1 - prod(1 - p)` of alternatives, or a choice by one gate.
+
+    Attributes:
+        rows: places of the atoms of each alternative; with `by`, of the formula with that gate open, and closed.
+        by: the gate, or None.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    by: int | None = None
+
+
+class Chances:
+    """Probabilities of formulas whose gates are open independently of each other.
+
+    Factors without a gate in common are independent: their probabilities multiply, and those of alternatives
+    do after p -> 1 - p. Where they share gates, one of these is taken as open and as closed (Shannon, "The
+    synthesis of two-terminal switching circuits", 1949): exact, and exponential only in the number of gates
+    that such parts share.
+
+    Args:
+        formulas: what `__call__` will give.
+        n_gates: gates are 0..n_gates-1.
+    """
+
+    def __init__(self, formulas: Sequence[Formula], n_gates: int) -> None:
+        self._n = n_gates
+        self._atoms: list[_Atom] = []
+        self._place: dict[Any, int] = {}
+        rows = [self._row(f) for f in formulas]
+        wide = max(map(len, rows), default=0)
+        # A row is filled up with the atom that is always 1.
+        padded = [[*row, *[-1] * (wide - len(row))] for row in rows]
+        self._table = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), wide)
+
+    def __call__(self, opened: Tensor) -> Tensor:
+        """The probability of each formula.
+
+        Args:
+            opened: by gate the probability that it is open `[n_gates]`.
+
+        Returns:
+            `[formulas]`, differentiable.
+        """
+        one = opened.new_ones(())
+        known = list(opened.unbind()) if self._atoms else []
+        for atom in self._atoms:
+            known.append(_chance(atom, known, one))
+        values = torch.cat([torch.stack(known) if known else opened, one[None]])
+        return values[self._table].prod(1)
+
+    def _row(self, formula: Formula) -> tuple[int, ...]:
+        """The atoms whose product a formula's probability is."""
+        return tuple(self._at(part) for part in _independent(formula))
+
+    def _at(self, part: Formula) -> int:
+        """The place of the atom of a formula that does not fall apart."""
+        if part not in self._place:
+            (first, *more) = part
+            if not more and isinstance(first, int):
+                return first
+            atom = self._choice(part) if more or _entangled(first) else self._union(first)
+            self._place[part] = self._n + len(self._atoms)
+            self._atoms.append(atom)
+        return self._place[part]
+
+    def _union(self, alternatives: Iterable[Formula]) -> _Atom:
+        return _Atom(tuple(self._row(f) for f in alternatives))
+
+    def _choice(self, formula: Formula) -> _Atom:
+        """By the gate that most of its parts ask for."""
+        parts = [frozenset((f,)) for f in formula] if len(formula) > 1 else next(iter(formula))
+        asked = Counter(number for part in parts for number in support(part))
+        by = min(asked, key=lambda number: (-asked[number], number))
+        rows = (self._row(assume(formula, by, is_open=is_open)) for is_open in (True, False))
+        return _Atom(tuple(rows), by)
+
+
+def _chance(atom: _Atom, known: Sequence[Tensor], one: Tensor) -> Tensor:
+    each = [reduce(torch.mul, (known[i] for i in row), one) for row in atom.rows]
+    if atom.by is None:
+        return 1 - reduce(torch.mul, (1 - p for p in each), one)
+    chance = known[atom.by]
+    return chance * each[0] + (1 - chance) * each[1]
+
+
+def _entangled(alternatives: Iterable[Formula]) -> bool:
+    """Whether two of them ask for the same gate."""
+    asked = [support(f) for f in alternatives]
+    return sum(map(len, asked)) > len(frozenset().union(*asked))
+
+
+def _independent(formula: Formula) -> list[Formula]:
+    """The formula in parts that ask for different gates."""
+    parts: list[tuple[frozenset[int], Formula]] = []
+    for factor in formula:
+        asked, part = support(frozenset((factor,))), frozenset((factor,))
+        for other in [p for p in parts if p[0] & asked]:
+            parts.remove(other)
+            asked, part = asked | other[0], part | other[1]
+        parts.append((asked, part))
+    return [part for _, part in parts]

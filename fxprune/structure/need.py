@@ -1,0 +1,112 @@
+"""What a gated network has to compute: for every node the formula of the gates that must be open.
+
+A node is needed where what it gives reaches an output, or a write that lasts, without a factor of 0 on its way.
+A closed gate is 0; so are sums of nothing but 0, products with a 0, and what keeps 0. A layer that is given 0
+makes its bias of that: then its weight is not needed, and its products are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx
+
+from fxprune.evaluate import is_mutable
+from fxprune.gate import Gate
+from fxprune.leaf import leaf_of
+from fxprune.program import Program
+from fxprune.structure.formula import ALWAYS, Formula, both, either, gate
+from fxprune.structure.paths import Flow
+from fxprune.structure.zeros import KEEP_ZERO, PRODUCTS, bias_of, leaves_bias, operation
+
+
+@dataclass(frozen=True, eq=False)
+class Need:
+    """When nodes and parameters are needed.
+
+    Attributes:
+        products: by node, when its multiply-accumulates are.
+        tensors: by name, when a parameter or buffer is: where any of its readers is; those never read are missing.
+    """
+
+    products: Mapping[fx.Node, Formula]
+    tensors: Mapping[str, Formula]
+
+
+def find_need(program: Program, numbers: Mapping[str, int]) -> Need:
+    """The formulas of a program, linear in nodes and edges but for the lengths of formulas.
+
+    Args:
+        program: with gates.
+        numbers: of the gates, by path; others count as open.
+    """
+    flow = Flow.of(program)
+    nonzero = _nonzero(program, flow, numbers)
+    given = {n: _first(n, nonzero) for n in flow.order if leaves_bias(n)}
+    needed: dict[fx.Node, Formula] = {}
+    for node in reversed(flow.order):
+        readers = flow.readers[node]
+        ends = node.op == "output" or not readers or is_mutable(node)
+        asked = ALWAYS if ends else either(_asks(r, node, needed, given) for r in readers)
+        needed[node] = both(asked, nonzero[node])
+    products = {n: both(f, given.get(n, ALWAYS)) for n, f in needed.items()}
+    return Need(products, _tensors(program, needed))
+
+
+def _asks(
+    reader: fx.Node,
+    node: fx.Node,
+    needed: Mapping[fx.Node, Formula],
+    given: Mapping[fx.Node, Formula],
+) -> Formula:
+    """When a reader asks for what a node gives."""
+    if reader in given and node is not bias_of(reader):
+        return both(needed[reader], given[reader])
+    return needed[reader]
+
+
+def _nonzero(program: Program, flow: Flow, numbers: Mapping[str, int]) -> dict[fx.Node, Formula]:
+    """For every node when it is not known to be 0."""
+    found: dict[fx.Node, Formula] = {}
+    for node in flow.order:
+        leaf = leaf_of(program.module, node)
+        if leaf is None:
+            found[node] = _of_operator(node, found)
+        else:
+            number = numbers.get(str(node.target)) if isinstance(leaf, Gate) else None
+            opened = ALWAYS if number is None else gate(number)
+            found[node] = both(_first(node, found), opened)
+    return found
+
+
+def _of_operator(node: fx.Node, known: Mapping[fx.Node, Formula]) -> Formula:
+    name = operation(node)
+    if name in ("cat", "stack", "add", "sub"):
+        parts = node.args[0] if name in ("cat", "stack") else node.args[:2]
+        return either(_value(p, known) for p in parts)  # type: ignore[union-attr]
+    if name == "scaled_dot_product_attention":
+        return _value(node.args[2], known)
+    if name in PRODUCTS:
+        return both(*(_value(a, known) for a in node.args[:2]))
+    if name in KEEP_ZERO or (leaves_bias(node) and bias_of(node) is None):
+        return _first(node, known)
+    return ALWAYS
+
+
+def _first(node: fx.Node, known: Mapping[fx.Node, Formula]) -> Formula:
+    return _value(node.args[0], known)
+
+
+def _value(argument: object, known: Mapping[fx.Node, Formula]) -> Formula:
+    return known.get(argument, ALWAYS) if isinstance(argument, fx.Node) else ALWAYS
+
+
+def _tensors(program: Program, needed: Mapping[fx.Node, Formula]) -> dict[str, Formula]:
+    """By every name of a tensor; one that has several is needed where any of them is."""
+    stored = program.tensors()
+    readers: dict[int, list[Formula]] = {}
+    for node, formula in needed.items():
+        if node.op == "get_attr" and (tensor := stored.get(str(node.target))) is not None:
+            readers.setdefault(id(tensor), []).append(formula)
+    return {n: either(readers[id(t)]) for n, t in stored.items() if id(t) in readers}

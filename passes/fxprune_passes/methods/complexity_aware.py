@@ -1,0 +1,248 @@
+"""Complexity-aware training: units and layers together, by what they cost (method 2; arXiv 2411.09127)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fxprune.cost import node_macs
+from fxprune.errors import OptionError
+from fxprune.expected import Expected, ExpectedCost
+from fxprune.gate import Gate, gate_nodes, gates
+from fxprune.group import Groups, find_groups
+from fxprune.leaf import is_inside_leaf
+from fxprune.pipeline.cache import remember, solved
+from fxprune.program import Program
+from fxprune.structure.blocks import find_blocks
+from fxprune.training import Change, Shrinker, TrainingError
+from fxprune_passes.methods.stochastic_gates import Estimator, StochasticGates
+
+Tensor = torch.Tensor
+# nu, alpha and beta of the paper's experiments.
+PRESETS: dict[str, tuple[float, float, float]] = {
+    "cifar10-resnet56-units": (8.1e-2, 0.0, 0.0),
+    "cifar10-resnet56": (8.1e-2, 0.8, 1.0),
+    "imagenet-resnet50": (2.4e-1, 0.5, 0.5),
+}
+
+
+class ComplexityAware(StochasticGates):
+    """Trains weights and the probabilities theta of branches and of the units in them; removes both.
+
+    Each residual branch has a gate xi_B ~ Bernoulli(theta_B) right before its add, and each unit inside it one of
+    its own (arXiv 2411.09127); units of residual streams have none. The loss E_xi[J] is descended in the weights
+    and in Theta, and each theta pays c beside, for the share of the network that its gate stands for now:
+
+        J_FP(Theta) = beta E[MACs] / MACs_0 + (1 - beta) E[params] / params_0,
+        c_B = nu alpha dJ_FP/dtheta_B,    c_unit = nu (1 - alpha) dJ_FP/dtheta_unit.
+
+    With alpha = 1/2 these are the derivatives of nu/2 J_FP; else of no one function, since alpha weighs the two
+    kinds differently. The gates are independent: the expectation of a product of different gates is the product
+    of their thetas. A convolution from units a to units b in block B costs
+
+        E[MACs] = theta_B sum(theta_a) sum(theta_b) k k H W,
+        d/dtheta_B = sum(theta_a) sum(theta_b) k k H W,    d/dtheta_a = theta_B sum(theta_b) k k H W:
+
+    a unit costs less the fewer units it is joined to and the less likely its block is, and nothing once that is gone.
+    `fxprune.expected` has this in closed form for any graph. With no gate twice in a product it is affine in each
+    theta alone, like E[J]: a theta stays between 0 and 1 only where what it saves and what it costs are equal.
+    Prices follow the shrinking network; MACs_0 and params_0 stay those of the network at the start.
+
+    **Reconstructions**: that beta = 1 is compute and beta = 0 parameters; J as the mean loss of a batch; the product
+    form where one gate stands in two axes of one product. A unit gate whose units are all to close closes the
+    block around it; where there is no block gate that could, the unit of the largest theta stays and is opened.
+
+    Args:
+        shrinker: see `StochasticGates`.
+        nu: how much is pruned, > 0.
+        alpha: layers against units, 0 to 1. At 0 there are gates on units only, at 1 on branches only.
+        beta: compute against parameters, 0 to 1: 1 counts MACs only.
+        refresh: work the prices out anew after so many steps, and after each removal.
+        options: see `StochasticGates`; the estimator for branches is first-order by default, like that for units.
+
+    Attributes:
+        start_macs: MACs_0, at the example's batch size.
+        start_params: params_0; thetas do not count.
+
+    Raises:
+        TrainingError: there is nothing that alpha asks for: no residual block, or no unit that may go.
+        OptionError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        shrinker: Shrinker,
+        nu: float,
+        alpha: float,
+        beta: float,
+        *,
+        refresh: int = 10,
+        estimator: Estimator = "first-order",
+        **options: Any,
+    ) -> None:
+        _check(nu, alpha, beta, refresh)
+        self.nu, self.alpha, self.beta, self.refresh = nu, alpha, beta, refresh
+        self.insertion = (*(("block",) if alpha > 0 else ()), *(("inner",) if alpha < 1 else ()))
+        self.start_macs, self.start_params = present_cost(shrinker.program)
+        self._prices: dict[str, Tensor] = {}
+        self._age = 0
+        super().__init__(shrinker, estimator=estimator, **options)
+        self._groups = _gated_groups(shrinker.program, self.gates)
+
+    @classmethod
+    def preset(cls, name: str, shrinker: Shrinker, **options: Any) -> ComplexityAware:
+        """The method with nu, alpha and beta of an experiment of the paper; what else there is to choose is ours.
+
+        Args:
+            name: one of `PRESETS`.
+            shrinker: see `StochasticGates`.
+            options: see above.
+        """
+        if name not in PRESETS:
+            raise OptionError(f"there is no preset {name}", do=f"one of {', '.join(PRESETS)}")
+        return cls(shrinker, *PRESETS[name], **options)
+
+    def insert(self) -> None:
+        super().insert()
+        kinds = {gate.theta.dim() for gate in self.gates.values()}
+        if self.alpha > 0 and 0 not in kinds:
+            raise TrainingError(
+                f"alpha is {self.alpha}, and there is no residual block",
+                where=self.shrinker.program.name,
+                why="a layer that no shortcut leads around cannot go: the network would be cut in two",
+                do='alpha=0 prunes units alone; or put shortcuts in first: shrinker.run("insert-skips")',
+            )
+        if self.alpha < 1 and 1 not in kinds:
+            raise TrainingError(
+                f"alpha is {self.alpha}, and there are no units to put gates on",
+                where=self.shrinker.program.name,
+                do="alpha=1 prunes layers alone",
+            )
+
+    def costs(self) -> dict[str, Tensor]:
+        found = self.gates
+        if self._age % self.refresh == 0 or self._prices.keys() != found.keys():
+            self._age, self._prices = 0, self._work_out(found)
+        self._age += 1
+        return self._prices
+
+    def _work_out(self, found: Mapping[str, Gate]) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            thetas = {p: g.theta.detach().clone().requires_grad_() for p, g in found.items()}
+            share = self._share(self._expected(thetas))
+            slopes = torch.autograd.grad(share, list(thetas.values()), allow_unused=True)
+        return {
+            path: torch.zeros_like(theta) if slope is None else self._weight(theta) * slope
+            for (path, theta), slope in zip(thetas.items(), slopes, strict=True)
+        }
+
+    def _weight(self, theta: Tensor) -> float:
+        return self.nu * (1 - self.alpha if theta.dim() else self.alpha)
+
+    def _share(self, expected: Expected) -> Tensor:
+        macs, params = expected.macs / self.start_macs, expected.params / self.start_params
+        return self.beta * macs + (1 - self.beta) * params
+
+    def _expected(self, thetas: Mapping[str, Tensor]) -> Expected:
+        program = self.shrinker.program
+        cost = remember(program, ExpectedCost, lambda: ExpectedCost(program, solved(program)))
+        others = {p: g.settled() for p, g in gates(program).items() if p not in thetas}
+        return cost({**others, **thetas})
+
+    def closing(self, path: str, gate: Gate) -> Tensor:
+        low = super().closing(path, gate)
+        inside = [p for p, around in self._around().items() if around == path]
+        return low | any(self._is_empty(p) for p in inside) if inside else low
+
+    def _is_empty(self, path: str) -> bool:
+        return bool(super().closing(path, self.gates[path]).all())
+
+    def _around(self) -> dict[str, str]:
+        """By the path of a unit gate that of the gate of the nearest block around it."""
+        program = self.shrinker.program
+        return remember(program, _blocks_around, lambda: _blocks_around(program, self.gates))
+
+    @torch.no_grad()
+    def _remove(self, opened: list[str]) -> list[Change]:
+        for path, gate in self.gates.items():
+            if gate.theta.dim() and path not in self._around() and self._is_empty(path):
+                gate.theta[gate.theta.argmax()] = 1
+        changes = super()._remove(opened)
+        if changes:
+            self._age = 0
+        return changes
+
+    def numbers(self) -> dict[str, float]:
+        """Shares of the start, expected and present, of MACs and parameters; blocks and units left."""
+        program = self.shrinker.program
+        with torch.no_grad():
+            expected = self._expected({p: g.theta for p, g in self.gates.items()})
+        macs, params = present_cost(program)
+        return {
+            **super().numbers(),
+            "expected_macs": float(expected.macs) / self.start_macs,
+            "expected_params": float(expected.params) / self.start_params,
+            "macs_share": macs / self.start_macs,
+            "params_share": params / self.start_params,
+            "blocks": float(len(find_blocks(program))),
+            "units": float(sum(len(g) for g in _groups(program) if g.name in self._groups)),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "start": (self.start_macs, self.start_params),
+            "prices": {path: price.clone() for path, price in self._prices.items()},
+            "age": self._age,
+            "groups": sorted(self._groups),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.start_macs, self.start_params = state["start"]
+        found = self.gates
+        self._prices = {p: v.to(found[p].theta.device) for p, v in state["prices"].items()}
+        self._age, self._groups = state["age"], frozenset(state["groups"])
+
+
+def present_cost(program: Program) -> tuple[int, int]:
+    """MACs at the example's batch size, and elements of parameters but those of gates."""
+    named = program.module.named_parameters()
+    sizes = (p.numel() for name, p in named if not is_inside_leaf(program.module, name))
+    return sum(node_macs(program).values()), sum(sizes)
+
+
+def _blocks_around(program: Program, found: Mapping[str, Gate]) -> dict[str, str]:
+    places = gate_nodes(program)
+    blocks = [b for b in find_blocks(program) if str(b.branch.target) in found]
+    around: dict[str, str] = {}
+    for block in sorted(blocks, key=lambda b: b.depth):
+        for path, gate in found.items():
+            if gate.theta.dim() and all(place in block.nodes for place in places[path]):
+                around[path] = str(block.branch.target)
+    return around
+
+
+def _groups(program: Program) -> Groups:
+    return remember(program, find_groups, lambda: find_groups(solved(program)))
+
+
+def _gated_groups(program: Program, found: Mapping[str, Gate]) -> frozenset[str]:
+    """Names of the groups whose units have gates."""
+    axes = solved(program)
+    labels = (label for path in found for label in axes.params[f"{path}.theta"])
+    units = {unit for label in labels for column in label.columns for unit in column.tolist()}
+    return frozenset(g.name for g in _groups(program) if units & set(g.units.tolist()))
+
+
+def _check(nu: float, alpha: float, beta: float, refresh: int) -> None:
+    for name, value, good, must in (
+        ("nu", nu, 0 < nu < float("inf"), "above 0"),
+        ("alpha", alpha, 0 <= alpha <= 1, "from 0 (units alone) to 1 (layers alone)"),
+        ("beta", beta, 0 <= beta <= 1, "from 0 (parameters alone) to 1 (compute alone)"),
+        ("refresh", refresh, refresh >= 1, "1 or more steps"),
+    ):
+        if not good:
+            raise OptionError(f"{name} is {value}", do=f"a number {must}")
