@@ -301,17 +301,20 @@ class StochasticGates(Method):
         closed = {p: g for p, g in found.items() if bool(self.closing(p, g).any())}
         if not closed and not opened:
             return []
-        before = {path: (g.theta.clone(), g.sample.clone()) for path, g in closed.items()}
+        names = [*closed, *opened]
+        before = [(t, t.clone()) for p in names for t in (found[p].theta, found[p].sample)]
         try:
             for path, gate in closed.items():
-                gate.theta.masked_fill_(self.closing(path, gate), 0)
-            change = self.shrinker.run(
-                DeleteGated(where=tuple(map(escape, [*closed, *opened]))), verify=self.verify
-            )
+                mask = self.closing(path, gate)
+                gate.theta.masked_fill_(mask, 0)
+                gate.sample.masked_fill_(mask, 0)
+            for path in opened:
+                found[path].sample.fill_(1)  # in train mode a gate multiplies by its last draw
+            one = DeleteGated(where=tuple(map(escape, names)))
+            change = self.shrinker.run(one, verify=self.verify)
         except Exception:
-            for path, (theta, sample) in before.items():
-                found[path].theta.copy_(theta)
-                found[path].sample.copy_(sample)
+            for tensor, old in before:
+                tensor.copy_(old)
             raise
         self._at_one = {p: n for p, n in self._at_one.items() if p in self.gates}
         return [change] if change.changed else []
