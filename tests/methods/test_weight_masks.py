@@ -17,7 +17,7 @@ from fxprune.training import Shrinker, TrainingError
 from fxprune_passes.methods.weight_masks import WeightMasks
 
 NAMES = ("blocks.0.conv1.weight", "blocks.0.conv2.weight")
-STEPS = 12
+STEPS = 6
 
 
 @cache
@@ -89,7 +89,7 @@ def test_masks_hold(name: str, dtype: torch.dtype) -> None:
     masks = WeightMasks(shrinker)
     masks.prune(NAMES, 150)
     before = {n: m.clone() for n, m in masks.masks().items()}
-    moved = []
+    moved: list[bool] = []
 
     def hold() -> None:
         moved.extend(not is_zero(weight(shrinker, n)[before[n]]) for n in NAMES)
@@ -134,10 +134,10 @@ def test_masks_follow_a_shrinking(name: str) -> None:
             n: m.tolist() for n, m in expected.items()
         }
         assert weight(shrinker, NAMES[0]).shape[0] == 6 - 2 * (turn + 1)
-        steps(shrinker, 4, masks.hold)
+        steps(shrinker, 3, masks.hold)
         assert all(is_zero(weight(shrinker, n)[m]) for n, m in masks.masks().items())
         whole.follow()
-        steps(other, 4, whole.hold)
+        steps(other, 3, whole.hold)
 
 
 def test_masks_of_deleted_layers_go() -> None:
