@@ -161,7 +161,7 @@ class NeuronImportance(Method):
                 do="units count where a linear layer or a convolution reads them behind an activation function",
             )
         self.widths = {g.name: len(g) for g in candidates.groups}
-        self._forget()
+        self._settle()
 
     def _watched(self) -> dict[str, Contribution]:
         """The observers by their paths, in the network as it is now."""
@@ -169,9 +169,14 @@ class NeuronImportance(Method):
         return {path: one for path, one in found.items() if isinstance(one, Contribution)}
 
     def _forget(self) -> None:
-        """Counters at 0; nothing counts before the next step."""
         for one in self._watched().values():
-            one.reset().freeze()
+            one.reset()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Nothing counts before the next step, and each process for itself."""
+        for one in self._watched().values():
+            one.freeze()
         if dist.is_available() and dist.is_initialized():
             count_apart(self.module)
 
