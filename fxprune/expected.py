@@ -20,11 +20,12 @@ expectation of the product: our reading of the paper (a reconstruction).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import fx
 
 from fxprune.algebra.label import IntArray, Label
 from fxprune.axes import Axes, BoolArray
@@ -76,6 +77,10 @@ class ExpectedCost:
         sums = _Sums(_Lengths(axes, units))
         for term in mac_terms(program, axes):
             sums.add(0, term, products.get(term.name, ALWAYS))
+        for node, formula in need.once.items():
+            term = _of_one_place(node, axes)
+            sums.add(0, term, formula)
+            sums.add(0, replace(term, factor=-term.factor), need.products[node])
         for term in param_terms(program, axes):
             if not is_inside_leaf(program.module, term.name):
                 sums.add(1, term, need.tensors.get(term.name, ALWAYS))
@@ -101,6 +106,14 @@ class ExpectedCost:
         terms = torch.cat([lengths, one])[self._rows].prod(1)[:, None] * self._weights
         macs, params = (terms / self._divisors[:, None] * chances[:, None]).sum(0)
         return Expected(macs, params)
+
+
+def _of_one_place(node: fx.Node, axes: Axes) -> Term:
+    """The products of a linear layer or convolution that is given a constant: its kernel is summed up first."""
+    weight = node.args[1]
+    assert isinstance(weight, fx.Node)
+    sizes, labels = weight.meta["val"].shape[:2], axes.nodes[weight][:2]
+    return Term.of(node.name, 1, zip(sizes, map(axes.final, labels), strict=True))
 
 
 def _padded(rows: Iterable[Sequence[int]]) -> Tensor:

@@ -2,7 +2,8 @@
 
 A node is needed where what it gives reaches an output, or a write that lasts, without a factor of 0 on its way.
 A closed gate is 0; so are sums of nothing but 0, products with a 0, and what keeps 0. A layer that is given 0
-makes its bias of that: then its weight is not needed, and its products are not.
+makes its bias of that: then its weight is not needed, and its products are not. What is made of such constants
+alone does not vary: a layer works it out once, for all samples and places.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from fxprune.evaluate import is_mutable
 from fxprune.gate import Gate
 from fxprune.leaf import leaf_of
 from fxprune.program import Program
-from fxprune.structure.formula import ALWAYS, Formula, both, either, gate
+from fxprune.structure.formula import ALWAYS, NEVER, Formula, both, either, gate
 from fxprune.structure.paths import Flow
-from fxprune.structure.zeros import KEEP_ZERO, PRODUCTS, bias_of, leaves_bias, operation
+from fxprune.structure.zeros import KEEP_ZERO, PRODUCTS, bias_of, is_norm, leaves_bias, operation
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,13 @@ class Need:
     """When nodes and parameters are needed.
 
     Attributes:
-        products: by node, when its multiply-accumulates are.
+        products: by node, when its multiply-accumulates are, for all samples and places.
+        once: by linear layer and convolution that may be given a constant, when its products for one place are.
         tensors: by name, when a parameter or buffer is: where any of its readers is; those never read are missing.
     """
 
     products: Mapping[fx.Node, Formula]
+    once: Mapping[fx.Node, Formula]
     tensors: Mapping[str, Formula]
 
 
@@ -50,8 +53,13 @@ def find_need(program: Program, numbers: Mapping[str, int]) -> Need:
         ends = node.op == "output" or not readers or is_mutable(node)
         asked = ALWAYS if ends else either(_asks(r, node, needed, given) for r in readers)
         needed[node] = both(asked, nonzero[node])
-    products = {n: both(f, given.get(n, ALWAYS)) for n, f in needed.items()}
-    return Need(products, _tensors(program, needed))
+    varying = _varying(flow, nonzero)
+    once = {n: both(needed[n], f) for n, f in given.items() if not is_norm(n)}
+    products = {
+        n: both(f, _first(n, varying)) if n in once else f for n, f in {**needed, **once}.items()
+    }
+    once = {n: f for n, f in once.items() if f != products[n]}
+    return Need(products, once, _tensors(program, needed))
 
 
 def _asks(
@@ -77,6 +85,17 @@ def _nonzero(program: Program, flow: Flow, numbers: Mapping[str, int]) -> dict[f
             number = numbers.get(str(node.target)) if isinstance(leaf, Gate) else None
             opened = ALWAYS if number is None else gate(number)
             found[node] = both(_first(node, found), opened)
+    return found
+
+
+def _varying(flow: Flow, nonzero: Mapping[fx.Node, Formula]) -> dict[fx.Node, Formula]:
+    """For every node when it may differ from sample to sample, or from place to place."""
+    found: dict[fx.Node, Formula] = {}
+    for node in flow.order:
+        if node.op == "placeholder" or not flow.inputs[node]:
+            found[node] = ALWAYS if node in flow.varying else NEVER
+        else:
+            found[node] = both(either(found[n] for n in flow.inputs[node]), nonzero[node])
     return found
 
 

@@ -29,10 +29,15 @@ def operation(node: fx.Node) -> str:
 
 def leaves_bias(node: fx.Node) -> bool:
     """Whether of 0 in its first operand a node makes its bias, or 0 without one: its weight is not asked."""
-    name = operation(node)
-    if name in ("layer_norm", "rms_norm"):
+    name = operator(node)
+    if is_norm(node):
         return len(get_argument(node, "normalized_shape")) == 1
     return name == "linear" or name.startswith("conv")
+
+
+def is_norm(node: fx.Node) -> bool:
+    """Whether a node is a norm over the last axes."""
+    return operator(node) in ("layer_norm", "rms_norm")
 
 
 def bias_of(node: fx.Node) -> fx.Node | None:

@@ -168,7 +168,8 @@ class ComplexityAware(StochasticGates):
     def _remove(self, opened: list[str]) -> list[Change]:
         for path, gate in self.gates.items():
             if gate.theta.dim() and path not in self._around() and self._is_empty(path):
-                gate.theta[gate.theta.argmax()] = 1
+                last = gate.theta.argmax()
+                gate.theta[last] = gate.sample[last] = 1
         changes = super()._remove(opened)
         if changes:
             self._age = 0
