@@ -5,6 +5,8 @@ A residual MLP on random data, so that it runs in seconds: python examples/entro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -23,6 +25,10 @@ class Block(nn.Module):
         return found
 
 
+def loss_on(x: torch.Tensor, y: torch.Tensor) -> Callable[[nn.Module], torch.Tensor]:
+    return lambda module: cross_entropy(module(x), y)
+
+
 def main(rounds: int = 5, steps: int = 30) -> fp.Program:
     torch.manual_seed(0)
     blocks = [Block(16) for _ in range(3)]
@@ -36,7 +42,7 @@ def main(rounds: int = 5, steps: int = 30) -> fp.Program:
     method = EntropyGuided(shrinker, zeta=0.5, most=0.9)  # each round half of the weights left
     for _ in range(rounds):
         for i in range(0, len(x), 32):
-            history.step(method.step(lambda m, i=i: cross_entropy(m(x[i : i + 32]), y[i : i + 32])))
+            history.step(method.step(loss_on(x[i : i + 32], y[i : i + 32])))
         for change in method.end_epoch():
             print(change)
         history.end_epoch(shrinker.program, **method.numbers())
