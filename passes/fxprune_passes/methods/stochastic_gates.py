@@ -232,9 +232,12 @@ class StochasticGates(Method):
     def _score(
         self, group: Mapping[str, Gate], costs: Mapping[str, Tensor], value: Tensor, _: Loss
     ) -> dict[str, Tensor]:
-        value, baseline = _mean(value), self._baseline
+        value, baseline = (
+            _mean(value.to(torch.promote_types(value.dtype, torch.float32))),
+            self._baseline,
+        )
         _check_finite(value, "the loss")
-        self._baseline = value if baseline is None else baseline.lerp(value, 1 - DECAY)
+        self._baseline = value if baseline is None else DECAY * baseline + (1 - DECAY) * value
         if baseline is None:  # the first loss is all that is known: nothing to hold it against
             return {}
         found = {}
