@@ -447,12 +447,12 @@ def test_entropy_alone_to_the_end() -> None:
 
 
 def test_accuracy_ends_pruning_too() -> None:
-    evaluate, _ = accuracies(0.9, 0.5)
+    evaluate, _ = accuracies(0.5, 0.9, 0.7)  # against the best so far
     method = make(zeta=0.2, evaluate=evaluate, delta=0.1)
-    for _ in range(3):
+    for _ in range(4):
         run_epoch(method, batches())
     assert method.done
-    assert method.numbers()["weights_left"] == pytest.approx(0.8, abs=0.01)
+    assert method.numbers()["weights_left"] == pytest.approx(0.64, abs=0.03)
 
 
 # Going on

@@ -60,7 +60,7 @@ class EntropyGuided(Method):
     with `zeta=None`.
 
     With `zeta=None` the activation of the lowest entropy becomes the identity behind each round, until the
-    accuracy has fallen: a round whose accuracy is more than `delta` below that of the first ends the method.
+    accuracy has fallen: a round whose accuracy is more than `delta` below the best one so far ends the method.
     `done` is true then, nothing changes any more, and `good` is a copy of the last program that had not
     fallen. `evaluate` ends a method that prunes weights in the same way.
 
@@ -127,7 +127,7 @@ class EntropyGuided(Method):
         self.budgets: dict[str, int] = {}
         self.good: Program | None = None
         self.done = False
-        self._reference: float | None = None
+        self._best: float | None = None
         self._steps = self._epochs = self._counted = 0
         self._known: tuple[Program, list[EntropyLayer]] | None = None
         layers = self.layers()
@@ -205,10 +205,10 @@ class EntropyGuided(Method):
         if self._evaluate is None:
             return False
         accuracy = in_eval_mode(self._evaluate)(self.module)
-        if self._reference is None:
-            self._reference = accuracy
-        if not accuracy >= self._reference - self.delta:
+        best = accuracy if self._best is None else self._best
+        if not accuracy >= best - self.delta:
             return True
+        self._best = max(best, accuracy)
         self.good = copy.deepcopy(self.shrinker.program)
         return False
 
@@ -288,7 +288,7 @@ class EntropyGuided(Method):
 
 # What there is to save beside masks and programs.
 _PLAIN = (
-    *("entropies", "budgets", "done", "_reference", "_steps", "_epochs", "_counted"),
+    *("entropies", "budgets", "done", "_best", "_steps", "_epochs", "_counted"),
     *("_layers", "_names", "_weights"),
 )
 

@@ -28,7 +28,7 @@ def in_eval_mode(measure: Measure) -> Callable[[nn.Module], float]:
         if not dist.is_initialized():
             return value
         device = next(module.parameters()).device
-        total = all_reduced({"value": torch.tensor(value, device=device)})
+        total = all_reduced({"value": torch.tensor(value, dtype=torch.float64, device=device)})
         return float(total["value"]) / dist.get_world_size()
 
     return measured
