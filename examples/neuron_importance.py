@@ -1,4 +1,4 @@
-"""A classifier loses two thirds of its hidden units while it trains: those that add least to the sums of the next layer.
+"""A classifier loses two thirds of its hidden units while it trains: those that add least to the next layer.
 
 Random digits, so that it runs in seconds: python examples/neuron_importance.py
 """

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
-from torchvision.models import MobileNetV2, ResNet, VisionTransformer
-from torchvision.models.resnet import BasicBlock
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import fxprune as fp
 from fxprune.errors import OptionError
@@ -314,6 +314,35 @@ def test_two_halves_of_an_epoch_merge_to_the_whole() -> None:
     assert methods[0].decide() == methods[1].decide()
 
 
+def _process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    method = start_kind(ConvNet, share=0.5, target=0.5, verify=False)
+    ddp = nn.parallel.DistributedDataParallel(method.module)
+    for epoch in range(2):
+        for x, y in make_batches(ConvNet, 2, seed=10 * epoch + rank):
+            method.begin()
+            method.shrinker.optimizer.zero_grad()
+            cross_entropy(ddp(x), y).backward()  # type: ignore[no-untyped-call]
+            method.shrinker.optimizer.step()
+            method.finish()
+        if method.end_epoch():
+            ddp = fp.training.rewrap(method.shrinker, ddp)
+    torch.save([dict(method.module.named_parameters()), method.state_dict()], f"{folder}/{rank}")
+    del ddp  # its reducer holds the group, whose threads must end before the process does
+    gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_processes_remove_alike(tmp_path: Path) -> None:
+    spawn(_process, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    one, other = (torch.load(tmp_path / str(rank), weights_only=False) for rank in (0, 1))
+    assert_same(one, other)
+    assert one[1]["done"]
+    assert one[0]["stem.weight"].shape[0] == 2
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -351,7 +380,28 @@ def test_weights_of_half_precision() -> None:
     assert method.module.get_parameter("0.weight").dtype == torch.bfloat16
 
 
+# What takes long to import is not imported where processes are started.
+def resnet() -> nn.Module:
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3)
+
+
+def mobilenet() -> nn.Module:
+    from torchvision.models import MobileNetV2
+
+    return MobileNetV2(3, 0.25, [[1, 16, 1, 1], [4, 16, 2, 2]])
+
+
+def vit() -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(8, 4, 1, 2, 8, 12, dropout=0.1, num_classes=3)
+
+
 def llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=20,
         hidden_size=8,
@@ -365,19 +415,9 @@ def llama() -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, str]] = {
-    "resnet": (lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3), (2, 3, 16, 16), 0, ""),
-    "mobilenet": (
-        lambda: MobileNetV2(3, 0.25, [[1, 16, 1, 1], [4, 16, 2, 2]]),
-        (2, 3, 16, 16),
-        1,
-        "features.2.conv.2.weight:0",
-    ),
-    "vit": (
-        lambda: VisionTransformer(8, 4, 1, 2, 8, 12, dropout=0.1, num_classes=3),
-        (2, 3, 8, 8),
-        3,
-        "conv_proj.weight:0",
-    ),
+    "resnet": (resnet, (2, 3, 16, 16), 0, ""),
+    "mobilenet": (mobilenet, (2, 3, 16, 16), 1, "features.2.conv.2.weight:0"),
+    "vit": (vit, (2, 3, 8, 8), 3, "conv_proj.weight:0"),
     "llama": (llama, (2, 5), 6, "model.layers.0.self_attn.v_proj.weight:0"),
 }
 
