@@ -16,6 +16,7 @@ from benchmarks.bench import Row, markdown, verdict
 from experiments.networks import resnet_cifar
 from fxprune_passes.methods import BernoulliLayers, EntropyGuided
 from fxprune_passes.methods.method import Method
+from fxprune_passes.methods.neuron_importance import NeuronImportance
 
 THREADS = 1
 ALONE = False
@@ -37,6 +38,12 @@ METHODS: dict[str, tuple[Make, float]] = {
     "layers, first-order": (_layers("first-order"), LIMIT),
     "weights by entropy, every step": (EntropyGuided, LIMIT),
     "weights by entropy, every 10th step": (lambda s: EntropyGuided(s, every=10), LIMIT),
+    # One step in 32 counts, and the mean of all is to be at most the limit.
+    "units by importance, a step that counts": (
+        lambda s: NeuronImportance(s, warmup=0, observe_every=1),
+        1 + 32 * (LIMIT - 1),
+    ),
+    "units by importance, other steps": (NeuronImportance, LIMIT),
 }
 
 
