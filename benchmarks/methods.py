@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 import fxprune as fp
 from benchmarks.bench import Row, markdown, verdict
 from experiments.networks import resnet_cifar
-from fxprune_passes.methods import BernoulliLayers, EntropyGuided
+from fxprune_passes.methods import BernoulliLayers, ComplexityAware, EntropyGuided
 from fxprune_passes.methods.method import Method
 from fxprune_passes.methods.neuron_importance import NeuronImportance
 
@@ -36,6 +36,8 @@ METHODS: dict[str, tuple[Make, float]] = {
     "layers, two-pass": (_layers("two-pass"), TWO_PASS),
     "layers, score": (_layers("score"), LIMIT),
     "layers, first-order": (_layers("first-order"), LIMIT),
+    "units by cost": (lambda s: ComplexityAware.preset("cifar10-resnet56-units", s), LIMIT),
+    "units and layers by cost": (lambda s: ComplexityAware.preset("cifar10-resnet56", s), LIMIT),
     "weights by entropy, every step": (EntropyGuided, LIMIT),
     "weights by entropy, every 10th step": (lambda s: EntropyGuided(s, every=10), LIMIT),
     # One step in 32 counts, and the mean of all is to be at most the limit.
