@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import nn
+
 from fxprune.training import Shrinker
 from fxprune_passes.methods.method import Method
 
@@ -32,14 +34,16 @@ class Context:
         samples: training images.
         epochs: in all.
         seed: of the run.
-        accuracy: of a module on the images that are held out of training for it.
+        accuracy: of a module, on training images that are few enough for each round.
+        loss: the same.
     """
 
     steps: int
     samples: int
     epochs: int
     seed: int
-    accuracy: Callable[[object], float] = field(compare=False)
+    accuracy: Callable[[nn.Module], float] = field(compare=False)
+    loss: Callable[[nn.Module], float] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,6 @@ class Arm:
     Attributes:
         name: in the table.
         make: the method, over the network that trains; None: plain training.
-        prepare: pipeline that the network goes through first, as `insert-skips`.
         control: "random": units at random go in the middle of training; "magnitude": the smallest ones go
             behind it, and a fifth of the epochs more follow; "": neither.
         like: the arm whose final size a control takes.
@@ -57,7 +60,6 @@ class Arm:
 
     name: str
     make: Callable[[Shrinker, Context], Method] | None = None
-    prepare: str = ""
     control: Literal["", "random", "magnitude"] = ""
     like: str = ""
 
@@ -73,6 +75,7 @@ class Task:
         quick: how long on a CPU.
         full: how long in the paper, or as near as is sensible.
         arms: in the order of the table; a control stands behind the arm that it is like.
+        prepare: pipeline that the network goes through first, as `insert-skips`.
         metric: what "the same size" is about.
         rate: learning rate of SGD with momentum 0.9, falling to 0 by a cosine.
         decay: weight decay.
@@ -86,6 +89,7 @@ class Task:
     quick: Length
     full: Length
     arms: tuple[Arm, ...]
+    prepare: str = ""
     metric: Literal["params", "macs"] = "params"
     rate: float = 0.05
     decay: float = 1e-4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -26,7 +27,7 @@ from fxprune.pipeline import run_pipeline
 from fxprune.program import Program
 from fxprune.training import History, Shrinker
 from fxprune.training.history import size_of
-from fxprune_passes.methods.method import Method
+from fxprune_passes.methods.method import Method, for_use
 
 Tensor = torch.Tensor
 Row = dict[str, Any]
@@ -60,27 +61,27 @@ class Run:
         torch.manual_seed(self.seed)
         model = NETWORKS[self.task.network]().to(device).train()
         start = fp.capture(model, held.example(self.task.batch))
-        if self.arm.prepare:
-            start = run_pipeline(start, self.arm.prepare, seed=self.seed).program
+        if self.task.prepare:
+            start = run_pipeline(start, self.task.prepare, seed=self.seed).program
         loop = _Loop(self, start, held)
         began = time.perf_counter()
         loop.train()
         seconds = time.perf_counter() - began
-        loop.close()
         row = self._row(loop, start, held, seconds)
         shutil.rmtree(self.folder, ignore_errors=True)
         return row
 
     def _row(self, loop: _Loop, start: Program, data: Data, seconds: float) -> Row:
-        end = loop.shrinker.program
-        before, after = size_of(start), size_of(end)
+        end, last = loop.method.finish_training(), loop.shrinker.program
+        first = for_use(copy.deepcopy(start))
+        before, after = size_of(first), size_of(end)
         return {
             "test": accuracy(end, data, data.test_images, data.test_labels),
             "train": accuracy(end, data, data.images[:10_000], data.labels[:10_000]),
             **asdict(after),
             "dense": asdict(before),
-            "latency": compare_latency(start, end, rounds=25).ratio,
-            "step": step_ratio(start, end, data, self.task.batch),
+            "latency": compare_latency(first, end, rounds=101).ratio,
+            "step": step_ratio(start, last, data, self.task.batch),
             "seconds": round(seconds, 1),
             "epochs": len(loop.history.rows),
             "curve": [r.accuracy for r in loop.history.rows],
@@ -130,12 +131,6 @@ class _Loop:
             if time.perf_counter() - self.saved > PAUSE:
                 self._save()
 
-    def close(self) -> None:
-        """What is to be done behind training: gates and observers leave the network."""
-        closing = getattr(self.method, "close", None)
-        if closing is not None:
-            closing()
-
     def _step(self, x: Tensor, y: Tensor) -> None:
         right: list[Tensor] = []
 
@@ -173,14 +168,20 @@ class _Loop:
         return 0.05 * (1 + math.cos(math.pi * (step - plain) / max(1, self.extra * self.steps)))
 
     def _context(self) -> Context:
-        def right(module: Any) -> float:
-            count = min(2000, len(self.data.images))
+        count = min(2000, len(self.data.images))
+        labels = self.data.labels[:count]
+
+        def scores(module: nn.Module) -> Tensor:
             with torch.no_grad():
-                scores = module(self.data.scaled(self.data.images[:count]))
-            return float((scores.argmax(1) == self.data.labels[:count]).float().mean())
+                return module(self.data.scaled(self.data.images[:count]))  # type: ignore[no-any-return]
 
         return Context(
-            self.steps, len(self.data.images), self.run.length.epochs, self.run.seed, right
+            self.steps,
+            len(self.data.images),
+            self.run.length.epochs,
+            self.run.seed,
+            lambda module: float((scores(module).argmax(1) == labels).float().mean()),
+            lambda module: float(cross_entropy(scores(module), labels)),
         )
 
     def _save(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from fxprune.observe import observers
-from fxprune.pipeline import Context, Keeps, Rewrite, run_pipeline
+from fxprune.pipeline import Context, Keeps, Rewrite
 from fxprune.program import Program
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.methods.measure import Measure, in_eval_mode
@@ -25,8 +25,6 @@ from fxprune_passes.methods.weight_budgets import (
 from fxprune_passes.methods.weight_masks import WeightMasks
 from fxprune_passes.rewrite.dead_units import DeadUnitsSeen
 from fxprune_passes.rewrite.linearize import Linearize
-
-CLOSE = "remove-observers | fold-batchnorm | dead-units | fuse-linear | dead-code"
 
 
 class EntropyGuided(Method):
@@ -247,14 +245,9 @@ class EntropyGuided(Method):
         tensors = self.shrinker.program.tensors()
         return sum(int(tensors[name].count_nonzero()) for name in names if name in tensors)
 
-    def finish_training(self) -> Program:
-        """The network for use, in eval mode, a copy: `good` where the accuracy had fallen.
-
-        Observers go, norms are folded, units that have become constant go, and layers in a row are fused where
-        that is exact and no dearer. Verified.
-        """
-        program = self.good if self.done and self.good else self.shrinker.program
-        return run_pipeline(copy.deepcopy(program).eval(), CLOSE).program
+    def settled(self) -> Program:
+        """A copy of the network that training came to: of `good` where the accuracy had fallen."""
+        return copy.deepcopy(self.good) if self.done and self.good else super().settled()
 
     def numbers(self) -> dict[str, float]:
         """Lowest and mean entropy of the last round, activations taken out, share of the weights left."""

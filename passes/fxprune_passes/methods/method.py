@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from fxprune.pipeline import run_pipeline
+from fxprune.program import Program
 from fxprune.training import Change, Shrinker, TrainingError
 
 Tensor = torch.Tensor
 Loss = Callable[[nn.Module], Tensor]
+FOR_USE = "delete-gated | remove-observers | fold-batchnorm | dead-units | fuse-linear | dead-code"
 
 
 class Method:
@@ -27,6 +31,8 @@ class Method:
         method.learn(value.detach(), loss)
         optimizer.step()
         method.finish()
+
+    Behind training `method.finish_training()` gives the network for use.
 
     Args:
         shrinker: of the network that trains and its optimizer; gates and observers are put into its program.
@@ -81,6 +87,14 @@ class Method:
         """Removes what the method has found to be of no use, verified; what was done, perhaps nothing."""
         return []
 
+    def finish_training(self) -> Program:
+        """The network for use, a copy; see `for_use`. The one in training stays as it is."""
+        return for_use(self.settled())
+
+    def settled(self) -> Program:
+        """A copy of the network that training came to."""
+        return copy.deepcopy(self.shrinker.program)
+
     def numbers(self) -> dict[str, float]:
         """What there is to report of an epoch: `history.end_epoch(program, **method.numbers())`."""
         return {}
@@ -101,6 +115,15 @@ class Method:
                 why=f"{type(self).__name__} keeps nothing",
                 do="load the state that this method gave",
             )
+
+
+def for_use(program: Program) -> Program:
+    """The network for use, in eval mode, to which the one given is switched too.
+
+    Gates and observers go, norms are folded, units that have become constant go, and layers in a row are
+    fused where that is exact and no dearer. Verified.
+    """
+    return run_pipeline(program.eval(), FOR_USE).program
 
 
 def _check(value: Tensor) -> None:

@@ -322,6 +322,15 @@ class StochasticGates(Method):
         self._at_one = {p: n for p, n in self._at_one.items() if p in self.gates}
         return [change] if change.changed else []
 
+    @torch.no_grad()
+    def settled(self) -> Program:
+        """A copy of the network in which gates that are left are open where theta >= 1/2, and else closed."""
+        program = super().settled()
+        for path in self.gates:
+            gate = gates(program)[path]
+            gate.set((gate.theta >= 0.5).to(gate.theta.dtype))
+        return program
+
     def numbers(self) -> dict[str, float]:
         """Gates left, the mean and the smallest theta."""
         thetas = [gate.theta.detach().view(-1) for gate in self.gates.values()]
