@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -12,6 +12,8 @@ from fxprune.program import Program
 
 Kind = Literal["hard", "soft", "bernoulli"]
 Estimator = Literal["straight-through", "score"]
+# A dot product of shorter numbers would be summed up in them.
+_EXACT = (torch.float32, torch.float64)
 
 
 class Gate(Leaf):
@@ -78,7 +80,15 @@ class Gate(Leaf):
             shape = [1] * value.dim()
             shape[axis] = -1
             gate = gate.view(shape)
+        elif gate.requires_grad and gate.dtype in _EXACT and not torch.compiler.is_compiling():
+            weighed: torch.Tensor = _Weigh.apply(value, gate, self._is_open())
+            return weighed
         return value * gate
+
+    def _is_open(self) -> bool:
+        """Whether 1 was drawn, where that can be asked without waiting for a device."""
+        drawn = self.kind == "bernoulli" and self.training and self.sample.device.type == "cpu"
+        return drawn and self.sample.item() == 1
 
     def values(self) -> torch.Tensor:
         """The multipliers `[size]` or `[]`, with gradients to theta."""
@@ -117,6 +127,30 @@ class Gate(Leaf):
         return (
             f"{self.kind}, {self.theta.numel()} {'gate' if self.theta.dim() == 0 else 'unit gates'}"
         )
+
+
+class _Weigh(torch.autograd.Function):
+    """`value * gate` for one gate. Its gradient is one dot product; that of `mul` writes all products out first.
+
+    An open gate hands value and gradient on as they are.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: torch.Tensor, gate: torch.Tensor, is_open: bool) -> torch.Tensor:
+        return value.view_as(value) if is_open else value * gate
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Any) -> None:
+        *tensors, ctx.is_open = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        value, gate = ctx.saved_tensors
+        slope = torch.dot(gradient.reshape(-1), value.reshape(-1))
+        return gradient if ctx.is_open else gradient * gate, slope, None
 
 
 def spread(values: torch.Tensor, length: int, *, tiled: bool) -> torch.Tensor:

@@ -43,6 +43,48 @@ def test_gradients_pass_straight_through(kind: str) -> None:
     torch.testing.assert_close(gate.theta.grad, x.sum(0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gradients_of_one_gate_on_all_of_a_value(dtype: torch.dtype) -> None:
+    gate = Gate(None, "soft").to(torch.float64)
+    gate.set(0.3)
+    x = torch.randn(2, 3, 4, dtype=dtype).mT.requires_grad_()
+    weights = torch.randn(2, 4, 3, dtype=dtype)
+    (gate(x) * weights).sum().backward()
+    assert gate.theta.grad is not None
+    expected = (x * weights).double().sum()
+    torch.testing.assert_close(
+        gate.theta.grad, expected, rtol=0, atol=1e-1 if dtype.itemsize == 2 else 1e-12
+    )
+    torch.testing.assert_close(x.grad, weights * gate.theta.to(dtype))
+
+
+@pytest.mark.parametrize("drawn", [0.0, 1.0])
+def test_gradients_of_one_gate_at_what_was_drawn(drawn: float) -> None:
+    gate = Gate(None, "bernoulli").train()
+    gate.draws = False
+    gate.sample.fill_(drawn)
+    x = torch.randn(3, 4, requires_grad=True)
+    y = gate(x)
+    y.sin().sum().backward()
+    assert torch.equal(y, x * drawn)
+    assert gate.theta.grad is not None
+    torch.testing.assert_close(x.grad, (x * drawn).cos() * drawn)
+    torch.testing.assert_close(gate.theta.grad, ((x * drawn).cos() * x).sum())
+
+
+def test_one_gate_has_second_derivatives_and_works_in_functions() -> None:
+    gate = Gate(None, "soft").double()
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+
+    def run(theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(gate, {"theta": theta}, (x,))
+
+    assert torch.autograd.gradgradcheck(run, (theta, x))
+    slopes = torch.func.vmap(torch.func.grad(lambda x: run(theta, x).sum()))(x[None])
+    torch.testing.assert_close(slopes, theta.expand(1, 5))
+
+
 def test_a_sample_holds_for_the_batch_and_for_every_place_of_a_step() -> None:
     torch.manual_seed(0)
     gate = Gate(64, "bernoulli").train()
