@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py [TABLE ...] [--only REGEX] [--fresh] [--render]
 
-TABLE is share, depth, llm, latency, torch_pruning or methods; all of them by default. Results are kept in
+TABLE is share, depth, llm, latency, torch_pruning, leaves or methods; all of them by default. Results are kept in
 `benchmarks/.results/TABLE.jsonl` as they come, so a run that was stopped goes on where it was. The
 page is written at the end, or by `--render` alone.
 """
@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any, Protocol, TypeVar, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / ".results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-TABLES = ("share", "depth", "llm", "latency", "torch_pruning", "methods")
+TABLES = ("share", "depth", "llm", "latency", "torch_pruning", "leaves", "methods")
 MARK = "ROW "
 # Not this folder: its torch_pruning.py would hide the package of that name.
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT / "benchmarks")]
@@ -81,6 +82,35 @@ class Clock:
     def total(self) -> float:
         """The sum of all that was measured."""
         return sum(self.seconds.values())
+
+
+def alternate(
+    first: Callable[[], object], second: Callable[[], object], rounds: int, warm: int = 2
+) -> dict[str, float]:
+    """Wall time of two pieces of work that take turns, so that what else the machine does falls on both.
+
+    Returns:
+        `first_s` and `second_s`, medians; `ratio`, the median over the rounds of second / first; `low` and
+        `high`, its quartiles.
+    """
+    pairs: list[dict[bool, float]] = []
+    for i in range(warm + rounds):
+        pair = {}
+        for late in (False, True) if i % 2 else (True, False):
+            start = time.perf_counter()
+            (second if late else first)()
+            pair[late] = time.perf_counter() - start
+        pairs.append(pair)
+    kept = pairs[warm:]
+    low, middle, high = quantiles((p[True] / p[False] for p in kept), n=4)
+    medians = [median(p[late] for p in kept) for late in (False, True)]
+    return {
+        "first_s": medians[0],
+        "second_s": medians[1],
+        "ratio": middle,
+        "low": low,
+        "high": high,
+    }
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
