@@ -1,0 +1,25 @@
+"""Observers in the replicas of DistributedDataParallel."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fxprune.observe.observer import Observer
+
+
+def count_apart(module: nn.Module) -> nn.Module:
+    """Lets each process of DistributedDataParallel count for itself; call it before wrapping.
+
+    DistributedDataParallel copies the buffers of the first process to the others before every forward,
+    and what these had counted is lost. Returns the module. `broadcast_buffers=False` does the same for
+    all buffers.
+    """
+    names = {
+        f"{path}.{name}" if path else name
+        for path, one in module.named_modules()
+        if isinstance(one, Observer)
+        for name, _ in one.named_buffers()
+    }
+    known = set(getattr(module, "_ddp_params_and_buffers_to_ignore", ()))
+    module._ddp_params_and_buffers_to_ignore = sorted(known | names)  # type: ignore[assignment]
+    return module
