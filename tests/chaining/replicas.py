@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fxprune.gate import Gate
 from fxprune.observe import Observer, count_apart
+from fxprune.testing.processes import leave_group
 
 
 def main(given: str, wanted: str) -> None:
@@ -29,8 +30,7 @@ def main(given: str, wanted: str) -> None:
         found[check.__name__] = check(module, replica, part)
     if dist.get_rank() == 0:
         torch.save(found, wanted)
-    dist.barrier()  # no process may go while another still talks to it
-    dist.destroy_process_group()
+    leave_group()
 
 
 def gradients(module: nn.Module, run: nn.Module, x: torch.Tensor) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import math
 from pathlib import Path
@@ -21,6 +20,7 @@ import fxprune as fp
 from fxprune.errors import OptionError
 from fxprune.observe import KINDS, Contribution, Maximum, Mean, Observer, count_apart, observers
 from fxprune.pipeline import run_pipeline
+from fxprune.testing.processes import leave_group
 
 Tensor = torch.Tensor
 STATS = ("on-fraction", "mean", "max", "covariance", "contribution")
@@ -165,10 +165,7 @@ def _process(rank: int, folder: str) -> None:
         [[o.state_dict() for o in found.values()], [o.state_dict() for o in others]],
         f"{folder}/out{rank}",
     )
-    del wrapped  # its reducer holds the group, whose threads must end before the process does
-    gc.collect()
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_group()
 
 
 def test_two_processes_merge_to_what_one_sees(small: nn.Module, tmp_path: Path) -> None:

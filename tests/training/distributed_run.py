@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fxprune as fp
 from fxprune.gate import gates
+from fxprune.testing.processes import leave_group
 from fxprune.testing.training import ConvNet, capture, make_batches, make_model, train, weights
 
 Tensor = torch.Tensor
@@ -65,8 +66,7 @@ def main() -> None:
     check_sharded()
     if rank == 0:
         sys.stdout.write("agreed\n")
-    dist.barrier()  # no process may go while another still talks to it
-    dist.destroy_process_group()
+    leave_group()
 
 
 def check_sharded() -> None:
