@@ -101,6 +101,14 @@ def test_block_gates_stand_on_every_branch(resnet: Program) -> None:
         assert add.target is torch.ops.aten.add.Tensor
 
 
+@pytest.mark.parametrize("scope", ["block", "unit"])
+def test_what_is_ignored_has_no_gate(resnet: Program, scope: str) -> None:
+    every = gates(run(resnet, f"insert-gates{{scope={scope}}}").program)
+    first = min(every)
+    text = f"insert-gates{{scope={scope} ignore={first.removesuffix('.gate')}}}"
+    assert gates(run(resnet, text).program).keys() == every.keys() - {first}
+
+
 def test_a_branch_has_one_gate_only(resnet: Program) -> None:
     result = run(resnet, "insert-gates | insert-gates")
     assert len(gates(result.program)) == 4

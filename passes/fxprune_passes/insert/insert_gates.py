@@ -21,6 +21,8 @@ from fxprune.structure.paths import operator
 from fxprune_passes.insert.layer_ends import find_layers
 from fxprune_passes.insert.unit_places import Places, UnplaceableError, find_places
 
+Scope = Literal["block", "unit", "inner", "head", "layer"]
+
 
 @dataclass(frozen=True)
 class InsertGates(Rewrite):
@@ -37,13 +39,15 @@ class InsertGates(Rewrite):
         where: glob of the paths of blocks and layers, or of the tensors that name groups.
         kind: see `fxprune.gate.Gate`.
         estimator: see `fxprune.gate.Gate`.
+        ignore: globs of the same paths, or of what holds them, that get no gate.
     """
 
     name: ClassVar[str] = "insert-gates"
-    scope: Literal["block", "unit", "inner", "head", "layer"] = "block"
+    scope: Scope = "block"
     where: str = "*"
     kind: Kind = "hard"
     estimator: Estimator = "straight-through"
+    ignore: tuple[str, ...] = ()
 
     def rewrite(self, program: Program, ctx: Context) -> Program:
         editor = ctx.edit(program)
@@ -58,7 +62,7 @@ class InsertGates(Rewrite):
     def _blocks(self, program: Program, editor: Editor, ctx: Context) -> None:
         for block in find_blocks(program):
             path = f"{block.path}.gate"
-            if not fnmatchcase(block.path, self.where):
+            if not self._wants(block.path):
                 continue
             if _is_gate(editor, editor.node(block.branch)):
                 ctx.missed(block.branch, "no gate", "the branch has one", code="gated")
@@ -72,7 +76,7 @@ class InsertGates(Rewrite):
 
     def _layers(self, program: Program, editor: Editor, ctx: Context) -> None:
         for layer in find_layers(program):
-            if not fnmatchcase(layer.path, self.where):
+            if not self._wants(layer.path):
                 continue
             if layer.needed:
                 ctx.missed(
@@ -97,7 +101,7 @@ class InsertGates(Rewrite):
         for group in find_groups(axes):
             tensor, units = group.name.partition(":")[0], set(group.units.tolist())
             is_head = bool(heads & units)
-            if is_head != (self.scope == "head") or not fnmatchcase(tensor, self.where):
+            if is_head != (self.scope == "head") or not self._wants(tensor):
                 continue
             if streams & units:
                 continue
@@ -124,6 +128,11 @@ class InsertGates(Rewrite):
                 args = (node, place.axis, not known, place.tiled)
                 known[key] = editor.call_leaf(path, args, before=node.next, like=node)
             user.replace_input_with(node, known[key])
+
+    def _wants(self, path: str) -> bool:
+        names = (path, path.rpartition(".")[0])
+        ignored = any(fnmatchcase(n, glob) for n in names for glob in self.ignore)
+        return fnmatchcase(path, self.where) and not ignored
 
     def _gate(self, size: int | None, program: Program, names: Iterable[str]) -> Gate:
         tensors = program.tensors()
