@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[Make, float]] = {
     "units by cost": (lambda s: ComplexityAware.preset("cifar10-resnet56-units", s), LIMIT),
     "units and layers by cost": (lambda s: ComplexityAware.preset("cifar10-resnet56", s), LIMIT),
     "weights by entropy, every step": (EntropyGuided, LIMIT),
-    "weights by entropy, every 10th step": (lambda s: EntropyGuided(s, every=10), LIMIT),
+    "weights by entropy, every 10th step": (lambda s: EntropyGuided(s, observe_every=10), LIMIT),
     # One step in 32 counts, and the mean of all is to be at most the limit.
     "units by importance, a step that counts": (
         lambda s: NeuronImportance(s, warmup=0, observe_every=1),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fxprune as fp
+from fxprune.errors import OptionError
 from fxprune.observe import observers
 from fxprune.program import Program
 from fxprune.structure.activations import find_activations
@@ -225,7 +226,7 @@ def test_weights_stay_0_through_rounds(name: str) -> None:
 
 
 def test_counts_in_training_steps_of_the_last_epoch_of_a_round() -> None:
-    method = make(epochs_per_round=2, every=2)
+    method = make(epochs_per_round=2, observe_every=2)
     counts = []
     for _ in range(4):
         for x, y in batches(5):
@@ -256,6 +257,15 @@ def test_a_loss_that_is_not_finite_changes_no_weight() -> None:
         method.step(lambda module: module(batches()[0][0]).sum() * float("nan"))
     assert all(torch.equal(t, before[n]) for n, t in method.module.named_parameters())
     assert all(o.frozen for o in observers(method.shrinker.program).values())
+
+
+def test_a_step_that_fails_has_not_counted() -> None:
+    method = make()
+    (x, y), *_ = batches(1)
+    method.step(loss_of(x, y))
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        method.step(lambda module: module(x).sum() * float("nan"))
+    assert [int(o.seen) for o in observers(method.shrinker.program).values()] == [SAMPLES] * 3
 
 
 # Layers that go
@@ -503,17 +513,21 @@ def test_a_state_of_something_else_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"zeta": 0.0}, "zeta must be"),
-        ({"zeta": None}, "needs evaluate"),
-        ({"eps": 0.1}, "needs loss"),
-        ({"most": 0.0}, "most must be"),
-        ({"every": 0}, "at least 1"),
-        ({"ignore": "*"}, "no activation function can be observed"),
+        ({"zeta": 0.0}, "zeta is 0.0"),
+        ({"zeta": None}, "evaluate is None"),
+        ({"eps": 0.1}, "loss is None"),
+        ({"most": 0.0}, "most is 0.0"),
+        ({"observe_every": 0}, "observe_every is 0"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], text: str) -> None:
-    with pytest.raises(TrainingError, match=text):
+    with pytest.raises(OptionError, match=text):
         make(**options)
+
+
+def test_nothing_to_observe() -> None:
+    with pytest.raises(TrainingError, match="no activation function can be observed"):
+        make(ignore="*")
 
 
 # Networks

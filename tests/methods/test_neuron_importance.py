@@ -143,13 +143,11 @@ def test_no_layer_is_emptied_and_no_output_cut() -> None:
     epochs(method, make_batches(Mlp, 1), 3)
     assert widths(method) == [1, 1, 3]
     assert not method.done
-    (change,) = method.close()
-    assert change.changed
-    assert method.close() == []
+    assert not observers(method.finish_training())
 
 
 def test_warmup_and_rounds_of_several_epochs() -> None:
-    method = start_kind(Mlp, share=0.25, warmup=2, every=2, target=0.5)
+    method = start_kind(Mlp, share=0.25, warmup=2, epochs_per_round=2, target=0.5)
     found, seen = [], []
     for _ in range(6):
         for batch in make_batches(Mlp, 2):
@@ -238,7 +236,8 @@ def test_random_is_drawn_by_its_seed() -> None:
         method = start(
             paper_network(), paper_batches()[0][0], share=0.5, criterion="random", seed=seed
         )
-        method.end_epoch()
+        method.shrinker.optimizer.param_groups[0]["lr"] = 0.0
+        epochs(method, paper_batches(1))
         return method.module.get_parameter("0.bias").detach()
 
     assert torch.equal(kept(0), kept(0))
@@ -283,15 +282,17 @@ def test_going_on_from_a_file_is_as_not_stopping(middle: bool, tmp_path: Path) -
     assert again.numbers() == method.numbers()
 
 
-def test_a_state_of_another_method_is_refused() -> None:
-    method = start_kind(Mlp)
-    for state in ({}, method.state_dict() | {"signed": True}):
-        with pytest.raises(TrainingError, match="of another method"):
-            method.load_state_dict(state)
-    method.close()
-    done = start_kind(Mlp)
-    done.load_state_dict(method.state_dict())
-    assert not observers(done.shrinker.program)
+def test_going_on_behind_the_end() -> None:
+    method, done = (start_kind(Mlp, share=0.5, target=0.5) for _ in range(2))
+    epochs(method, make_batches(Mlp, 1))
+    assert method.done
+    with pytest.raises(TrainingError, match="another network"):
+        done.load_state_dict(method.state_dict())
+    again = NeuronImportance(Shrinker(method.shrinker.program, method.shrinker.optimizer))
+    again.load_state_dict(method.state_dict())
+    assert not observers(again.shrinker.program)
+    with pytest.raises(TrainingError, match="other options"):
+        start_kind(Mlp, signed=True).load_state_dict(start_kind(Mlp).state_dict())
 
 
 def test_two_halves_of_an_epoch_merge_to_the_whole() -> None:
@@ -349,7 +350,7 @@ def test_two_processes_remove_alike(tmp_path: Path) -> None:
         {"share": 0.0},
         {"target": 1.0},
         {"lam_avg": 0.0, "lam_max": 0.0},
-        {"every": 0},
+        {"epochs_per_round": 0},
         {"observe_every": 0},
         {"warmup": -1},
         {"of": "some"},

@@ -29,7 +29,8 @@ from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
 from fxprune.testing.training import SHAPES, ConvNet, Mlp, assert_same, make_batches, make_model
 from fxprune_passes.methods.method import Loss
-from fxprune_passes.methods.stochastic_gates import Estimator, StochasticGates
+from fxprune_passes.methods.stochastic_gates import StochasticGates
+from fxprune_passes.methods.theta_gradients import Estimator
 
 Tensor = torch.Tensor
 ESTIMATORS: tuple[Estimator, ...] = ("two-pass", "score", "first-order")
@@ -164,7 +165,7 @@ def test_score_is_unbiased_with_any_baseline(baseline: float) -> None:
     expected = true_gradient(method, loss)
     found = torch.zeros(4, dtype=torch.float64)
     for _, weight in patterns(method):
-        method._baseline = torch.tensor(baseline).double()
+        method.gradients.baseline = torch.tensor(baseline).double()
         estimate = method.gradient(loss(method.module).detach(), loss)
         found += weight * torch.stack(list(estimate.values()))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
@@ -337,7 +338,7 @@ def test_an_empty_epoch_changes_nothing() -> None:
 
 
 def test_removal_between_steps() -> None:
-    method, loss = make_conv(every=2, rate=1e-12)
+    method, loss = make_conv(remove_every=2, rate=1e-12)
     next(iter(method.gates.values())).set(0.001)
     method.step(loss)
     assert len(method.gates) == 2
@@ -526,7 +527,9 @@ def test_going_on_when_all_gates_are_gone() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"rate": 0.0}, {"theta_tol": 0.0}, {"start": 1.5}, {"settle": 0}], ids=str
+    "options",
+    [{"rate": 0.0}, {"theta_tol": 0.0}, {"start": 1.5}, {"settle": 0}, {"remove_every": -1}],
+    ids=str,
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):

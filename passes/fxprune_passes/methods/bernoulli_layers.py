@@ -12,9 +12,10 @@ import torch
 from fxprune.errors import OptionError
 from fxprune.gate import Gate
 from fxprune.leaf import is_inside_leaf
-from fxprune.program import Program
+from fxprune.pipeline.cache import remember
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Shrinker
+from fxprune_passes.methods.method import check_options
 from fxprune_passes.methods.stochastic_gates import StochasticGates
 
 Tensor = torch.Tensor
@@ -86,8 +87,12 @@ class BernoulliLayers(StochasticGates):
     ) -> None:
         self.samples, self.lam, self.kappa = samples, lam, kappa
         self.log_g = dict(log_g) if isinstance(log_g, Mapping) else {"*": log_g}
-        _check(samples, self.log_g, lam, kappa)
-        self._weights: tuple[Program, dict[str, tuple[str, ...]]] | None = None
+        check_options(
+            ("samples", samples, samples >= 1, "1 or more"),
+            *(("log_g", v, isfinite(v) and v < 0, "below 0") for v in self.log_g.values()),
+            ("lam", lam, lam >= 0, "0 or more"),
+            ("kappa", kappa, kappa is None or kappa > 0, "above 0, or None"),
+        )
         super().__init__(shrinker, **options)
         for path in self.gates:
             self._log_g_of(path)
@@ -124,25 +129,13 @@ class BernoulliLayers(StochasticGates):
     def _inside(self) -> dict[str, tuple[str, ...]]:
         """Names of the weights that go with a gate's branch, by the gate's path."""
         program = self.shrinker.program
-        if self._weights is None or self._weights[0] is not program:
-            found = {
+
+        def find() -> dict[str, tuple[str, ...]]:
+            return {
                 str(block.branch.target): tuple(
                     n for n in block.parameters if not is_inside_leaf(program.module, n)
                 )
                 for block in find_blocks(program)
             }
-            self._weights = (program, found)
-        return self._weights[1]
 
-
-def _check(samples: int, log_g: Mapping[str, float], lam: float, kappa: float | None) -> None:
-    for name, value, good in (
-        ("samples", samples, samples >= 1),
-        *(("log_g", v, isfinite(v) and v < 0) for v in log_g.values()),
-        ("lam", lam, lam >= 0),
-        ("kappa", kappa, kappa is None or kappa > 0),
-    ):
-        if not good:
-            raise OptionError(
-                f"{name} is {value}", do="samples >= 1, log_g < 0, lam >= 0, kappa > 0 or None"
-            )
+        return remember(program, "weights behind gates", find)

@@ -17,7 +17,10 @@ from fxprune.pipeline.cache import remember, solved
 from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Change, Shrinker, TrainingError
-from fxprune_passes.methods.stochastic_gates import Estimator, StochasticGates
+from fxprune_passes.insert.insert_gates import Scope
+from fxprune_passes.methods.method import check_options
+from fxprune_passes.methods.stochastic_gates import StochasticGates
+from fxprune_passes.methods.theta_gradients import Estimator
 
 Tensor = torch.Tensor
 # nu, alpha and beta of the paper's experiments.
@@ -82,9 +85,15 @@ class ComplexityAware(StochasticGates):
         estimator: Estimator = "first-order",
         **options: Any,
     ) -> None:
-        _check(nu, alpha, beta, refresh)
+        check_options(
+            ("nu", nu, 0 < nu < float("inf"), "a number above 0"),
+            ("alpha", alpha, 0 <= alpha <= 1, "from 0 (units alone) to 1 (layers alone)"),
+            ("beta", beta, 0 <= beta <= 1, "from 0 (parameters alone) to 1 (compute alone)"),
+            ("refresh", refresh, refresh >= 1, "1 or more steps"),
+        )
         self.nu, self.alpha, self.beta, self.refresh = nu, alpha, beta, refresh
-        self.insertion = (*(("block",) if alpha > 0 else ()), *(("inner",) if alpha < 1 else ()))
+        wanted: dict[Scope, bool] = {"block": alpha > 0, "inner": alpha < 1}
+        self.insertion = tuple(scope for scope, want in wanted.items() if want)
         self.start_macs, self.start_params = present_cost(shrinker.program)
         self._prices: dict[str, Tensor] = {}
         self._age = 0
@@ -236,14 +245,3 @@ def _gated_groups(program: Program, found: Mapping[str, Gate]) -> frozenset[str]
     labels = (label for path in found for label in axes.params[f"{path}.theta"])
     units = {unit for label in labels for column in label.columns for unit in column.tolist()}
     return frozenset(g.name for g in _groups(program) if units & set(g.units.tolist()))
-
-
-def _check(nu: float, alpha: float, beta: float, refresh: int) -> None:
-    for name, value, good, must in (
-        ("nu", nu, 0 < nu < float("inf"), "above 0"),
-        ("alpha", alpha, 0 <= alpha <= 1, "from 0 (units alone) to 1 (layers alone)"),
-        ("beta", beta, 0 <= beta <= 1, "from 0 (parameters alone) to 1 (compute alone)"),
-        ("refresh", refresh, refresh >= 1, "1 or more steps"),
-    ):
-        if not good:
-            raise OptionError(f"{name} is {value}", do=f"a number {must}")

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from fxprune.observe import observers
-from fxprune.pipeline import Context, Keeps, Rewrite
+from fxprune.observe import OnFraction, observers
+from fxprune.pipeline.cache import remember
 from fxprune.program import Program
 from fxprune.training import Change, Shrinker, TrainingError
+from fxprune_passes.methods.counted_steps import CountedSteps
+from fxprune_passes.methods.entropy_layers import EntropyLayer, find_entropy_layers
+from fxprune_passes.methods.last_good import LastGood
+from fxprune_passes.methods.linear_removal import ToIdentity, remove_linear
 from fxprune_passes.methods.measure import Measure, in_eval_mode
-from fxprune_passes.methods.method import Loss, Method
-from fxprune_passes.methods.packed_program import pack_program, unpack_program
-from fxprune_passes.methods.weight_budgets import (
-    EntropyLayer,
-    find_entropy_layers,
-    irrelevance_ratios,
-    split_budget,
-)
+from fxprune_passes.methods.method import Method, check_options
+from fxprune_passes.methods.weight_budgets import irrelevance_ratios, split_budget
 from fxprune_passes.methods.weight_masks import WeightMasks
-from fxprune_passes.rewrite.dead_units import DeadUnitsSeen
 from fxprune_passes.rewrite.linearize import Linearize
 
 
@@ -68,7 +64,7 @@ class EntropyGuided(Method):
         shrinker: of the network that trains; observers are put into it.
         zeta: share of the weights left that each round removes; None: entropy only.
         epochs_per_round: epochs of training for each round.
-        every: count in every n-th step only; what is always on or off is then known less well.
+        observe_every: count in every n-th step only; what is always on or off is then known less well.
         most: largest share of a layer's weights that one round takes.
         eps: entropy in bits below which an activation that is not linear may go; needs `loss`.
         loss: gives the loss of a module in eval mode on data of yours.
@@ -78,6 +74,7 @@ class EntropyGuided(Method):
         fuse: fuse linear layers between rounds too; their states in the optimizer start anew.
         plain_mean: H_l as the mean over all neurons.
         ignore: globs of paths of activations, or of weights, that are left alone.
+        verify: hold each removal to what it declares to keep.
 
     Attributes:
         entropies: H_l by path of the observer, at the end of the last round.
@@ -87,7 +84,8 @@ class EntropyGuided(Method):
         done: whether the accuracy has fallen, or nothing is left to do.
 
     Raises:
-        TrainingError: an option is missing or out of its range, or no activation can be observed.
+        TrainingError: no activation can be observed.
+        OptionError: an option is missing or out of its range.
     """
 
     def __init__(
@@ -96,7 +94,7 @@ class EntropyGuided(Method):
         zeta: float | None = 0.5,
         *,
         epochs_per_round: int = 1,
-        every: int = 1,
+        observe_every: int = 1,
         most: float = 1.0,
         eps: float = 0.0,
         loss: Measure | None = None,
@@ -106,28 +104,41 @@ class EntropyGuided(Method):
         fuse: bool = False,
         plain_mean: bool = False,
         ignore: Sequence[str] = (),
+        verify: bool = True,
     ) -> None:
         super().__init__(shrinker)
-        _check(zeta, epochs_per_round, every, most, eps, loss, evaluate)
-        self.zeta, self.epochs_per_round, self.every, self.most = (
-            zeta,
-            epochs_per_round,
-            every,
-            most,
+        check_options(
+            ("zeta", zeta, zeta is None or 0 < zeta <= 1, "above 0 and at most 1, or None"),
+            ("most", most, 0 < most <= 1, "above 0 and at most 1"),
+            ("epochs_per_round", epochs_per_round, epochs_per_round >= 1, "1 or more"),
+            ("observe_every", observe_every, observe_every >= 1, "1 or more steps"),
+            (
+                "loss",
+                loss,
+                loss is not None or eps <= 0,
+                "given with eps: it measures what that does",
+            ),
+            (
+                "evaluate",
+                evaluate,
+                zeta is not None or evaluate is not None,
+                "given with zeta=None",
+            ),
         )
-        self.eps, self.rise, self.delta = eps, rise, delta
-        self.fuse, self.plain_mean, self.ignore = fuse, plain_mean, tuple(ignore)
-        self._loss, self._evaluate = loss, evaluate
-        shrinker.run("insert-observers")
+        self.zeta, self.most, self.plain_mean, self.fuse = zeta, most, plain_mean, fuse
+        self.epochs_per_round, self.observe_every = epochs_per_round, observe_every
+        self.ignore, self.verify = tuple(ignore), verify
+        self._linearize = Linearize(eps, rise, None if loss is None else in_eval_mode(loss))
+        self._last_good = LastGood(evaluate, delta)
+        shrinker.run("insert-observers", verify=verify)
         observers(shrinker.program).freeze()
         self.masks = WeightMasks(shrinker)
         self.entropies: dict[str, float] = {}
         self.budgets: dict[str, int] = {}
-        self.good: Program | None = None
         self.done = False
-        self._best: float | None = None
-        self._steps = self._epochs = self._counted = 0
-        self._known: tuple[Program, list[EntropyLayer]] | None = None
+        self._epochs = 0
+        self._counts = CountedSteps(shrinker, self._watched)
+        self._counts.settle()
         layers = self.layers()
         if not layers:
             raise TrainingError(
@@ -139,89 +150,58 @@ class EntropyGuided(Method):
         self._names = [name for layer in layers for name in layer.weights]
         self._weights = self._left(self._names)
 
+    @property
+    def good(self) -> Program | None:
+        return self._last_good.program
+
     def layers(self) -> list[EntropyLayer]:
         """The activations that are left, with the weights before them."""
-        program = self.shrinker.program
-        if self._known is None or self._known[0] is not program:
-            self._known = program, find_entropy_layers(program, self.ignore)
-        return self._known[1]
+        program, key = self.shrinker.program, (find_entropy_layers, self.ignore)
+        return remember(program, key, lambda: find_entropy_layers(program, self.ignore))
 
-    def step(self, loss: Loss) -> torch.Tensor:
-        try:
-            return super().step(loss)
-        finally:
-            self._freeze(True)
+    def _watched(self) -> dict[str, OnFraction]:
+        return {layer.path: layer.observer for layer in self.layers()}
 
     def begin(self) -> None:
         self.masks.follow()
-        self._steps += 1
         last = self._epochs >= self.epochs_per_round - 1
-        if self.done or not last or (self._steps - 1) % self.every:
-            return
-        if not self._counted:
-            for layer in self.layers():
-                layer.observer.reset()
-        self._counted += 1
-        self._freeze(False)
+        counts = last and not self.done and self.steps % self.observe_every == 0
+        if counts and not self._counts.count:
+            self._counts.reset()
+        self._counts.begin(counts)
 
     def finish(self) -> None:
-        self._freeze(True)
+        super().finish()
+        self._counts.finish()
         self.masks.hold()
 
-    def _freeze(self, frozen: bool) -> None:
-        for layer in self.layers():
-            layer.observer.freeze(frozen)
+    def give_up(self) -> None:
+        self._counts.roll_back()
 
-    def end_epoch(self) -> list[Change]:
-        """Behind the last epoch of a round: removes what was linear, then prunes; else nothing.
-
-        An epoch without a step that was counted ends no round.
-        """
+    def remove(self) -> list[Change]:
+        """Behind the last epoch of a round: removes what was linear, then prunes; else nothing."""
+        self._counts.roll_back()
         self._epochs += 1
-        self._steps = 0
-        if self.done or self._epochs < self.epochs_per_round or not self._counted:
+        if self.done or self._epochs < self.epochs_per_round:
             return []
-        self._epochs = self._counted = 0
+        self._epochs = self._counts.count = 0
         observers(self.shrinker.program).all_reduce()
-        self.done = self._has_fallen() or not self.layers()
+        self.done = self._last_good.has_fallen(self.shrinker) or not self.layers()
         if self.done:
             return []
-        changes = self._remove_linear()
+        changes = remove_linear(
+            self.shrinker, self._linearize, self.ignore, fuse=self.fuse, verify=self.verify
+        )
         self.entropies = {
-            layer.path: layer.observer.layer_entropy(plain=self.plain_mean)
-            for layer in self.layers()
+            path: one.layer_entropy(plain=self.plain_mean) for path, one in self._watched().items()
         }
         if self.zeta is not None:
             self._prune(self.zeta)
         elif self.entropies:
             lowest = min(self.entropies, key=self.entropies.__getitem__)
-            changes.append(self.shrinker.run([_ToIdentity(lowest)]))
+            changes.append(self.shrinker.run([ToIdentity(lowest)], verify=self.verify))
+        self._counts.settle()
         return [change for change in changes if change.changed]
-
-    def _has_fallen(self) -> bool:
-        """Whether the accuracy is too low now; else the program is the last good one."""
-        if self._evaluate is None:
-            return False
-        accuracy = in_eval_mode(self._evaluate)(self.module)
-        best = accuracy if self._best is None else self._best
-        if not accuracy >= best - self.delta:
-            return True
-        self._best = max(best, accuracy)
-        self.good = copy.deepcopy(self.shrinker.program)
-        return False
-
-    def _remove_linear(self) -> list[Change]:
-        before = {layer.path for layer in self.layers()}
-        loss = None if self._loss is None else in_eval_mode(self._loss)
-        changes = [self.shrinker.run([Linearize(self.eps, self.rise, loss), DeadUnitsSeen()])]
-        idle = before - {layer.path for layer in self.layers()}
-        idle &= observers(self.shrinker.program).keys()
-        if idle:
-            text = " | ".join(f"remove-observers{{where={path}}}" for path in sorted(idle))
-            changes.append(self.shrinker.run(text))
-        if self.fuse:
-            changes.append(self.shrinker.run("fuse-linear", rewritten="reset"))
-        return changes
 
     def _prune(self, zeta: float) -> None:
         layers = [layer for layer in self.layers() if layer.weights]
@@ -246,7 +226,7 @@ class EntropyGuided(Method):
         return sum(int(tensors[name].count_nonzero()) for name in names if name in tensors)
 
     def settled(self) -> Program:
-        """A copy of the network that training came to: of `good` where the accuracy had fallen."""
+        """A copy of the network that training came to: of `good` where the method is done and has one."""
         return copy.deepcopy(self.good) if self.done and self.good else super().settled()
 
     def numbers(self) -> dict[str, float]:
@@ -263,62 +243,23 @@ class EntropyGuided(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the method stands, its masks and `good`; counts are part of the program."""
-        return {
+        return super().state_dict() | {
+            "epochs": self._epochs,
+            "counted": self._counts.count,
+            "done": self.done,
+            "entropies": dict(self.entropies),
+            "budgets": dict(self.budgets),
+            "start": (self._layers, list(self._names), self._weights),
             "masks": self.masks.state_dict(),
-            "good": {} if self.good is None else pack_program(self.good),
-            **{name: copy.copy(getattr(self, name)) for name in _PLAIN},
+            "good": self._last_good.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        missing = [name for name in ("masks", "good", *_PLAIN) if name not in state]
-        if missing or len(state) != len(_PLAIN) + 2:
-            raise TrainingError("the state is of another method", where=", ".join(missing or state))
+        super().load_state_dict(state)
         self.masks.load_state_dict(state["masks"])
-        for name in _PLAIN:
-            setattr(self, name, copy.copy(state[name]))
-        self.good = unpack_program(state["good"]) if state["good"] else None
-
-
-# What there is to save beside masks and programs.
-_PLAIN = (
-    *("entropies", "budgets", "done", "_best", "_steps", "_epochs", "_counted"),
-    *("_layers", "_names", "_weights"),
-)
-
-
-@dataclass(frozen=True)
-class _ToIdentity(Rewrite):
-    """Puts the identity in place of an activation, whatever that changes; its observer goes too."""
-
-    name: ClassVar[str] = "to-identity"
-    keeps: ClassVar[Keeps] = "nothing"
-    path: str = ""
-
-    def rewrite(self, program: Program, ctx: Context) -> Program:
-        editor = ctx.edit(program)
-        for layer in find_entropy_layers(program):
-            if layer.path == self.path:
-                source = editor.node(layer.activation.source)
-                editor.replace(editor.node(layer.activation.node), source.all_input_nodes[0])
-        return editor.finish()
-
-
-def _check(
-    zeta: float | None,
-    epochs_per_round: int,
-    every: int,
-    most: float,
-    eps: float,
-    loss: Measure | None,
-    evaluate: Measure | None,
-) -> None:
-    wrong = {
-        "zeta must be above 0 and at most 1": zeta is not None and not 0 < zeta <= 1,
-        "most must be above 0 and at most 1": not 0 < most <= 1,
-        "epochs_per_round and every must be at least 1": min(epochs_per_round, every) < 1,
-        "eps needs loss, which measures what it does": eps > 0 and loss is None,
-        "zeta=None needs evaluate, which ends it": zeta is None and evaluate is None,
-    }
-    for text, found in wrong.items():
-        if found:
-            raise TrainingError(text, where="EntropyGuided")
+        self._last_good.load_state_dict(state["good"])
+        self._epochs, self._counts.count = state["epochs"], state["counted"]
+        self.done = state["done"]
+        self.entropies, self.budgets = dict(state["entropies"]), dict(state["budgets"])
+        self._layers, names, self._weights = state["start"]
+        self._names = list(names)

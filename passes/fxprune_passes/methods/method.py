@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from fxprune.errors import OptionError
 from fxprune.pipeline import run_pipeline
 from fxprune.program import Program
 from fxprune.training import Change, Shrinker, TrainingError
@@ -36,10 +37,17 @@ class Method:
 
     Args:
         shrinker: of the network that trains and its optimizer; gates and observers are put into its program.
+
+    Attributes:
+        steps: of this epoch, those that came to their end.
     """
+
+    # Options that a state belongs to: one saved with others is refused.
+    bound: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, shrinker: Shrinker) -> None:
         self.shrinker = shrinker
+        self.steps = 0
 
     @property
     def module(self) -> nn.Module:
@@ -60,12 +68,16 @@ class Method:
             TrainingError: the loss is not a finite scalar; the weights have not been changed.
         """
         self.begin()
-        self.shrinker.optimizer.zero_grad()
-        value = loss(self.module)
-        _check(value)
-        value.backward()  # type: ignore[no-untyped-call]
-        self.learn(value.detach(), loss)
-        self.shrinker.optimizer.step()
+        try:
+            self.shrinker.optimizer.zero_grad()
+            value = loss(self.module)
+            _check_loss(value)
+            value.backward()  # type: ignore[no-untyped-call]
+            self.learn(value.detach(), loss)
+            self.shrinker.optimizer.step()
+        except BaseException:
+            self.give_up()
+            raise
         self.finish()
         return value.detach()
 
@@ -82,9 +94,23 @@ class Method:
 
     def finish(self) -> None:
         """Behind the optimizer's step."""
+        self.steps += 1
+
+    def give_up(self) -> None:
+        """In place of the rest of a step that failed; a loop of its own may leave it to the next `begin`."""
 
     def end_epoch(self) -> list[Change]:
-        """Removes what the method has found to be of no use, verified; what was done, perhaps nothing."""
+        """Removes what the method has found to be of no use, verified; what was done, perhaps nothing.
+
+        An epoch without steps changes nothing, and does not count as one.
+        """
+        if not self.steps:
+            return []
+        self.steps = 0
+        return self.remove()
+
+    def remove(self) -> list[Change]:
+        """What `end_epoch` does behind an epoch that had steps."""
         return []
 
     def finish_training(self) -> Program:
@@ -101,20 +127,31 @@ class Method:
 
     def state_dict(self) -> dict[str, Any]:
         """What going on needs beside the program and `shrinker.state_dict()`."""
-        return {}
+        return {
+            "method": type(self).__name__,
+            "network": {n: list(p.shape) for n, p in self.module.named_parameters()},
+            "options": {name: getattr(self, name) for name in self.bound},
+            "steps": self.steps,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts back what `state_dict` gave.
 
         Raises:
-            TrainingError: the state is of another method or another network.
+            TrainingError: the state is of another method, other options or another network; nothing has changed.
         """
-        if state:
+        mine = self.state_dict()
+        same = {key: state.get(key) == mine[key] for key in ("method", "options", "network")}
+        if not all(same.values()) or state.keys() != mine.keys():
+            what = next((key for key, good in same.items() if not good), "method")
             raise TrainingError(
-                f"a state with {', '.join(sorted(state))}",
-                why=f"{type(self).__name__} keeps nothing",
-                do="load the state that this method gave",
+                f"the state is of another {what}"
+                if what != "options"
+                else "the state is of other options",
+                where=_difference(state.get(what), mine[what]),
+                do="load the program that was saved with the state, and make the same method of it",
             )
+        self.steps = state["steps"]
 
 
 def for_use(program: Program) -> Program:
@@ -126,10 +163,31 @@ def for_use(program: Program) -> Program:
     return run_pipeline(program.eval(), FOR_USE).program
 
 
-def _check(value: Tensor) -> None:
+def check_options(*rows: tuple[str, object, bool, str]) -> None:
+    """Options are in their range.
+
+    Args:
+        rows: name, value, whether it is good, and what it must be.
+
+    Raises:
+        OptionError: the first that is not.
+    """
+    for name, value, good, must in rows:
+        if not good:
+            raise OptionError(f"{name} is {value}", do=f"{name} must be {must}")
+
+
+def _check_loss(value: Tensor) -> None:
     if value.dim() or not bool(torch.isfinite(value)):
         raise TrainingError(
             f"the loss is {'of shape ' + str(list(value.shape)) if value.dim() else value.item()}",
             why="a method reads the mean loss of a batch, a finite number",
             do="reduce it with mean(); or look at the learning rate and the data",
         )
+
+
+def _difference(theirs: Any, mine: Any) -> str:
+    if not isinstance(theirs, Mapping) or not isinstance(mine, Mapping):
+        return f"{theirs} for {mine}"
+    names = [n for n in {**theirs, **mine} if theirs.get(n) != mine.get(n)]
+    return ", ".join(f"{n}: {theirs.get(n)} for {mine.get(n)}" for n in names[:3])

@@ -1,0 +1,51 @@
+"""The last program whose accuracy had not fallen."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from fxprune.program import Program
+from fxprune.training import Shrinker
+from fxprune_passes.methods.measure import Measure, in_eval_mode
+from fxprune_passes.methods.packed_program import pack_program, unpack_program
+
+
+class LastGood:
+    """Says when the accuracy of a network has fallen, and keeps the last one before that.
+
+    Args:
+        evaluate: gives the accuracy of a module in eval mode; None: it never falls.
+        delta: by how much it may fall below the best so far.
+
+    Attributes:
+        program: a copy of the last good one; None before the first evaluation.
+    """
+
+    def __init__(self, evaluate: Measure | None, delta: float) -> None:
+        self._evaluate, self._delta = evaluate and in_eval_mode(evaluate), delta
+        self.program: Program | None = None
+        self._best: float | None = None
+
+    def has_fallen(self, shrinker: Shrinker) -> bool:
+        """Whether the accuracy is too low now; else the program is the last good one."""
+        if self._evaluate is None:
+            return False
+        accuracy = self._evaluate(shrinker.module)
+        best = accuracy if self._best is None else self._best
+        if not accuracy >= best - self._delta:
+            return True
+        self._best = max(best, accuracy)
+        self.program = copy.deepcopy(shrinker.program)
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best accuracy, and the program as bytes."""
+        packed = {} if self.program is None else pack_program(self.program)
+        return {"best": self._best, "program": packed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+        self._best = state["best"]
+        self.program = unpack_program(state["program"]) if state["program"] else None
