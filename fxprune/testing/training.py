@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -126,6 +127,11 @@ def make_batches(kind: type[nn.Module], count: int, seed: int = 1) -> list[Batch
     ]
 
 
+def loss_of(x: Tensor, y: Tensor) -> Callable[[nn.Module], Tensor]:
+    """The loss of a batch, by module."""
+    return lambda module: functional.cross_entropy(module(x), y)
+
+
 def capture(model: nn.Module, pipeline: str = "") -> Program:
     """The network captured in train mode, gates inserted; gates do not train."""
     example = make_batches(type(model), 1)[0][0]
@@ -135,6 +141,17 @@ def capture(model: nn.Module, pipeline: str = "") -> Program:
     for name, parameter in program.module.named_parameters():
         parameter.requires_grad_(not name.endswith(".theta"))
     return program
+
+
+@cache
+def _captured(kind: Any) -> Program:
+    return fp.capture(make_model(kind), make_batches(kind, 1)[0][0])
+
+
+def captured(kind: type[nn.Module] = ConvNet) -> Program:
+    """A copy of the network as it was captured once; every parameter trains."""
+    key: Any = kind  # a class can be hashed, though mypy reads the hash of its instances
+    return copy.deepcopy(_captured(key))
 
 
 def weights(program: Program) -> list[nn.Parameter]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from functools import cache
 from math import log
 from typing import Any
 
@@ -12,33 +9,23 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import fxprune as fp
 from fxprune.errors import OptionError
 from fxprune.program import Program
-from fxprune.structure.blocks import find_blocks
-from fxprune.testing.training import SHAPES, ConvNet, Mlp, Transformer
+from fxprune.testing.training import ConvNet, Transformer, captured, loss_of
 from fxprune_passes.methods import BernoulliLayers
 
 Tensor = torch.Tensor
 
 
-@cache
-def captured(kind: Callable[[], nn.Module], *shape: int) -> Program:
-    """Captured once; copied for each use."""
-    torch.manual_seed(0)
-    return fp.capture(kind().double().train(), torch.randn(4, *shape).double())
-
-
 def make(program: Program, *args: Any, lr: float = 0.05, **options: Any) -> BernoulliLayers:
-    program = copy.deepcopy(program)
     optimizer = torch.optim.SGD(program.module.parameters(), lr, momentum=0.9)
     return BernoulliLayers(fp.training.Shrinker(program, optimizer), *args, **options)
 
 
 def make_conv(*args: Any, **options: Any) -> BernoulliLayers:
-    return make(captured(ConvNet, *SHAPES[ConvNet]), *args, **options)
+    return make(captured(ConvNet), *args, **options)
 
 
 def objective(pi: float, theta: float, g: float) -> float:
@@ -110,14 +97,21 @@ class Planted(nn.Module):
 @pytest.mark.parametrize("estimator", ["two-pass", "score", "first-order"])
 def test_a_useless_block_goes_and_a_needed_one_stays(estimator: Any) -> None:
     """The class is whether two signs agree: no linear layer knows, and one block is enough."""
-    method = make(captured(Planted, 4), 1000, -100.0, lr=0.1, rate=0.06, estimator=estimator)
+    method = make(
+        fp.capture(Planted().double().train(), torch.randn(4, 4).double()),
+        1000,
+        -100.0,
+        lr=0.1,
+        rate=0.06,
+        estimator=estimator,
+    )
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         for _ in range(100):
             x = torch.randn(64, 4, generator=generator, dtype=torch.float64)
             x[:, :2] += x[:, :2].sign()
             y = (x[:, 0] * x[:, 1] > 0).long()
-            value = method.step(lambda module, x=x, y=y: cross_entropy(module(x), y))  # type: ignore[misc]
+            value = method.step(loss_of(x, y))
         method.end_epoch()
     names = {n.split(".")[0] for n in method.module.state_dict()}
     assert "useless" not in names
@@ -150,75 +144,10 @@ def test_numbers() -> None:
     }
 
 
-def _resnet() -> tuple[nn.Module, Tensor]:
-    models = pytest.importorskip("torchvision.models")
-    return models.resnet18(num_classes=3), torch.randn(2, 3, 32, 32)
-
-
-def _mobilenet() -> tuple[nn.Module, Tensor]:
-    models = pytest.importorskip("torchvision.models")
-    return models.mobilenet_v2(num_classes=3, width_mult=0.25), torch.randn(2, 3, 32, 32)
-
-
-def _vit() -> tuple[nn.Module, Tensor]:
-    models = pytest.importorskip("torchvision.models")
-    model = models.VisionTransformer(8, 4, 2, 2, 8, 16, dropout=0.1, num_classes=3)
-    return model, torch.randn(2, 3, 8, 8)
-
-
-class Logits(nn.Module):
-    """A language model that gives the numbers behind its last token."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        found: Tensor = self.model(tokens, use_cache=False).logits[:, -1]
-        return found
-
-
-def _llama() -> tuple[nn.Module, Tensor]:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    return Logits(transformers.LlamaForCausalLM(config)), torch.randint(16, (2, 5))
-
-
-@pytest.mark.parametrize("network", [_resnet, _mobilenet, _vit, _llama])
-def test_networks_of_all_kinds(network: Callable[[], tuple[nn.Module, Tensor]]) -> None:
-    torch.manual_seed(0)
-    model, x = network()
-    optimizer = torch.optim.AdamW(model.train().parameters(), 1e-3)
-    shrinker = fp.training.Shrinker(model, optimizer, args=x)
-    method = BernoulliLayers(shrinker, 1000, -1.0, rate=1e-9)
-    blocks = len(find_blocks(shrinker.program))
-    assert len(method.gates) == blocks >= 4
-
-    def loss(module: nn.Module) -> Tensor:
-        return cross_entropy(module(x), torch.tensor([0, 1]))
-
-    method.step(loss)
-    list(method.gates.values())[1].set(0.001)
-    (change,) = method.end_epoch()
-    assert change.left
-    assert method.numbers()["blocks"] == blocks - 1
-    assert method.step(loss).isfinite()
-
-
-def test_a_plain_network_says_what_to_do() -> None:
-    with pytest.raises(fp.training.TrainingError, match="insert-skips"):
-        make(captured(Mlp, *SHAPES[Mlp]), 1000, -1.0)
-
-
 def test_blocks_by_name() -> None:
-    method = make(captured(Transformer, *SHAPES[Transformer]), 1000, -1.0)
+    method = make(captured(Transformer), 1000, -1.0)
     assert len(method.gates) == 2
     method = make_conv(1000, -1.0, where="blocks.1")
     assert list(method.gates) == ["blocks.1.gate"]
+    method = make_conv(1000, -1.0, ignore=["blocks.1"])
+    assert list(method.gates) == ["blocks.0.gate"]

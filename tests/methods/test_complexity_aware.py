@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import fxprune as fp
 from fxprune.errors import OptionError
 from fxprune.program import Program
-from fxprune.testing.training import ConvNet, Mlp, Transformer, assert_same, make_batches
+from fxprune.testing.training import ConvNet, Mlp, captured, loss_of, make_batches
 from fxprune_passes.methods import ComplexityAware
 from fxprune_passes.methods.method import Loss
 
 Tensor = torch.Tensor
 
 
-@cache
-def captured(kind: Callable[[], nn.Module]) -> Program:
-    """Captured once; copied for each use."""
-    torch.manual_seed(0)
-    return fp.capture(kind().double().train(), make_batches(kind, 1)[0][0])  # type: ignore[arg-type]
-
-
 def optimizer_of(program: Program) -> torch.optim.Optimizer:
     return torch.optim.SGD(program.module.parameters(), 0.05, momentum=0.9, weight_decay=1e-2)
 
 
-def make(kind: Callable[[], nn.Module], *args: Any, **options: Any) -> tuple[Any, Loss]:
-    program = copy.deepcopy(captured(kind))
+def make(kind: type[nn.Module], *args: Any, **options: Any) -> tuple[Any, Loss]:
+    program = captured(kind)
     method = ComplexityAware(fp.training.Shrinker(program, optimizer_of(program)), *args, **options)
-    (x, y), *_ = make_batches(kind, 1)  # type: ignore[arg-type]
-    return method, lambda module: cross_entropy(module(x), y)
+    (x, y), *_ = make_batches(kind, 1)
+    return method, loss_of(x, y)
 
 
 def scalars(method: ComplexityAware) -> list[str]:
@@ -158,120 +146,9 @@ def test_options_out_of_range(args: tuple[float, ...], options: dict[str, Any]) 
 
 
 def test_presets() -> None:
-    program = copy.deepcopy(captured(ConvNet))
+    program = captured(ConvNet)
     shrinker = fp.training.Shrinker(program, optimizer_of(program))
     method = ComplexityAware.preset("imagenet-resnet50", shrinker, rate=0.5)
     assert (method.nu, method.alpha, method.beta, method.rate) == (2.4e-1, 0.5, 0.5, 0.5)
     with pytest.raises(OptionError, match="cifar10-resnet56"):
         ComplexityAware.preset("resnet", shrinker)
-
-
-def test_going_on_from_a_checkpoint_is_as_not_stopping(tmp_path: Path) -> None:
-    batches = make_batches(ConvNet, 14)
-    method, _ = make(ConvNet, 0.5, 0.5, 0.5, refresh=4, rate=0.05, seed=3)
-
-    def go_on(method: Any, batches: Any) -> list[float]:
-        return [
-            method.step(lambda module, x=x, y=y: cross_entropy(module(x), y)).item()
-            for x, y in batches
-        ]
-
-    go_on(method, batches[:3])
-    method.gates["blocks.0.conv1.gate"].theta.data[1:4] = 0.001
-    assert method.end_epoch()
-    go_on(method, batches[3:9])
-    fp.save(method.shrinker.program, tmp_path / "program")
-    torch.save([method.shrinker.state_dict(), method.state_dict()], tmp_path / "training.pt")
-    losses = go_on(method, batches[9:])
-
-    program = fp.load(tmp_path / "program")
-    shrinker = fp.training.Shrinker(program, optimizer_of(program))
-    again = ComplexityAware(shrinker, 0.5, 0.5, 0.5, refresh=4, rate=0.05)
-    training, own = torch.load(tmp_path / "training.pt", weights_only=False)
-    shrinker.load_state_dict(training)
-    again.load_state_dict(own)
-    assert go_on(again, batches[9:]) == losses
-    assert_same(dict(again.module.state_dict()), dict(method.module.state_dict()))
-    assert_same(again.state_dict(), method.state_dict())
-    assert again.numbers() == method.numbers()
-
-
-def _resnet() -> tuple[nn.Module, Tensor]:
-    models = pytest.importorskip("torchvision.models")
-    return models.resnet18(num_classes=3), torch.randn(2, 3, 32, 32)
-
-
-def _mobilenet() -> tuple[nn.Module, Tensor]:
-    models = pytest.importorskip("torchvision.models")
-    stages = [[1, 8, 1, 1], [6, 8, 2, 2]]
-    return models.MobileNetV2(3, 0.5, stages), torch.randn(2, 3, 16, 16)
-
-
-def _vit() -> tuple[nn.Module, Tensor]:
-    models = pytest.importorskip("torchvision.models")
-    model = models.VisionTransformer(8, 4, 2, 2, 8, 16, dropout=0.1, num_classes=3)
-    return model, torch.randn(2, 3, 8, 8)
-
-
-class Logits(nn.Module):
-    """A language model that gives the numbers behind its last token."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        found: Tensor = self.model(tokens, use_cache=False).logits[:, -1]
-        return found
-
-
-def _llama() -> tuple[nn.Module, Tensor]:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    return Logits(transformers.LlamaForCausalLM(config)), torch.randint(16, (2, 5))
-
-
-@pytest.mark.parametrize("network", [_resnet, _mobilenet, _vit, _llama])
-def test_networks_of_all_kinds(network: Callable[[], tuple[nn.Module, Tensor]]) -> None:
-    torch.manual_seed(0)
-    model, x = network()
-    optimizer = torch.optim.AdamW(model.train().parameters(), 1e-3)
-    shrinker = fp.training.Shrinker(model, optimizer, args=x)
-    small = sum(p.numel() for p in model.parameters()) < 1e4  # to verify a removal takes seconds
-    method = ComplexityAware(shrinker, 0.1, 0.5, 0.5, rate=1e-9, verify=small)
-
-    def loss(module: nn.Module) -> Tensor:
-        return cross_entropy(module(x), torch.tensor([0, 1]))
-
-    method.step(loss)
-    for gate in method.gates.values():
-        gate.set(1.0)
-        if len(gate.theta.shape) and len(gate.theta) > 1:
-            gate.theta.data[0] = 0.001
-    method.gates[scalars(method)[-1]].set(0.001)
-    before = method.numbers()
-    assert method.end_epoch()
-    after = method.numbers()
-    assert after["macs_share"] == after["expected_macs"] < 1
-    assert after["expected_params"] == after["params_share"] < 1
-    assert after["blocks"] == before["blocks"] - 1
-    assert method.step(loss).isfinite()
-
-
-def test_half_precision_weights() -> None:
-    half = make_batches(Transformer, 1)[0][0].bfloat16()
-    torch.manual_seed(0)
-    program = fp.capture(Transformer().bfloat16().train(), half)
-    method = ComplexityAware(
-        fp.training.Shrinker(program, optimizer_of(program)), 0.1, 0.5, 0.5, refresh=1
-    )
-    for _ in range(3):
-        method.step(lambda module: cross_entropy(module(half).float(), torch.tensor([0, 1, 2, 0])))
-    assert {c.dtype for c in method.costs().values()} == {torch.float32}

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from functools import cache
 from math import exp, inf, isinf, log2
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +20,9 @@ from fxprune.errors import OptionError
 from fxprune.observe import observers
 from fxprune.program import Program
 from fxprune.structure.activations import find_activations
-from fxprune.testing.training import Batch, ConvNet, assert_same, capture, make_batches, make_model
+from fxprune.testing.training import Batch, ConvNet, capture, loss_of, make_batches, make_model
 from fxprune.training import Shrinker, TrainingError
 from fxprune_passes.methods.entropy_guided import EntropyGuided
-from fxprune_passes.methods.method import Loss
 from fxprune_passes.methods.weight_budgets import split_budget
 
 # Budgets
@@ -127,10 +125,6 @@ def method_of(
     kind = getattr(torch.optim, name)
     optimizer = kind(program.module.parameters(), lr, weight_decay=1e-3, **extra)
     return EntropyGuided(Shrinker(program, optimizer), **options)
-
-
-def loss_of(x: Tensor, y: Tensor) -> Loss:
-    return lambda module: cross_entropy(module(x), y)
 
 
 def run_epoch(method: EntropyGuided, data: list[Batch]) -> list[float]:
@@ -247,25 +241,6 @@ def test_an_epoch_without_steps_ends_no_round() -> None:
     assert set(method.numbers()) == {"layers_linear", "weights_left"}
     run_epoch(method, batches())
     assert method.entropies
-
-
-def test_a_loss_that_is_not_finite_changes_no_weight() -> None:
-    method = make()
-    run_epoch(method, batches())
-    before = {n: t.detach().clone() for n, t in method.module.named_parameters()}
-    with pytest.raises(TrainingError, match="the loss is nan"):
-        method.step(lambda module: module(batches()[0][0]).sum() * float("nan"))
-    assert all(torch.equal(t, before[n]) for n, t in method.module.named_parameters())
-    assert all(o.frozen for o in observers(method.shrinker.program).values())
-
-
-def test_a_step_that_fails_has_not_counted() -> None:
-    method = make()
-    (x, y), *_ = batches(1)
-    method.step(loss_of(x, y))
-    with pytest.raises(TrainingError, match="the loss is nan"):
-        method.step(lambda module: module(x).sum() * float("nan"))
-    assert [int(o.seen) for o in observers(method.shrinker.program).values()] == [SAMPLES] * 3
 
 
 # Layers that go
@@ -465,48 +440,6 @@ def test_accuracy_ends_pruning_too() -> None:
     assert method.numbers()["weights_left"] == pytest.approx(0.64, abs=0.03)
 
 
-# Going on
-
-
-@pytest.mark.parametrize("zeta", [0.3, None])
-@pytest.mark.parametrize("middle", [False, True])
-def test_going_on_is_bit_equal(zeta: float | None, middle: bool, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"zeta": zeta, "evaluate": lambda module: 1.0, "epochs_per_round": 2}
-    method = make(planted("mixed"), name="AdamW", **options)
-    data = batches(6)
-    for _ in range(3):
-        run_epoch(method, data)
-    for x, y in data[: 3 if middle else 0]:
-        method.step(loss_of(x, y))
-    fp.save(method.shrinker.program, tmp_path / "program")
-    torch.save([method.shrinker.state_dict(), method.state_dict()], tmp_path / "state.pt")
-    rest = data[3:] if middle else data
-
-    def finish(one: EntropyGuided) -> Any:
-        losses = run_epoch(one, rest) + run_epoch(one, data) + run_epoch(one, data)
-        assert one.good is not None
-        state = one.state_dict()
-        packed = bool(state.pop("good"))
-        tensors = {n: t.detach() for n, t in one.shrinker.program.tensors().items()}
-        good = {n: t.detach() for n, t in one.good.tensors().items()}
-        return losses, state, packed, tensors, good, one.numbers(), one.shrinker.state_dict()
-
-    expected = finish(method)
-    shrinker_state, state = torch.load(tmp_path / "state.pt")
-    twin = method_of(fp.load(tmp_path / "program"), name="AdamW", **options)
-    twin.shrinker.load_state_dict(shrinker_state)
-    twin.load_state_dict(state)
-    assert twin.numbers() is not None
-    assert_same(finish(twin), expected)
-
-
-def test_a_state_of_something_else_is_refused() -> None:
-    method = make()
-    for state in ({}, {"theta": 1}, {**method.state_dict(), "more": 1}):
-        with pytest.raises(TrainingError, match="another method"):
-            method.load_state_dict(state)
-
-
 # Refusals
 
 
@@ -528,80 +461,3 @@ def test_options_are_checked(options: dict[str, Any], text: str) -> None:
 def test_nothing_to_observe() -> None:
     with pytest.raises(TrainingError, match="no activation function can be observed"):
         make(ignore="*")
-
-
-# Networks
-
-
-def _resnet() -> tuple[nn.Module, Any]:
-    vision = pytest.importorskip("torchvision")
-    return vision.models.resnet18(num_classes=3), (torch.randn(2, 3, 32, 32),)
-
-
-def _mobilenet() -> tuple[nn.Module, Any]:
-    vision = pytest.importorskip("torchvision")
-    return vision.models.mobilenet_v2(num_classes=3, width_mult=0.25), (torch.randn(2, 3, 32, 32),)
-
-
-def _vit() -> tuple[nn.Module, Any]:
-    vision = pytest.importorskip("torchvision")
-    model = vision.models.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=3)
-    return model, (torch.randn(2, 3, 16, 16),)
-
-
-def _swin() -> tuple[nn.Module, Any]:
-    vision = pytest.importorskip("torchvision")
-    model = vision.models.SwinTransformer(
-        [4, 4], 8, [2, 2], [2, 2], [2, 2], num_classes=3, stochastic_depth_prob=0.0
-    )
-    return model, (torch.randn(2, 3, 32, 32),)
-
-
-def _llama() -> tuple[nn.Module, Any]:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, use_cache=False,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config), (torch.randint(32, (2, 6)),)
-
-
-def _mlp() -> tuple[nn.Module, Any]:
-    layers = [x for _ in range(5) for x in (nn.Linear(8, 8), nn.ReLU())]
-    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), *layers, nn.Linear(8, 3)), (torch.randn(4, 5),)
-
-
-NETWORKS = {
-    "resnet18": (_resnet, 17, 20),
-    "mobilenet_v2": (_mobilenet, 35, 35),
-    "vit": (_vit, 2, 2),
-    "swin": (_swin, 4, 4),
-    "llama": (_llama, 2, 2),
-    "mlp": (_mlp, 6, 6),
-}
-
-
-SLOW = ("resnet18", "swin")  # the others show the same in less time
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NETWORKS]
-)
-def test_networks(name: str) -> None:
-    torch.manual_seed(0)
-    make_network, count, weights = NETWORKS[name]
-    model, args = make_network()
-    program = fp.capture(model.train(), args)
-    method = method_of(program, 1e-3, zeta=0.25, most=0.9)
-    assert len(method.layers()) == count
-    assert sum(len(layer.weights) for layer in method.layers()) == weights
-
-    def loss(module: nn.Module) -> Tensor:
-        out = module(*args)
-        found: Tensor = (out if isinstance(out, Tensor) else out["logits"]).square().mean()
-        return found
-
-    method.step(loss)
-    method.end_epoch()
-    assert 0.3 < method.numbers()["weights_left"] < 0.76
-    assert torch.isfinite(method.step(loss))

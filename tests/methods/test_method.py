@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fxprune.gate import gates
 from fxprune.program import Program
-from fxprune.testing.training import ConvNet, capture, make_batches, make_model, weights
+from fxprune.testing.training import ConvNet, captured, loss_of, make_batches, make_model, weights
 from fxprune.training import Shrinker
 from fxprune_passes.methods import BernoulliLayers
 from fxprune_passes.methods.method import Method
@@ -19,12 +16,8 @@ X, Y = make_batches(ConvNet, 1)[0]
 
 
 def shrinker() -> Shrinker:
-    program = capture(make_model())
+    program = captured()
     return Shrinker(program, torch.optim.SGD(weights(program), 0.05))
-
-
-def mean_loss(x: torch.Tensor, y: torch.Tensor, module: nn.Module) -> torch.Tensor:
-    return cross_entropy(module(x), y)
 
 
 def outputs(program: Program) -> torch.Tensor:
@@ -38,23 +31,13 @@ def test_a_method_that_does_nothing_trains_plainly() -> None:
     method, twin = Method(shrinker()), make_model()
     plain = torch.optim.SGD(twin.parameters(), 0.05)
     for x, y in make_batches(ConvNet, 3):
-        value = method.step(partial(mean_loss, x, y))
+        value = method.step(loss_of(x, y))
         plain.zero_grad()
         loss = cross_entropy(twin(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         plain.step()
         assert torch.allclose(value, loss, rtol=1e-12)
     assert method.end_epoch() == []
-
-
-def test_the_network_for_use_is_a_copy_in_eval_mode_with_norms_folded() -> None:
-    method = Method(shrinker())
-    program = method.finish_training()
-    assert not program.training
-    assert method.shrinker.program.training
-    names = [str(n.target) for n in program.nodes]
-    assert not any("batch_norm" in name for name in names)
-    assert torch.allclose(program(X), outputs(method.shrinker.program), rtol=1e-9)
 
 
 def test_gates_that_are_left_are_open_from_one_half_on() -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,14 +23,21 @@ from fxprune.observe import observers
 from fxprune.pipeline import run_pipeline
 from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
-from fxprune.testing.training import SHAPES, ConvNet, Mlp, assert_same, make_batches, make_model
+from fxprune.testing.training import (
+    ConvNet,
+    Mlp,
+    assert_same,
+    captured,
+    loss_of,
+    make_batches,
+    make_model,
+)
 from fxprune_passes.methods.method import Loss
 from fxprune_passes.methods.stochastic_gates import StochasticGates
 from fxprune_passes.methods.theta_gradients import Estimator
 
 Tensor = torch.Tensor
 ESTIMATORS: tuple[Estimator, ...] = ("two-pass", "score", "first-order")
-SCRIPT = Path(__file__).with_name("stochastic_gates_run.py")
 
 
 class Priced(StochasticGates):
@@ -73,10 +76,14 @@ class Dropped(Four):
 
 
 @cache
-def captured(model: Callable[[], nn.Module], *shape: int) -> Program:
-    """Captured once; copied for each use."""
+def captured_small(model: Callable[[], nn.Module]) -> Program:
     torch.manual_seed(0)
-    return fp.capture(model().double().train(), torch.randn(4, *shape).double())
+    return fp.capture(model().double().train(), torch.randn(4, 3).double())
+
+
+def small(model: Callable[[], nn.Module]) -> Program:
+    """Captured once; a copy for each use."""
+    return copy.deepcopy(captured_small(model))
 
 
 def make(program: Program, **options: Any) -> Any:
@@ -85,7 +92,7 @@ def make(program: Program, **options: Any) -> Any:
 
 
 def make_four(kind: Callable[[], nn.Module] = Four, **options: Any) -> tuple[Any, Loss]:
-    program = copy.deepcopy(captured(kind, 3))
+    program = small(kind)
     torch.manual_seed(0)
     x, y = torch.randn(6, 3).double(), torch.randn(6, 2).double()
     method = make(program, **options)
@@ -96,8 +103,8 @@ def make_four(kind: Callable[[], nn.Module] = Four, **options: Any) -> tuple[Any
 
 def make_conv(**options: Any) -> tuple[Any, Loss]:
     (x, y), *_ = make_batches(ConvNet, 1)
-    method = make(copy.deepcopy(captured(ConvNet, *SHAPES[ConvNet])), **options)
-    return method, lambda module: cross_entropy(module(x), y)
+    method = make(captured(ConvNet), **options)
+    return method, loss_of(x, y)
 
 
 def patterns(method: StochasticGates) -> Any:
@@ -229,7 +236,7 @@ def test_the_second_forward_sees_the_same_random_numbers() -> None:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_learning_leaves_all_but_theta_as_it_was(estimator: Estimator) -> None:
     (x, y), *_ = make_batches(ConvNet, 1)
-    program = copy.deepcopy(captured(ConvNet, *SHAPES[ConvNet]))
+    program = captured(ConvNet)
     program = run_pipeline(program, "insert-observers", verify=False).program
     optimizer = torch.optim.SGD(program.module.parameters(), 0.05)
     method = Priced(fp.training.Shrinker(program, optimizer), estimator=estimator)
@@ -258,7 +265,7 @@ def test_learning_leaves_all_but_theta_as_it_was(estimator: Estimator) -> None:
 
 
 def test_thetas_stay_outside_of_the_optimizer() -> None:
-    program = copy.deepcopy(captured(ConvNet, *SHAPES[ConvNet]))
+    program = captured(ConvNet)
     program = run_pipeline(program, "insert-gates{kind=bernoulli}", verify=False).program
     optimizer = torch.optim.AdamW(program.module.named_parameters(), 0.01)
     method = Priced(fp.training.Shrinker(program, optimizer), estimator="first-order")
@@ -329,14 +336,6 @@ def test_the_last_draw_does_not_matter_to_a_removal() -> None:
     assert method.gates == {}
 
 
-def test_an_empty_epoch_changes_nothing() -> None:
-    method, _ = make_conv(settle=1)
-    for gate in method.gates.values():
-        gate.set(1.0)
-    assert method.end_epoch() == []
-    assert len(method.gates) == 2
-
-
 def test_removal_between_steps() -> None:
     method, loss = make_conv(remove_every=2, rate=1e-12)
     next(iter(method.gates.values())).set(0.001)
@@ -386,16 +385,16 @@ class Twice(nn.Module):
 def test_shared_and_nested_blocks(closed: int) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(5, 3).double(), torch.randint(2, (5,))
-    method = make(copy.deepcopy(captured(Twice, 3)), rate=1e-12)
+    method = make(small(Twice), rate=1e-12)
     assert len(method.gates) == 4
     for _ in range(2):
-        method.step(lambda module: cross_entropy(module(x), y))
+        method.step(loss_of(x, y))
     path = list(method.gates)[closed]
     method.gates[path].set(0.001)
     assert len(method.end_epoch()) == 1
     assert path not in method.gates
     assert len(method.gates) in (2, 3)
-    method.step(lambda module: cross_entropy(module(x), y))
+    method.step(loss_of(x, y))
     for gate in method.gates.values():
         gate.set(0.0)
     method.end_epoch()
@@ -411,12 +410,12 @@ def test_without_shortcuts_there_is_nothing_to_gate() -> None:
         Priced(shrinker)
     shrinker.run("insert-skips")
     method = Priced(shrinker)
-    method.step(lambda module: cross_entropy(module(x), y))
+    method.step(loss_of(x, y))
     for gate in method.gates.values():
         gate.set(0.0)
     method.end_epoch()
     assert "two.weight" not in method.module.state_dict()
-    assert method.step(lambda module: cross_entropy(module(x), y)).isfinite()
+    assert method.step(loss_of(x, y)).isfinite()
 
 
 def test_eval_mode_is_refused() -> None:
@@ -455,7 +454,7 @@ def test_a_gradient_scaler_does_not_scale_the_steps() -> None:
     found = []
     for scale in (1.0, 1024.0):
         (x, y), *_ = make_batches(ConvNet, 1)
-        program = copy.deepcopy(captured(ConvNet, *SHAPES[ConvNet]))
+        program = captured(ConvNet)
         optimizer = torch.optim.SGD(program.module.parameters(), 0.05)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         shrinker = fp.training.Shrinker(program, optimizer, scaler=scaler)
@@ -466,51 +465,6 @@ def test_a_gradient_scaler_does_not_scale_the_steps() -> None:
         method.learn(value.detach(), lambda _: pytest.fail("asks for another loss"))
         found.append([g.theta.item() for g in method.gates.values()])
     assert found[0] == found[1] != [0.9, 0.9]
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_going_on_from_a_checkpoint_is_as_not_stopping(
-    estimator: Estimator, tmp_path: Path
-) -> None:
-    batches = make_batches(ConvNet, 12)
-    method, _ = make_conv(estimator=estimator, rate=0.05, seed=3)
-
-    def go_on(method: Any, batches: Any) -> list[float]:
-        return [
-            method.step(lambda module, x=x, y=y: cross_entropy(module(x), y)).item()
-            for x, y in batches
-        ]
-
-    go_on(method, batches[:4])
-    next(iter(method.gates.values())).set(0.001)
-    method.end_epoch()
-    assert len(method.gates) == 1
-    go_on(method, batches[4:7])
-    fp.save(method.shrinker.program, tmp_path / "program")
-    torch.save([method.shrinker.state_dict(), method.state_dict()], tmp_path / "training.pt")
-    losses = go_on(method, batches[7:])
-
-    program = fp.load(tmp_path / "program")
-    optimizer = torch.optim.SGD(program.module.parameters(), 0.05, momentum=0.9, weight_decay=1e-2)
-    again = Priced(fp.training.Shrinker(program, optimizer), estimator=estimator, rate=0.05)
-    training, own = torch.load(tmp_path / "training.pt", weights_only=False)
-    again.shrinker.load_state_dict(training)
-    again.load_state_dict(own)
-    assert go_on(again, batches[7:]) == losses
-    assert_same(dict(again.module.state_dict()), dict(method.module.state_dict()))
-    assert_same(again.state_dict(), method.state_dict())
-
-
-def test_a_state_of_another_network_is_refused() -> None:
-    method, loss = make_conv()
-    state = method.state_dict()
-    next(iter(method.gates.values())).set(0.0)
-    method.step(loss)
-    method.end_epoch()
-    with pytest.raises(fp.training.TrainingError, match="another"):
-        method.load_state_dict(state)
-    with pytest.raises(fp.training.TrainingError, match="another"):
-        method.load_state_dict({})
 
 
 def test_going_on_when_all_gates_are_gone() -> None:
@@ -534,21 +488,6 @@ def test_going_on_when_all_gates_are_gone() -> None:
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         make_conv(**options)
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_two_processes_decide_alike() -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, SCRIPT],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "agreed" in done.stdout
 
 
 def test_gates_of_the_program_are_those_of_the_method() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.shrink.tensors import slice_axes
-from fxprune.testing.training import OPTIMIZERS, ConvNet, capture, make_batches, make_model, train
+from fxprune.testing.training import OPTIMIZERS, ConvNet, captured, make_batches, train
 from fxprune.training import Shrinker, TrainingError
 from fxprune_passes.methods.weight_masks import WeightMasks
 
@@ -20,14 +18,9 @@ NAMES = ("blocks.0.conv1.weight", "blocks.0.conv2.weight")
 STEPS = 6
 
 
-@cache
-def captured() -> fp.Program:
-    return capture(make_model())
-
-
 def start(optimizer: str = "sgd", dtype: torch.dtype = torch.float64) -> Shrinker:
     """A network after three steps: momentum and moments are not 0."""
-    program = copy.deepcopy(captured())
+    program = captured()
     program.module.to(dtype)
     shrinker = Shrinker(program, OPTIMIZERS[optimizer](program.module.parameters()))
     steps(shrinker, 3)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from torch import nn
 
 import fxprune as fp
+from fxprune.testing.processes import run_group
 from fxprune.testing.training import Mlp, capture, make_model, weights
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
@@ -19,23 +17,7 @@ SCRIPT = Path(__file__).with_name("distributed_run.py")
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_two_processes_stay_equal() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            SCRIPT,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "agreed" in done.stdout
+    assert "agreed" in run_group(SCRIPT)
 
 
 def test_one_process_agrees_with_itself() -> None:
