@@ -7,62 +7,53 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import fxprune as fp
 from fxprune_passes.methods import ComplexityAware
+from fxprune_passes.methods.method import Loss
 
 
 class Block(nn.Module):
-    """x + F(x): one gate goes on F(x), and one on each unit inside of it."""
-
-    def __init__(self, width: int, inside: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            *(nn.Conv2d(width, inside, 3, padding=1, bias=False), nn.BatchNorm2d(inside)),
-            nn.ReLU(),
-            *(nn.Conv2d(inside, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)),
-        )
+        self.conv1, self.norm1 = nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.conv2, self.norm2 = nn.Conv2d(16, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.branch(x))
-
-
-def make_model(blocks: int = 4, width: int = 8) -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(1, width, 3, padding=1), nn.ReLU()),
-        *(Block(width, 16) for _ in range(blocks)),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2)),
-    )
+        return torch.relu(x + self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))))
 
 
 def make_batch(size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise with stripes, upright or lying: a task for a few units."""
+    """Noise with stripes, upright or lying."""
     y = torch.randint(2, (size,))
     stripes = (torch.arange(8) % 2 * 2.0 - 1).expand(size, 1, 8, 8)
     return torch.where(y.view(-1, 1, 1, 1) > 0, stripes, stripes.mT) + torch.randn(size, 1, 8, 8), y
 
 
-def main(epochs: int = 8, steps: int = 40) -> fp.training.History:
+def loss_on(x: torch.Tensor, y: torch.Tensor) -> Loss:
+    return lambda module: nn.functional.cross_entropy(module(x), y)
+
+
+def main(epochs: int = 8, steps: int = 40) -> fp.Program:
     torch.manual_seed(0)
-    model = make_model().train()
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), *(Block() for _ in range(4))),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)),
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     shrinker = fp.training.Shrinker(model, optimizer, args=make_batch()[0])
-
-    # How much, layers (1) against units (0), compute (1) against parameters (0).
-    method = ComplexityAware(shrinker, nu=1.0, alpha=0.1, beta=1.0, rate=0.5)
-    history = fp.training.History()
+    before, history = shrinker.program, fp.training.History()
+    # How much; layers (1) against units (0); compute (1) against parameters (0).
+    method = ComplexityAware(shrinker, nu=1.0, alpha=0.1, beta=1.0, rate=1.0)
     for _ in range(epochs):
         for _ in range(steps):
-            x, y = make_batch()
-            loss = method.step(lambda module, x=x, y=y: cross_entropy(module(x), y))  # type: ignore[misc]
-            history.step(loss)
+            history.step(method.step(loss_on(*make_batch())))
         for change in method.end_epoch():
             print(change)
         history.end_epoch(shrinker.program, **method.numbers())
-
-    print(history)
-    return history
+    program = method.finish_training()
+    print(history, fp.compare(before, program, depth=1), sep="\n\n")
+    return program
 
 
 if __name__ == "__main__":
