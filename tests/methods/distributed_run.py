@@ -32,8 +32,7 @@ def layers(estimator: str) -> Callable[[Shrinker], Method]:
 CASES: dict[str, tuple[Callable[[Shrinker], Method], str]] = {
     "bernoulli, two-pass": (layers("two-pass"), "blocks.0.conv1.weight"),
     "bernoulli, score": (layers("score"), "blocks.0.conv1.weight"),
-    "bernoulli, first-order": (layers("first-order"), "blocks.0.conv1.weight"),
-    "complexity": (
+    "complexity": (  # first-order
         lambda s: ComplexityAware(s, 0.5, 0.5, 0.5, rate=0.05, verify=False),
         "blocks.0.conv1.weight",
     ),

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     ("name", "epochs", "steps", "parameters"),
     [
         ("bernoulli_layers", 2, 36, "7,208"),
-        ("complexity_aware", 3, 30, "9,574"),
+        ("complexity_aware", 2, 36, "9,574"),
         ("entropy_guided", 3, 15, "3,620"),
         ("neuron_importance", 3, 2, "41,090"),
         ("train_shrink", 3, 2, "5,514"),
