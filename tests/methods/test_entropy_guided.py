@@ -234,6 +234,20 @@ def test_counts_in_training_steps_of_the_last_epoch_of_a_round() -> None:
     assert len(method.budgets) == len(method.layers())
 
 
+def test_behind_the_last_round_it_only_trains() -> None:
+    method = make(rounds=2)
+    shares = []
+    for _ in range(4):
+        run_epoch(method, batches())
+        shares.append(method.numbers()["weights_left"])
+    assert shares[0] > shares[1] == shares[2] == shares[3]
+    assert method.round == 2
+    assert not method.done
+    program = method.shrinker.program
+    masks = method.masks.masks()
+    assert all(bool((program.tensors()[n][m] == 0).all()) for n, m in masks.items())
+
+
 def test_an_epoch_without_steps_ends_no_round() -> None:
     method = make()
     assert method.end_epoch() == []

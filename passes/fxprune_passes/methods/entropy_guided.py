@@ -64,6 +64,7 @@ class EntropyGuided(Method):
         shrinker: of the network that trains; observers are put into it.
         zeta: share of the weights left that each round removes; None: entropy only.
         epochs_per_round: epochs of training for each round.
+        rounds: so many rounds remove something, then it only trains on, to recover; None: all of them do.
         observe_every: count in every n-th step only; what is always on or off is then known less well.
         most: largest share of a layer's weights that one round takes.
         eps: entropy in bits below which an activation that is not linear may go; needs `loss`.
@@ -82,6 +83,7 @@ class EntropyGuided(Method):
         masks: the weights at 0.
         good: see above; None before the first evaluation.
         done: whether the accuracy has fallen, or nothing is left to do.
+        round: how many rounds have removed something.
 
     Raises:
         TrainingError: no activation can be observed.
@@ -94,6 +96,7 @@ class EntropyGuided(Method):
         zeta: float | None = 0.5,
         *,
         epochs_per_round: int = 1,
+        rounds: int | None = None,
         observe_every: int = 1,
         most: float = 1.0,
         eps: float = 0.0,
@@ -111,6 +114,7 @@ class EntropyGuided(Method):
             ("zeta", zeta, zeta is None or 0 < zeta <= 1, "above 0 and at most 1, or None"),
             ("most", most, 0 < most <= 1, "above 0 and at most 1"),
             ("epochs_per_round", epochs_per_round, epochs_per_round >= 1, "1 or more"),
+            ("rounds", rounds, rounds is None or rounds >= 1, "1 or more, or None"),
             ("observe_every", observe_every, observe_every >= 1, "1 or more steps"),
             (
                 "loss",
@@ -126,7 +130,11 @@ class EntropyGuided(Method):
             ),
         )
         self.zeta, self.most, self.plain_mean, self.fuse = zeta, most, plain_mean, fuse
-        self.epochs_per_round, self.observe_every = epochs_per_round, observe_every
+        self.epochs_per_round, self.rounds, self.observe_every = (
+            epochs_per_round,
+            rounds,
+            observe_every,
+        )
         self.ignore, self.verify = tuple(ignore), verify
         self._linearize = Linearize(eps, rise, None if loss is None else in_eval_mode(loss))
         self._last_good = LastGood(evaluate, delta)
@@ -136,7 +144,7 @@ class EntropyGuided(Method):
         self.entropies: dict[str, float] = {}
         self.budgets: dict[str, int] = {}
         self.done = False
-        self._epochs = 0
+        self.round = self._epochs = 0
         self._counts = CountedSteps(shrinker, self._watched)
         self._counts.settle()
         layers = self.layers()
@@ -154,6 +162,10 @@ class EntropyGuided(Method):
     def good(self) -> Program | None:
         return self._last_good.program
 
+    @property
+    def _is_over(self) -> bool:
+        return self.done or self.round == self.rounds
+
     def layers(self) -> list[EntropyLayer]:
         """The activations that are left, with the weights before them."""
         program, key = self.shrinker.program, (find_entropy_layers, self.ignore)
@@ -165,7 +177,7 @@ class EntropyGuided(Method):
     def begin(self) -> None:
         self.masks.follow()
         last = self._epochs >= self.epochs_per_round - 1
-        counts = last and not self.done and self.steps % self.observe_every == 0
+        counts = last and not self._is_over and self.steps % self.observe_every == 0
         if counts and not self._counts.count:
             self._counts.reset()
         self._counts.begin(counts)
@@ -182,7 +194,7 @@ class EntropyGuided(Method):
         """Behind the last epoch of a round: removes what was linear, then prunes; else nothing."""
         self._counts.roll_back()
         self._epochs += 1
-        if self.done or self._epochs < self.epochs_per_round:
+        if self._is_over or self._epochs < self.epochs_per_round:
             return []
         self._epochs = self._counts.count = 0
         observers(self.shrinker.program).all_reduce()
@@ -201,6 +213,7 @@ class EntropyGuided(Method):
             lowest = min(self.entropies, key=self.entropies.__getitem__)
             changes.append(self.shrinker.run([ToIdentity(lowest)], verify=self.verify))
         self._counts.settle()
+        self.round += 1
         return [change for change in changes if change.changed]
 
     def _prune(self, zeta: float) -> None:
@@ -244,6 +257,7 @@ class EntropyGuided(Method):
     def state_dict(self) -> dict[str, Any]:
         """Where the method stands, its masks and `good`; counts are part of the program."""
         return super().state_dict() | {
+            "round": self.round,
             "epochs": self._epochs,
             "counted": self._counts.count,
             "done": self.done,
@@ -258,7 +272,8 @@ class EntropyGuided(Method):
         super().load_state_dict(state)
         self.masks.load_state_dict(state["masks"])
         self._last_good.load_state_dict(state["good"])
-        self._epochs, self._counts.count = state["epochs"], state["counted"]
+        self.round, self._epochs = state["round"], state["epochs"]
+        self._counts.count = state["counted"]
         self.done = state["done"]
         self.entropies, self.budgets = dict(state["entropies"]), dict(state["budgets"])
         self._layers, names, self._weights = state["start"]
