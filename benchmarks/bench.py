@@ -29,8 +29,11 @@ RESULTS = ROOT / "benchmarks" / ".results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 TABLES = ("share", "depth", "llm", "latency", "torch_pruning", "leaves", "methods")
 MARK = "ROW "
+RATIO_HEAD = ("ratio", "quartiles", "at most", "")
 # Not this folder: its torch_pruning.py would hide the package of that name.
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT / "benchmarks")]
+
+from benchmarks.commit import commit  # noqa: E402
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -120,6 +123,16 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ratio_cells(row: Row) -> list[str]:
+    """What `alternate` found, and whether it is within `limit`; for columns `RATIO_HEAD`."""
+    return [
+        f"{row['ratio']:.3f}",
+        f"{row['low']:.3f} to {row['high']:.3f}",
+        f"{row['limit']:.2f}",
+        verdict(row["ratio"] <= row["limit"]),
+    ]
+
+
 def verdict(reached: bool) -> str:
     """Whether a target is met, for people."""
     return "reached" if reached else "**missed**"
@@ -174,7 +187,7 @@ def work(name: str, cases: Iterable[str]) -> None:
     for case in cases:
         torch.manual_seed(0)
         try:
-            row = {"case": case, **table.measure(case), "commit": _commit()}
+            row = {"case": case, **table.measure(case), "commit": commit()}
         except Exception as error:  # a row for every case, whatever it met
             row = {"case": case, "failure": f"{type(error).__name__}: {error}"}
         print(f"\n{MARK}{json.dumps(row)}", flush=True)
@@ -198,12 +211,6 @@ def _append(name: str, row: Row) -> None:
     (RESULTS / ".gitignore").write_text("*\n")
     with _file(name).open("a") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    return found.stdout.strip()
 
 
 # The page
@@ -230,7 +237,7 @@ def render() -> str:
 def _versions() -> str:
     names = ("torch", "torchvision", "transformers", "torch-pruning", "numpy", "scipy")
     found = ", ".join(f"{n} {version(n)}" for n in names)
-    return f"Python {platform.python_version()}, {found}, fxprune at {_commit()} or shortly before."
+    return f"Python {platform.python_version()}, {found}, fxprune at {commit()} or shortly before."
 
 
 def _machine() -> str:

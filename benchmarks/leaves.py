@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 import fxprune as fp
-from benchmarks.bench import Row, alternate, markdown, verdict
+from benchmarks.bench import RATIO_HEAD, Row, alternate, markdown, ratio_cells
 from fxprune.pipeline import run_pipeline
 from fxprune.program import Program
 
@@ -56,16 +56,13 @@ def _step(program: Program, x: torch.Tensor, *, train: bool) -> None:
 
 def render(rows: Sequence[Row]) -> str:
     """The section of the page."""
-    head = ["network and pass", "of a", "places", "ratio", "quartiles", "at most", ""]
+    head = ["network and pass", "of a", "places", *RATIO_HEAD]
     lines = [
         [
             r["case"],
             "training step" if INSERTED[r["case"].split(" ", 1)[1]][0] else "forward",
             str(r["places"]),
-            f"{r['ratio']:.3f}",
-            f"{r['low']:.3f} to {r['high']:.3f}",
-            f"{r['limit']:.2f}",
-            verdict(r["ratio"] <= r["limit"]),
+            *ratio_cells(r),
         ]
         for r in rows
         if "failure" not in r

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import fxprune as fp
-from benchmarks.bench import Row, alternate, markdown, verdict
+from benchmarks.bench import RATIO_HEAD, Row, alternate, markdown, ratio_cells
 from experiments.networks import resnet_cifar
 from fxprune_passes.methods import BernoulliLayers, ComplexityAware, EntropyGuided
 from fxprune_passes.methods.method import Method
@@ -89,16 +89,13 @@ def _with_method(make: Make, example: Tensor, loss: Callable[[nn.Module], Tensor
 
 def render(rows: Sequence[Row]) -> str:
     """The section of the page."""
-    head = ["method", "plain, ms", "with it, ms", "ratio", "quartiles", "at most", ""]
+    head = ["method", "plain, ms", "with it, ms", *RATIO_HEAD]
     lines = [
         [
             r["case"],
             f"{1e3 * r['first_s']:.0f}",
             f"{1e3 * r['second_s']:.0f}",
-            f"{r['ratio']:.3f}",
-            f"{r['low']:.3f} to {r['high']:.3f}",
-            f"{r['limit']:.2f}",
-            verdict(r["ratio"] <= r["limit"]),
+            *ratio_cells(r),
         ]
         for r in rows
         if "failure" not in r

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commit import commit
 from benchmarks.networks import Network, networks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,13 +163,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=900, help="seconds for one network")
     parser.add_argument("--memory", type=float, default=16, help="GiB for one network")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-
-
-def commit() -> str:
-    """The commit that is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    return found.stdout.strip()
 
 
 def _limit_memory(gibibytes: float) -> None:

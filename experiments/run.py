@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commit import commit
 from experiments import page
 from experiments.data import load
 from experiments.runs import TASKS
@@ -119,7 +120,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--only", default="", help="tables whose heading matches this")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 1))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--full", action="store_true", help="the papers' lengths; for a GPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", type=Path, help="folder of data sets in torchvision's own layout")
@@ -127,13 +128,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--keep", type=float, default=1.0, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def commit() -> str:
-    """The commit that is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ class _Loop:
         at = self.folder / "at.json"
         self.epoch = json.loads(at.read_text())["epoch"] if at.exists() else 0
         program = fp.load(self.folder / "program") if self.epoch else start
-        trained = [p for n, p in program.module.named_parameters() if not _is_gate(program, n)]
+        gated = {f"{path}.theta" for path in gates(program)}
+        trained = [p for n, p in program.module.named_parameters() if n not in gated]
         optimizer = torch.optim.SGD(trained, task.rate, momentum=0.9, weight_decay=task.decay)
         self.shrinker = Shrinker(program, optimizer, scheduler=LambdaLR(optimizer, self._rate))
         self.history = History(self.folder / "history.jsonl")
@@ -195,10 +196,6 @@ class _Loop:
         part.write_text(json.dumps({"epoch": self.epoch}))
         part.replace(self.folder / "at.json")
         self.saved = time.perf_counter()
-
-
-def _is_gate(program: Program, name: str) -> bool:
-    return name.rpartition(".")[0] in gates(program)
 
 
 @torch.no_grad()

@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import fxprune as fp
+from benchmarks.commit import commit
 from experiments import page
 from experiments.data import Data, load
-from experiments.run import RESULTS, commit
+from experiments.run import RESULTS
 from fxprune.program import Program
 from fxprune.training import Shrinker
 from fxprune.training.history import size_of

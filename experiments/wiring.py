@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 from torchvision import models
 
 import fxprune as fp
+from benchmarks.commit import commit
 from experiments import page
-from experiments.run import commit
 from fxprune.gate import gates
 from fxprune.pipeline import run_pipeline
 from fxprune.program import Program

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 import fxprune as fp
+from fxprune.testing.processes import run_group
 
 REPLICAS = Path(__file__).with_name("replicas.py")
 PUT_IN = (
@@ -29,7 +28,7 @@ def test_replicas_stay_equal_and_compute_what_one_process_does(
     x = costly_network.batch(16)
     given, found = tmp_path / "given.pt", tmp_path / "found.pt"
     torch.save((module, x), given)
-    _torchrun(given, found)
+    run_group(REPLICAS, str(given), str(found))
     results = torch.load(found)
     for steps in ("steps_with_drawn_samples", "steps_with_equal_seeds"):
         assert results[steps] == {
@@ -44,14 +43,6 @@ def test_replicas_stay_equal_and_compute_what_one_process_does(
     _check_gradients(results["gradients"], wanted)
     module.load_state_dict(start)
     _check_counts(results["counts"], one.counts(module, module, x))
-
-
-def _torchrun(*args: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(REPLICAS), *map(str, args)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def _replicas() -> ModuleType:
