@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,13 @@ from torchvision.transforms.functional import pil_to_tensor
 Tensor = torch.Tensor
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CACHE = Path.home() / ".cache" / "fxprune"
-NAMES = ("mnist", "cifar10-jpeg", "fashion-mnist", "cifar10", "cifar100")
+_TORCHVISION: dict[str, Callable[..., datasets.VisionDataset]] = {
+    "mnist": datasets.MNIST,
+    "fashion-mnist": datasets.FashionMNIST,
+    "cifar10": datasets.CIFAR10,
+    "cifar100": datasets.CIFAR100,
+}
+NAMES = ("cifar10-jpeg", *_TORCHVISION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +103,8 @@ def load(name: str, folder: Path | None = None) -> Data:
     """
     root = folder or SHARED
     try:
-        if name == "mnist":
-            return _of(name, *(datasets.MNIST(root, train=t) for t in (True, False)))
-        if name == "fashion-mnist":
-            return _of(name, *(datasets.FashionMNIST(root, train=t) for t in (True, False)))
-        if name == "cifar10":
-            return _of(name, *(datasets.CIFAR10(root, train=t) for t in (True, False)))
-        if name == "cifar100":
-            return _of(name, *(datasets.CIFAR100(root, train=t) for t in (True, False)))
+        if name in _TORCHVISION:
+            return _of(name, *(_TORCHVISION[name](root, train=t) for t in (True, False)))
         return _cifar10_jpeg(root)
     except (RuntimeError, FileNotFoundError) as error:
         raise SystemExit(
