@@ -157,7 +157,8 @@ class Block(nn.Module):
         self.wide, self.narrow = (_linear(state, f"{path}.mlp.{i}") for i in (0, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norms[0](x))
+        # In torchvision's order of operands: a sum takes the strides of the first one.
+        x = self.attention(self.norms[0](x)) + x
         return x + self.narrow(gelu(self.wide(self.norms[1](x))))  # type: ignore[no-any-return]
 
 
