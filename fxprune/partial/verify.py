@@ -1,0 +1,163 @@
+"""The smaller model against the original whose parts are silenced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from fxprune.axes import Axes
+from fxprune.capture.failure import first_line, own_line
+from fxprune.errors import PlanError, VerifyError
+from fxprune.partial.calls import Call, Signature
+from fxprune.partial.join import get_tensor, path_under
+from fxprune.partial.parts import Part
+from fxprune.plan import Plan
+from fxprune.reference import Silenced
+from fxprune.torch_private import pytree_specs
+from fxprune.verify import TOLERANCE, Check, relative_error
+from fxprune.write_back import write_tensors
+
+Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Silencing:
+    """What it takes to run the parts of a model as if some units were not there.
+
+    Attributes:
+        parts: one for each kind of input a submodule was called with.
+        axes: labels of the program of all parts.
+        plan: its removed units are silenced.
+        dtype: of the computation.
+    """
+
+    parts: Sequence[Part]
+    axes: Axes
+    plan: Plan
+    dtype: torch.dtype
+
+
+def verify_parts(model: nn.Module, inputs: Inputs, silencing: Silencing, seed: int) -> Check:
+    """Runs both on the inputs; tensors of one repeated value get noise, the same in both."""
+    dtype = silencing.dtype
+    original = _with_noise(model, dtype, seed)
+    small = write_tensors(original, silencing.plan, inplace=False)
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs
+    )
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with _silenced(original, silencing):
+            wanted = original(*args, **kwargs)
+        torch.manual_seed(seed)
+        found = _run_small(small, args, kwargs)
+    return _compare(found, wanted, dtype)
+
+
+def _run_small(small: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return small(*args, **kwargs)
+    except Exception as error:
+        raise PlanError(
+            f"the forward of {type(small).__name__} cannot run at the new sizes",
+            where=own_line(error),
+            why=f"{type(error).__name__}: {first_line(error)}",
+            do="ignore the module that spells a size itself, or teach it: "
+            "fxprune.write_back.register_sizes",
+        ) from error
+
+
+def _with_noise(model: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
+    """A copy in `dtype`; tensors of one repeated value are no longer so."""
+    twin = copy.deepcopy(model).to(dtype)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            if tensor.is_floating_point() and tensor.numel() > 1 and _constant(tensor):
+                noise = torch.rand(tensor.shape, generator=rng, dtype=torch.float64).to(tensor)
+                tensor.copy_(tensor * (0.9 + 0.2 * noise) + 0.02 * (noise - 0.5))
+    return twin
+
+
+def _constant(tensor: torch.Tensor) -> bool:
+    return bool((tensor == tensor.reshape(-1)[:1]).all())
+
+
+@contextmanager
+def _silenced(model: nn.Module, silencing: Silencing) -> Iterator[None]:
+    """Lets the parts of a copy of the model run as if what the plan removes were not there."""
+    with ExitStack() as undo:
+        for path in dict.fromkeys(p.path for p in silencing.parts):
+            module = model.get_submodule(path)
+            module.forward = _forward(model, path, silencing)
+            undo.callback(vars(module).pop, "forward")
+        yield
+
+
+def _forward(model: nn.Module, path: str, silencing: Silencing) -> Callable[..., Any]:
+    parts = {_single(p.signature): p for p in silencing.parts if p.path == path}
+    removed, dtype = silencing.plan.removed, silencing.dtype
+    inner = model.get_submodule(path).forward
+
+    def provide(name: str, value: torch.Tensor) -> torch.Tensor:
+        """The tensor of the copy, where the part's is one of the model's."""
+        try:
+            own = get_tensor(model, path_under(path, name))
+        except AttributeError:
+            return value
+        return own.detach().to(value) if isinstance(own, torch.Tensor) else value
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        signature = _single(Call(path, args, dict(kwargs)).signature())
+        if signature in parts:
+            part = parts[signature]
+            runner = Silenced(part.program, _axes_of(part, silencing.axes), removed, dtype, provide)
+            specs = pytree_specs(part.program.graph)
+            assert specs is not None, "torch.export names inputs and outputs"
+            return pytree.tree_unflatten(runner.evaluate(args, kwargs), specs[1])
+        if all(not isinstance(x, torch.Tensor) or not x.numel() for x in args):
+            return inner(*args, **kwargs)
+        raise VerifyError(
+            f"{path} is called with other inputs than when it was captured",
+            why=f"{signature[2:]} instead of one of {[s[2:] for s in parts]}",
+            do="verify on inputs of the sizes that it was captured with",
+        )
+
+    return forward
+
+
+def _single(signature: Signature) -> Signature:
+    """The signature whatever the precision."""
+    return tuple(s.replace("torch.float64", "torch.float32") for s in signature)
+
+
+def _axes_of(part: Part, axes: Axes) -> Axes:
+    """The labels by the nodes of the part alone."""
+    nodes = {n: axes.nodes[twin] for n, twin in part.nodes.items()}
+    marks = {n: axes.marks[twin] for n, twin in part.nodes.items() if twin in axes.marks}
+    return replace(axes, nodes=nodes, marks=marks)
+
+
+def _compare(found: Any, wanted: Any, dtype: torch.dtype) -> Check:
+    pairs = [pytree.tree_leaves(x) for x in (found, wanted)]
+    if len(pairs[0]) != len(pairs[1]):
+        raise VerifyError("the smaller model returns another number of outputs than the original")
+    if not any(isinstance(x, torch.Tensor) and x.numel() for x in pairs[1]):
+        raise VerifyError(
+            "the model returns nothing that could be compared",
+            why="no detection, for one, passes its threshold on random weights",
+            do="lower the threshold, or pass other example inputs",
+        )
+    errors = [relative_error(a, b) for a, b in zip(*pairs, strict=True)]
+    worst = max(range(len(errors)), key=errors.__getitem__)
+    bound = TOLERANCE[dtype]
+    where = f"output {worst} (error {errors[worst]:.1e})"
+    name = str(dtype).removeprefix("torch.")
+    return Check(errors[worst] <= bound, errors[worst], name, bound, where, "", (), ())
