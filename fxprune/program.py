@@ -140,10 +140,12 @@ def describe(node: fx.Node) -> str:
 
 def build_module(tree: torch.nn.Module, graph: fx.Graph, *, training: bool) -> TracedModule:
     """A TracedModule over `graph` that holds every tensor of `tree`, used by the graph or not."""
-    module = TracedModule(tree, graph)
+    # A graph given to the constructor would have its tensors copied one by one first.
+    module = TracedModule(torch.nn.Module(), fx.Graph())
     share_tensors(tree, module)
     for node in graph.find_nodes(op="get_attr"):
         _share_other(tree, module, str(node.target))
+    module.graph = graph
     fx.GraphModule.train(module, training)
     return module
 

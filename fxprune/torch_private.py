@@ -8,16 +8,27 @@ this is the only file to mend; `tests/test_torch_private.py` says what each is f
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._export.utils import _compiling_state_context
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.export._trace import _ignore_backend_decomps
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import guarding_hint_or_throw
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, make_fx
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+    guarding_hint_or_throw,
+    uninteresting_files,
+)
 from torch.utils import _pytree as pytree
 
 
@@ -166,8 +177,7 @@ class WithoutData:
     def _empty(self, x: torch.Tensor) -> torch.Tensor:
         if id(x) not in self._known:
             shape, stride = ([guarding_hint_or_throw(n) for n in s] for s in (x.shape, x.stride()))
-            with self._mode:
-                new = torch.empty_strided(shape, stride, dtype=x.dtype, device=x.device)
+            new = _fake(self._mode, shape, stride, x.dtype, x.device)
             self._known[id(x)] = new.requires_grad_(x.requires_grad)
         return self._known[id(x)]
 
@@ -178,3 +188,116 @@ def resized(value: torch.Tensor, sizes: Sequence[Any]) -> torch.Tensor:
         return value.new_empty(list(sizes))
     meta = torch.empty(list(sizes), dtype=value.dtype, device="meta")
     return FakeTensor(value.fake_mode, meta, value.device)
+
+
+def _fake(
+    mode: FakeTensorMode,
+    shape: Sequence[Any],
+    stride: Sequence[Any],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+    return FakeTensor(mode, meta, device)
+
+
+class _EveryCall(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tells of every operator that Python code calls, before autograd and decompositions see it."""
+
+    def __init__(self, tell: Callable[..., None], *, autograd: bool) -> None:
+        super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
+        self._tell = tell
+        self._below = nullcontext if autograd else torch._C._AutoDispatchBelowAutograd
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with torch._C._DisablePythonDispatcher(), self._below():
+            result = func(*args, **kwargs)
+        self._tell(func, args, kwargs, result)
+        return result
+
+
+@contextmanager
+def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
+    """Tells `tell` the operator, arguments, keyword arguments and result of each call, as export meets them.
+
+    Only make_fx's own mode may stand before autograd, so this is one.
+    """
+    with (
+        enable_python_dispatcher(),
+        torch._C._EnablePreDispatch(),
+        _compiling_state_context(),
+        _ignore_backend_decomps(),
+    ):
+        mode = _EveryCall(tell, autograd=autograd)
+        torch._ops._set_mode_pre_dispatch(mode)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            proxy = torch._C._TorchDispatchModeKey.PROXY
+            torch._ops.unset_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
+
+
+def in_plain_mode() -> bool:
+    """Whether operators run with gradients and without autocast."""
+    return torch.is_grad_enabled() and not torch._C._is_any_autocast_enabled()
+
+
+def storage_id(x: torch.Tensor) -> int:
+    """A number that tensors of one memory have in common; without data they have no address."""
+    number: int = x.untyped_storage()._cdata
+    return number
+
+
+def untraced_files() -> set[str]:
+    """Files whose frames torch.export leaves out of a node's stack trace."""
+    return set(uninteresting_files())
+
+
+class FreeBatch:
+    """Tensors without data, whose sizes may be multiples of a batch that is left free."""
+
+    def __init__(self) -> None:
+        self.mode = FakeTensorMode(
+            shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
+        )
+        self._multiples: dict[int, Any] = {}
+
+    def static(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor without its data."""
+        return self.mode.from_tensor(x, static_shapes=True)
+
+    def resized(self, x: torch.Tensor, batch: int) -> torch.Tensor:
+        """The contiguous tensor without its data, its axis 0 of another length."""
+        return self.tensor((batch, *x.shape[1:]), x.stride(), x.dtype, x.device).requires_grad_(
+            x.requires_grad
+        )
+
+    def free(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        """The tensor without its data, its axis 0 free."""
+        dims = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (x.ndim - 1)
+        context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=dims)
+        fake = self.mode.from_tensor(x, symbolic_context=context, source=ConstantSource(name))
+        self._multiples[1] = fake.shape[0]
+        return fake
+
+    def times(self, factor: int) -> Any:
+        """That many times the batch."""
+        if factor not in self._multiples:
+            self._multiples[factor] = factor * self._multiples[1]
+        return self._multiples[factor]
+
+    def tensor(
+        self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        """A tensor of these sizes."""
+        return _fake(self.mode, shape, stride, dtype, device)
+
+
+def input_codegen(
+    names: list[str], in_spec: pytree.TreeSpec, out_spec: pytree.TreeSpec
+) -> fx.graph.CodeGen:
+    """Makes a graph take and return values nested like these."""
+    return fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(names, in_spec, out_spec))

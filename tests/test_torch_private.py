@@ -4,7 +4,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.torch_private import WithoutData, pytree_specs
+from fxprune.torch_private import (
+    FreeBatch,
+    WithoutData,
+    every_call,
+    fake_mode_of,
+    in_plain_mode,
+    input_codegen,
+    pytree_specs,
+    static_size,
+    storage_id,
+    untraced_files,
+)
 
 
 class Shapes(nn.Module):
@@ -46,3 +57,62 @@ def test_a_graph_knows_how_its_inputs_and_outputs_are_nested() -> None:
 class Nested(nn.Module):
     def forward(self, x: dict[str, Tensor]) -> list[object]:
         return [x["a"] + 1, (x["b"] * 2,)]
+
+
+def test_every_call_of_an_operator_is_told_before_it_is_decomposed() -> None:
+    """make_fx's own mode is the only one that torch lets stand before autograd."""
+    told: list[str] = []
+    free = FreeBatch()
+    conv, x = nn.Conv2d(3, 4, 1), torch.ones(2, 3, 4, 4)
+    for p in conv.parameters():
+        p.requires_grad_(False)
+    weight, given = free.static(conv.weight.detach()), free.static(x)
+
+    def tell(op: object, args: object, kwargs: object, result: Tensor) -> None:
+        told.append(str(op))
+
+    with free.mode, every_call(tell, autograd=True):
+        assert torch.compiler.is_exporting()
+        result = torch.nn.functional.conv2d(given, weight).relu_()
+        assert in_plain_mode()
+        with torch.no_grad():
+            assert not in_plain_mode()
+    assert told == ["aten.conv2d.default", "aten.relu_.default"]
+    assert result.shape == (2, 4, 4, 4)
+    assert not torch.compiler.is_exporting()
+    nn.functional.relu(x)
+    assert len(told) == 2
+
+
+def test_a_free_batch_is_a_symbol_and_its_multiples() -> None:
+    """torch makes tensors of symbolic sizes without a trace only in its own code."""
+    free = FreeBatch()
+    given = free.free(torch.ones(2, 3), "x")
+    assert static_size(given.shape[0]) is None
+    assert static_size(given.shape[1]) == 3
+    twice = free.times(2)
+    assert bool(twice == 2 * given.shape[0])
+    flat = free.tensor((twice, 3), (3, 1), torch.float32, given.device)
+    assert fake_mode_of(flat) is fake_mode_of(given) is free.mode
+    assert bool(flat.shape[0] == twice)
+    assert free.resized(torch.ones(2, 3), 7).shape == (7, 3)
+
+
+def test_tensors_of_one_memory_share_a_number() -> None:
+    """Tensors without data have no address to compare."""
+    x = FreeBatch().static(torch.ones(2, 3))
+    assert storage_id(x) == storage_id(x.view(6)) != storage_id(x.clone())
+
+
+def test_the_code_of_a_graph_can_nest_its_inputs() -> None:
+    """torch.fx has no public way to say it."""
+    _, spec = pytree.tree_flatten(((1,), {}))
+    graph = torch.fx.Graph()
+    graph.output((graph.placeholder("x"),))
+    graph.set_codegen(input_codegen(["x"], spec, pytree.tree_flatten([1])[1]))
+    assert torch.fx.GraphModule(nn.Module(), graph)(5) == [5]
+    assert pytree_specs(graph) is not None
+
+
+def test_frames_of_torch_that_an_export_leaves_out_are_known() -> None:
+    assert any(name.endswith("fake_tensor.py") for name in untraced_files())

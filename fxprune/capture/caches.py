@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune.remark import Remark
@@ -33,9 +32,9 @@ def register_caches() -> None:
         )
 
 
-def cache_remarks(name: str, exported: ExportedProgram) -> list[Remark]:
+def cache_remarks(name: str, out_spec: pytree.TreeSpec) -> list[Remark]:
     """Says that a returned cache keeps keys and values whole."""
-    if not _has_cache(exported.call_spec.out_spec):
+    if not _has_cache(out_spec):
         return []
     return [
         Remark(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import fx, nn
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.caches import cache_remarks, register_caches
 from fxprune.capture.failure import fails_at_any_batch, first_line, to_capture_error
+from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
@@ -67,18 +68,18 @@ def capture(
     register_caches()
     with _unchanged(model):
         suspects = Suspects(model)
-        exported, free, remarks = _export_batched(
+        traced, free, remarks = _trace_batched(
             model, _on_device_of(model, inputs), dynamic_batch, suspects
         )
         check = suspects.check(inputs.args, inputs.kwargs)
-    module, more = _build(exported, model, check)
+    module, more = _build(traced.module, model, check)
     return Program(
         module,
         inputs.args,
         inputs.kwargs,
         free_batch=free,
         name=type(model).__name__,
-        remarks=(*remarks, *more, *cache_remarks(type(model).__name__, exported)),
+        remarks=(*remarks, *more, *cache_remarks(type(model).__name__, traced.out_spec)),
     )
 
 
@@ -91,7 +92,7 @@ def _example_inputs(
 
 
 def _from_exported(exported: ExportedProgram, inputs: _Inputs) -> Program:
-    module, remarks = _build(exported, None, ModeCheck())
+    module, remarks = _build(_unlifted(exported).module, None, ModeCheck())
     return Program(
         module,
         inputs.args,
@@ -148,6 +149,41 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         for mapping, items in inner:
             mapping.clear()
             mapping.update(items)
+
+
+def _trace_batched(
+    model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
+) -> tuple[_Traced, bool, list[Remark]]:
+    """Records the network's operators, and exports it where that does not do."""
+    if dynamic and (found := _recorded(model, _at_least_two(inputs), suspects)) is not None:
+        return found, True, []
+    exported, free, remarks = _export_batched(model, inputs, dynamic, suspects)
+    return _unlifted(exported), free, remarks
+
+
+class _Traced(NamedTuple):
+    """A graph with get_attr parameters, and how its outputs are nested."""
+
+    module: fx.GraphModule
+    out_spec: pytree.TreeSpec
+
+
+def _recorded(model: nn.Module, inputs: _Inputs, suspects: Suspects) -> _Traced | None:
+    try:
+        with _unchanged(model), warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            found = trace(model, inputs.args, inputs.kwargs, suspects.watch)
+    except Exception:  # the export says what is wrong with the network, if anything is
+        return None
+    tree = nn.Module()
+    share_tensors(model, tree)
+    return _Traced(fx.GraphModule(tree, found.graph), found.out_spec)
+
+
+def _unlifted(exported: ExportedProgram) -> _Traced:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _Traced(exported.module(check_guards=False), exported.call_spec.out_spec)
 
 
 def _export_batched(
@@ -225,14 +261,11 @@ def _batch_is_free(graph: fx.Graph) -> bool:
 
 
 def _build(
-    exported: ExportedProgram,
+    unlifted: fx.GraphModule,
     model: nn.Module | None,
     check: ModeCheck,
 ) -> tuple[TracedModule, list[Remark]]:
     """A plain TracedModule with get_attr parameters, normalised, its mode switches marked."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        unlifted = exported.module(check_guards=False)
     remarks = normalise(unlifted)
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training

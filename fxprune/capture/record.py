@@ -1,0 +1,191 @@
+"""The operators that a network calls, as they are called."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
+
+from fxprune.torch_private import (
+    every_call,
+    in_plain_mode,
+    mutated,
+    storage_id,
+    untraced_files,
+)
+
+ModuleStack = dict[str, tuple[str, str]]
+
+
+class UnsupportedError(Exception):
+    """What a plain record of operators does not cover."""
+
+
+class Ref(NamedTuple):
+    """Stands for a tensor: an output of a call, or a source, which have negative numbers."""
+
+    call: int
+    output: int | None = None
+
+
+# What a tensor looked like when it was made: shape, stride, dtype and device.
+Sizes = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operator, with references for tensors.
+
+    Attributes:
+        op: the operator.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        made: the tensors it returned.
+        several: whether it returned a sequence of them.
+        modules: the modules it was called in, as torch.export writes them.
+        frames: file and line of the forwards it was called in, outermost first.
+    """
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    made: list[Sizes]
+    several: bool
+    modules: ModuleStack
+    frames: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The calls of one run, and what it returned: tensors by reference, and None."""
+
+    calls: list[Call]
+    outputs: list[Ref | None]
+    out_spec: pytree.TreeSpec
+
+
+def record(
+    run: Callable[[], Any],
+    sources: Sequence[torch.Tensor],
+    paths: Mapping[nn.Module, str],
+    *,
+    autograd: bool = True,
+) -> Record:
+    """Runs a network and notes the operators it calls.
+
+    Args:
+        run: calls the network.
+        sources: its parameters, buffers and inputs; number i is `Ref(-1 - i)`.
+        paths: the path of each of its modules.
+        autograd: whether what is computed may require a gradient; without, a run is twice as fast.
+
+    Raises:
+        UnsupportedError: an operator was called in a mode of its own, or took or gave what is no tensor
+            of this run.
+    """
+    recorder = _Recorder(sources, paths)
+    with recorder.watching(autograd=autograd):
+        result = run()
+    outputs, spec = pytree.tree_flatten(result)
+    return Record(recorder.calls, [_output(recorder, x) for x in outputs], spec)
+
+
+def _output(recorder: _Recorder, x: Any) -> Ref | None:
+    return None if x is None else recorder.ref(x)
+
+
+def _sizes(x: torch.Tensor) -> Sizes:
+    return tuple(x.shape), x.stride(), x.dtype, x.device
+
+
+class _Recorder:
+    def __init__(self, sources: Sequence[torch.Tensor], paths: Mapping[nn.Module, str]) -> None:
+        self.calls: list[Call] = []
+        self._alive: list[torch.Tensor] = []  # so that no id is given twice
+        self._refs = {id(x): Ref(-1 - i) for i, x in enumerate(sources)}
+        # torch.zeros and its like hand on another tensor of the same memory than was made.
+        self._factories: dict[int, tuple[Sizes, Ref]] = {}
+        self._paths = paths
+        self._entered = Counter[str]()
+        self._stacks: list[ModuleStack] = [{}]
+        self._skipped = untraced_files()
+
+    @contextmanager
+    def watching(self, *, autograd: bool) -> Iterator[None]:
+        enter = register_module_forward_pre_hook(self._enter)
+        leave = register_module_forward_hook(self._leave, always_call=True)
+        try:
+            with every_call(self._add, autograd=autograd):
+                yield
+        finally:
+            enter.remove()
+            leave.remove()
+
+    def ref(self, x: Any) -> Ref:
+        if id(x) not in self._refs:
+            self._adopt(x)
+        return self._refs[id(x)]
+
+    def _adopt(self, x: Any) -> None:
+        """Takes a tensor for what a factory made, where it is of the same memory, not written since."""
+        made = self._factories.get(storage_id(x)) if isinstance(x, torch.Tensor) else None
+        if made is None or made[0] != _sizes(x):
+            raise UnsupportedError(f"a {type(x).__name__} of unknown origin")
+        self._refs[id(x)] = made[1]
+        self._alive.append(x)
+
+    def _add(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if not in_plain_mode():
+            raise UnsupportedError("a region without gradients or with autocast")
+        given = pytree.tree_map_only(torch.Tensor, self.ref, (args, kwargs))
+        several = isinstance(result, tuple | list)
+        made = list(result) if several else [result]
+        if not all(isinstance(x, torch.Tensor) for x in made):
+            raise UnsupportedError(f"{op} gives what is no tensor")
+        number = len(self.calls)
+        self._refs.update((id(x), Ref(number, i if several else None)) for i, x in enumerate(made))
+        self._alive += made
+        sizes = [_sizes(x) for x in made]
+        self._note_memory(op, args, sizes[0] if made else None, result)
+        self.calls.append(
+            Call(op, given[0], given[1], sizes, several, self._stacks[-1], self._frames())
+        )
+
+    def _note_memory(self, op: Any, args: Any, sizes: Sizes | None, result: Any) -> None:
+        """Follows which memory holds what a factory made and no more."""
+        for i in mutated(op):
+            if i < len(args) and isinstance(args[i], torch.Tensor):
+                self._factories.pop(storage_id(args[i]), None)
+        takes = any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(args))
+        if not takes and isinstance(result, torch.Tensor) and sizes is not None:
+            self._factories[storage_id(result)] = (sizes, Ref(len(self.calls)))
+
+    def _enter(self, module: nn.Module, _args: Any) -> None:
+        if module not in self._paths:
+            raise UnsupportedError("a module made while running")
+        path, kind = self._paths[module], type(module)
+        entry = (path, f"{kind.__module__}.{kind.__qualname__}")
+        times = self._entered[path]
+        self._entered[path] += 1
+        key = f"L__self__{path}@{times}" if times else f"L__self__{path}"
+        self._stacks.append({**self._stacks[-1], key: entry})
+
+    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._stacks.pop()
+
+    def _frames(self) -> tuple[tuple[str, int], ...]:
+        found, frame = [], sys._getframe(2)
+        while frame.f_back is not None:
+            code = frame.f_code
+            if code.co_name == "forward" and code.co_filename not in self._skipped:
+                found.append((code.co_filename, frame.f_lineno))
+            frame = frame.f_back
+        return tuple(reversed(found))

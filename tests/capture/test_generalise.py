@@ -1,0 +1,254 @@
+"""Tests of fxprune.capture.generalise: it says what torch.export says, or nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrizations
+from torch.utils import _pytree as pytree
+
+from fxprune.capture import generalise
+from fxprune.capture.export import capture
+from fxprune.capture.generalise import trace
+from fxprune.capture.record import UnsupportedError
+from fxprune.program import Program
+from fxprune.torch_private import pytree_specs, static_size
+
+
+class Fn(nn.Module):
+    """A convolution whose output goes through a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, x: Tensor, *, more: Any = None) -> Any:
+        return self.function(self.conv(x))
+
+
+class Writes(nn.Module):
+    """Keeps something of its input."""
+
+    def __init__(self, value: Callable[[Tensor], Any], *, buffer: bool = False) -> None:
+        super().__init__()
+        self.value = value
+        if buffer:
+            self.register_buffer("kept", torch.zeros(3))
+        else:
+            self.kept = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.value(x)
+        return x + 1
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor, scale: Tensor) -> dict[str, Any]:
+        return {"y": (x * scale).relu(), "parts": x.chunk(2, 1), "none": None}
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+        y = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        y = y.reshape(b * 2, n, c // 2).view(b, 2, n, c // 2)
+        return self.out(y.transpose(1, 2).reshape(b, n, c)) + torch.zeros(b, n, c)
+
+
+def image() -> Tensor:
+    return torch.randn(2, 3, 8, 8)
+
+
+def norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5)
+    )
+
+
+COVERED: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]] = {
+    "convolutions": lambda: (norm().eval(), (image(),), {}),
+    "train mode": lambda: (norm().train(), (image(),), {}),
+    "a batch of one": lambda: (norm().eval(), (image()[:1],), {}),
+    "attention": lambda: (Attention().eval(), (torch.randn(2, 5, 12),), {}),
+    "torch's attention": lambda: (
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(),
+        (torch.randn(3, 5, 8),),
+        {},
+    ),
+    "lists and None": lambda: (Two(), (image(), torch.randn(8)), {}),
+    "keywords": lambda: (Two(), (image(),), {"scale": torch.randn(8)}),
+    "weight norm": lambda: (
+        nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 4, 3))),
+        (image(),),
+        {},
+    ),
+    "channels last": lambda: (norm().to(memory_format=torch.channels_last), (image(),), {}),
+    "in place": lambda: (Fn(lambda x: x.add_(1).mul_(x.sigmoid())), (image(),), {}),
+    "made, then written": lambda: (Fn(lambda x: x + zeros(x).add_(1)), (image(),), {}),
+    "flatten": lambda: (Fn(lambda x: x.flatten(1)), (image(),), {}),
+    "meta": lambda: (norm().to("meta").eval(), (image(),), {}),
+}
+
+LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]] = {
+    "without gradients": lambda: (Fn(torch.no_grad()(lambda x: x * 2)), (image(),), {}),
+    "autocast": lambda: (Fn(autocast), (image(),), {}),
+    "tensors under two names": lambda: (Tied(), (torch.randn(2, 4),), {}),
+    "a remainder of the batch": lambda: (Fn(lambda x: x * (len(x) % 3)), (image(),), {}),
+    "a quotient of the batch": lambda: (Fn(lambda x: x * (len(x) // 50)), (image(),), {}),
+    "a branch on the batch": lambda: (
+        Fn(lambda x: x.relu() if len(x) > 50 else x.tanh()),
+        (image(),),
+        {},
+    ),
+    "parts of the batch": lambda: (Fn(lambda x: x.chunk(2)), (image(),), {}),
+    "a constant": lambda: (Fn(lambda x: x + torch.tensor([1.0])), (image(),), {}),
+    "an attribute": lambda: (Writes(lambda x: len(x)), (image(),), {}),
+    "a buffer": lambda: (Writes(lambda x: x.sum((0, 1, 2))[:3], buffer=True), (image(),), {}),
+    "a number among the inputs": lambda: (Fn(torch.relu), (image(),), {"more": 3}),
+    "a number among the outputs": lambda: (Fn(lambda x: (x, 3)), (image(),), {}),
+    "two batches": lambda: (Two(), (image(), torch.randn(2, 1, 1, 1)), {}),
+    "one input twice": lambda: (Two(), (x := image(), x), {}),
+    "a graph": lambda: (fx.symbolic_trace(norm().eval()), (image(),), {}),
+    "written behind torch's back": lambda: (
+        Fn(lambda x: x + zeros(x).add_(1).data),
+        (image(),),
+        {},
+    ),
+    "a value": lambda: (Fn(lambda x: x if x.sum() > 0 else -x), (image(),), {}),
+    "one module under two names": lambda: (
+        nn.Sequential(relu := nn.ReLU(), relu),
+        (image(),),
+        {},
+    ),
+}
+
+
+def zeros(x: Tensor) -> Tensor:
+    return torch.zeros(*x.shape)
+
+
+def autocast(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return x @ x.mT
+
+
+def number(n: Any) -> Any:
+    known = n if isinstance(n, int) else static_size(n)
+    if known is not None:
+        return known
+    text = re.sub(r"s\d+", "s", str(n))
+    least = re.fullmatch(r"Min\((\d+), \1\*s\)", text)  # a stride, for a batch of 0 as well
+    return int(least[1]) if least else text
+
+
+def seen(value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list | tuple):
+        return [seen(v) for v in value]
+    shape = [number(n) for n in value.shape]
+    return (
+        shape,
+        [number(n) for n in value.stride()],
+        value.dtype,
+        value.device,
+        value.requires_grad,
+    )
+
+
+def rows(program: Program) -> list[Any]:
+    """What the nodes are, a computed size by its formula wherever it was computed."""
+    found: list[Any] = []
+    of: dict[fx.Node, Any] = {}
+    for node in program.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            of[node] = number(value)
+            continue
+        of[node] = len(found)
+        args = pytree.tree_map_only(fx.Node, of.__getitem__, (node.args, node.kwargs))
+        meta = {k: v for k, v in node.meta.items() if k != "val"}
+        found.append((node.op, node.name, str(node.target), args, meta, seen(value)))
+    return found
+
+
+def exported(monkeypatch: pytest.MonkeyPatch, *inputs: Any) -> Program:
+    """The program that torch.export makes."""
+
+    def refuse(*_: Any) -> None:
+        raise UnsupportedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(import_module("fxprune.capture.export"), "trace", refuse)
+        return capture(*inputs)
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_the_program_is_that_of_an_export(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, args, kwargs = COVERED[name]()
+    expected = exported(monkeypatch, model, args, kwargs)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.export, "export", None)
+        program = capture(model, args, kwargs)
+    assert rows(program) == rows(expected)
+    assert str(pytree_specs(program.graph)) == str(pytree_specs(expected.graph))
+    assert program.remarks == expected.remarks
+    assert program.free_batch == expected.free_batch
+
+
+@pytest.mark.parametrize("name", LEFT_TO_EXPORT)
+def test_what_is_not_covered_is_not_guessed(name: str) -> None:
+    model, args, kwargs = LEFT_TO_EXPORT[name]()
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        trace(model, args, kwargs)
+    assert isinstance(caught.value, UnsupportedError) or name in ("a value", "a constant")
+
+
+def test_a_full_slice_of_the_batch_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export cannot tell that it is the whole axis; nothing else differs."""
+    model, x = Fn(lambda x: x[:, 1:] + x[:, :1]).eval(), image()
+    one, two = capture(model, x), exported(monkeypatch, model, x)
+    assert len(one.graph.nodes) < len(two.graph.nodes)
+    y = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(one(y), two(y), rtol=0, atol=0)
+
+
+def test_the_model_is_as_before_where_the_record_gives_up() -> None:
+    with pytest.raises(UnsupportedError, match="attribute"):
+        trace(Writes(lambda x: x * 2), (image(),), {})
+    model = Writes(lambda x: x * 2)
+    capture(model, image())
+    assert model.kept is None
+
+
+def test_gradients_seen_by_the_model_are_those_of_a_call() -> None:
+    """The second run has none, so that a branch on them is left to torch.export."""
+    with pytest.raises(UnsupportedError):
+        trace(Fn(lambda x: x.relu() if x.requires_grad else x.tanh()), (image(),), {})
+
+
+def test_the_second_run_is_of_a_batch_further_by_a_prime() -> None:
+    further = generalise._FURTHER
+    assert all(further % n for n in range(2, further))
