@@ -29,6 +29,7 @@ from benchmarks.networks import Network  # noqa: E402
 from benchmarks.rows import Page, Row, Rows, main  # noqa: E402
 
 SHARE = 0.3
+CAPTURED = 1e-5  # in float32: the same operators, sometimes on other strides
 ROWS = Rows(Path(__file__), "zoo")
 
 
@@ -85,6 +86,9 @@ def _measure_program(
         row["parts"] = len(partial.parts)
     else:
         program = clock("capture", lambda: capture(model, args, kwargs))
+        row["captured"] = capture_error(model, program)
+        if not row["captured"] <= CAPTURED:
+            row["why"] = f"the captured program is off the model by {row['captured']:.1e}"
     row["nodes"] = len(program.graph.nodes)
     row["free_batch"] = program.free_batch
     axes = clock("solve", lambda: solve(program))
@@ -109,6 +113,25 @@ def _measure_program(
         if not whole.ok:
             row.setdefault("why", f"the whole model: {whole}")
     row["ok"] = "why" not in row
+
+
+def capture_error(model: Any, program: Any, seed: int = 0) -> float:
+    """How far the outputs of a captured program are from its model's, in float32, at each batch that verify tries."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    from fxprune.verify import batches_of, relative_error
+
+    errors = [0.0]
+    with torch.no_grad():
+        for args, kwargs, _ in batches_of(program, seed):
+            pairs = zip(
+                tree_leaves(program(*args, **kwargs)),
+                tree_leaves(model(*args, **kwargs)),
+                strict=True,
+            )
+            errors += [relative_error(a, b) for a, b in pairs if isinstance(b, torch.Tensor)]
+    return max(errors)
 
 
 def draw(groups: Iterable[Any], seed: int, share: float = SHARE) -> Any:
@@ -195,7 +218,8 @@ Made by `make zoo`, that is `python benchmarks/zoo.py`. {versions}
 
 Of every group of every network 30 % of the units (at least one, never all), drawn at random, are
 removed; the smaller program is held against the silenced original in float64 and in float32, at a
-second batch size too where the batch is free. Tensors of one repeated value (norms, layer scales,
+second batch size too where the batch is free. The captured program is held against its model first, at the
+same batches. Tensors of one repeated value (norms, layer scales,
 heads of zeros) are given noise for that. Weights are random. *Prunable* is the share of the
 parameters used by the graph that have an axis which can lose a position; *removed*, what went of
 all parameters; *rest*, solve + groups + plan + shrink. Seconds are CPU time of one thread.
@@ -255,6 +279,11 @@ def _totals(rows: list[Row], wanted: int) -> str:
         errors = [e for r in good if (e := max_error(r, dtype)) is not None]
         if errors:
             lines.append(f"- Worst error in {dtype}: {max(errors):.1e}.")
+    if captured := [r["captured"] for r in good if "captured" in r]:
+        lines.append(
+            f"- Captured program against its model, float32, {len(captured)} networks: "
+            f"worst error {max(captured):.1e}."
+        )
     unknown = sum((Counter(r.get("unknown", {})) for r in rows), Counter[str]())
     named = ", ".join(f"`{k}` {n} times" for k, n in unknown.items())
     lines.append(f"- Operators without a rule: {named or 'none'}.")
