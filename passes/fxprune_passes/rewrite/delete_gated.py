@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import fx
+
+from fxprune.editor import Editor
 from fxprune.gate import gate_nodes
 from fxprune.pipeline import Branch, Context, Keeps, Rewrite
 from fxprune.program import Program
+from fxprune.structure.paths import operator
 from fxprune_passes.decide.decide_gated import ALL, closed, gates_under
+from fxprune_passes.rewrite.drop_identity import split_value
 from fxprune_passes.rewrite.shrink import remove_branches
 
 
@@ -57,5 +62,14 @@ def remove_open_gates(program: Program, ctx: Context, where: tuple[str, ...] = A
             )
         elif ctx.allow(places[path][0], f"{path} is at 1", code="opened"):
             for place in places[path]:
-                editor.replace(editor.node(place), editor.node(place).all_input_nodes[0])
+                _open(editor, editor.node(place))
     return editor.finish()
+
+
+def _open(editor: Editor, gate: fx.Node) -> None:
+    """Takes a gate out, and the split and join around it once no part of it is gated."""
+    readers = list(gate.users)
+    editor.replace(gate, gate.all_input_nodes[0])
+    for reader in readers:
+        if operator(reader) == "cat" and (whole := split_value(reader)) is not None:
+            editor.replace(reader, whole)
