@@ -47,7 +47,7 @@ class Parts(nn.Module):
     """Splits a value and joins the parts, once in their order, once in another, once along another axis."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = x.split([1, 3, 2], 1)
+        parts = torch.split(x, [1, 3, 2], 1)
         other = torch.cat(x.chunk(2, 2), 1).reshape(x.shape)
         return torch.cat(parts, 1) + torch.cat(parts[::-1], 1) + torch.cat(parts, -2) + other
 
