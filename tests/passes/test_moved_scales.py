@@ -93,7 +93,7 @@ def halves(x: Tensor) -> Tensor:
 
 
 def heads(x: Tensor) -> Tensor:
-    return x.unflatten(1, (2, 3)).transpose(1, 2)
+    return torch.unflatten(x, 1, (2, 3)).transpose(1, 2)
 
 
 CASES: dict[str, tuple[Any, ...]] = {

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from fxprune.equivalence import compare_functions
 from fxprune.pipeline import Context, Rewrite
 from fxprune.program import Program
+from fxprune_passes.rewrite.fuse_flattened import fuse_flattened
+from fxprune_passes.rewrite.fuse_pooled import fuse_pooled
 from fxprune_passes.rewrite.fuse_rows import find_rows, fuse_row
 from fxprune_passes.rewrite.fuse_scales import fuse_scale
 from fxprune_passes.rewrite.fuse_sums import fuse_sum
@@ -19,9 +21,10 @@ from fxprune_passes.rewrite.layer_cost import By, LayerCost
 class FuseLinear(Rewrite):
     """Fuses layers in a row, layers that are summed, and scales and shifts of channels. Exact.
 
-    A row of convolutions or linear layers becomes one; branches of a sum that read the same value (layers,
-    eval-mode batch norm, the value itself) become one layer; a constant multiplied or added per channel goes
-    into the layer beside it. Where a row is cut is chosen so that the cost of all is least.
+    A row of convolutions or linear layers becomes one, through a flatten or an average too; branches of a sum
+    that read the same value (layers, eval-mode batch norm, the value itself) become one layer; a constant
+    multiplied or added per channel goes into the layer beside it; an average goes before a layer of one tap.
+    Where a row is cut is chosen so that the cost of all is least.
 
     Attributes:
         when: cheaper: where one layer costs no more than the several; always: where it is exact.
@@ -61,6 +64,7 @@ class FuseLinear(Rewrite):
 def _sweep(fusion: Fusion) -> bool:
     """Tries every candidate once; whether anything was fused."""
     fusion.left = []
-    done = [fuse_scale(fusion, node) or fuse_sum(fusion, node) for node in fusion.editor.nodes]
+    tries = (fuse_scale, fuse_sum, fuse_pooled, fuse_flattened)
+    done = [any(fuse(fusion, node) for fuse in tries) for node in fusion.editor.nodes]
     rows = list(find_rows(fusion))
     return any([*done, *(fuse_row(fusion, row) for row in rows)])

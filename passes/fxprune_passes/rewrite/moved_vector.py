@@ -82,6 +82,16 @@ def is_split(node: fx.Node) -> bool:
     return operator(node) in _SPLITS
 
 
+def is_view(node: fx.Node) -> bool:
+    """Whether a node gives the numbers of a value another shape."""
+    return operator(node) in _VIEWS
+
+
+def is_average(node: fx.Node) -> bool:
+    """Whether a node averages over positions."""
+    return "avg_pool" in operator(node) or operator(node) == "mean"
+
+
 def shifts_alike(node: fx.Node) -> bool:
     """Whether a vector added to what a node moves is one added to its result."""
     name = operator(node)
