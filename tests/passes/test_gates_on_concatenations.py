@@ -107,6 +107,15 @@ def test_units_of_several_layers_go_at_once_and_leave_no_trace(dense: Program) -
     assert names.count("cat") == [operator(n) for n in dense.nodes].count("cat")
 
 
+def test_of_a_closed_layer_of_a_dense_block_one_unit_stays(dense: Program) -> None:
+    closed = run(dense, "insert-gates{scope=unit} | set-gates{where=first.0.conv2}").program
+    result = run(closed, "delete-gated")
+    torch.testing.assert_close(result.program(X), closed(X), rtol=1e-4, atol=1e-5)
+    assert result.program.tensors()["first.0.conv2.weight"].shape[0] == 1
+    assert list(gates(result.program)) == ["first.0.conv2.gate"]
+    assert [r.code for r in result.select(kind="missed")] == ["delete-gated.last"]
+
+
 def test_open_gates_of_parts_leave_no_trace(dense: Program) -> None:
     again = run(dense, "insert-gates{scope=unit} | delete-gated").program
     assert [n.target for n in again.nodes] == [n.target for n in dense.nodes]
