@@ -58,3 +58,20 @@ def test_a_split_that_is_joined_again_goes() -> None:
     x = torch.randn(3, 6, 4)
     assert torch.equal(after(x), program(x))
     assert sum("cat" in str(n.target) for n in after.nodes) == 2
+
+
+class Shapes(nn.Module):
+    """Slices of all and of a part, views to the same and to another shape."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x[:, :][:, -4:].view(x.shape[0], 4).expand(-1, 4)
+        return y.reshape(-1, 2)[:, 1:] * 2
+
+
+def test_slices_of_all_and_views_to_the_same_shape_go() -> None:
+    program = fp.capture(Shapes(), torch.randn(3, 4))
+    after = DropIdentity()(program)
+    x = torch.randn(5, 4)
+    assert torch.equal(after(x), program(x))
+    names = [str(n.target).split(".")[1] for n in after.nodes if n.op == "call_function"]
+    assert [n for n in names if "sym" not in n] == ["reshape", "slice", "mul"]

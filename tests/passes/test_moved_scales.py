@@ -109,6 +109,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     "split before": (
         nn.Conv2d(6, 12, 1), lambda x: x.split([4, 8], 1)[1], (8, 1, 1), torch.relu, nn.Conv2d(8, 2, 1),
     ),
+    "slice before": (nn.Conv2d(6, 8, 1), lambda x: x[:, :, 1:], (8, 1, 1), torch.relu, nn.Sigmoid()),
+    "slice behind": (nn.Sigmoid(), same, (6, 1, 1), lambda x: x[..., :3], nn.Conv2d(6, 2, 1)),
     "heads before": (nn.Conv2d(6, 6, 1), heads, (2, 1, 1), same, nn.Sigmoid()),
 }  # fmt: skip
 

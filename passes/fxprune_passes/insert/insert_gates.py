@@ -15,7 +15,7 @@ from fxprune.editor import Editor
 from fxprune.gate import Estimator, Gate, Kind
 from fxprune.group import find_groups
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
+from fxprune.program import Program, module_path
 from fxprune.structure.blocks import find_blocks
 from fxprune.structure.paths import operator
 from fxprune_passes.insert.layer_ends import find_layers
@@ -61,7 +61,11 @@ class InsertGates(Rewrite):
         return editor.finish()
 
     def _blocks(self, program: Program, editor: Editor, ctx: Context) -> None:
-        for block in find_blocks(program):
+        blocks = find_blocks(program)
+        for add, value in blocks.left:
+            if self._wants(module_path(add)):
+                _remark_left(ctx, add, value)
+        for block in blocks:
             path = f"{block.path}.gate"
             if not self._wants(block.path):
                 continue
@@ -128,6 +132,16 @@ class InsertGates(Rewrite):
         like = next((tensors[n] for n in names if tensors[n].is_floating_point()), torch.ones(()))
         exact = torch.float64 if like.dtype == torch.float64 else torch.float32
         return Gate(size, self.kind, self.estimator, like=like.detach().new_empty(0, dtype=exact))
+
+
+def _remark_left(ctx: Context, add: fx.Node, value: fx.Node) -> None:
+    """Says why what looks like a residual branch is none."""
+    returned = any(user.op == "output" for user in value.users)
+    why = f"its branch computes {value.name}, which " + (
+        "the network returns" if returned else "others read"
+    )
+    do = "capture without that output; use_cache=False for a key-value cache" if returned else ""
+    ctx.missed(add, "no gate", why, code="read-outside", do=do)
 
 
 def _is_gate(editor: Editor, node: fx.Node) -> bool:

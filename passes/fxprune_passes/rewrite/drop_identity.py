@@ -22,12 +22,16 @@ DROPOUT = (
 
 
 _SPLITS = frozenset(("split", "split_with_sizes", "chunk", "tensor_split"))
+# Where these give the shape of their input, they give their input.
+_SHAPES = frozenset(
+    f"aten::{name}" for name in ("slice", "narrow", "expand", "view", "reshape", "flatten")
+)
 _NEUTRAL = {"aten::mul": 1, "aten::div": 1, "aten::add": 0, "aten::sub": 0}
 
 
 @dataclass(frozen=True)
 class DropIdentity(Rewrite):
-    """Removes dropout that is off, multiplications by 1, additions of 0, joins of all parts of a split. Exact.
+    """Removes dropout that is off, multiplications by 1, additions of 0, what joins a split, slices of all. Exact.
 
     In train mode dropout stays. The result of an eval-mode program has no dropout to switch on again.
     """
@@ -52,10 +56,18 @@ def handed_on(node: fx.Node) -> fx.Node | None:
     name = node.target._schema.name  # type: ignore[union-attr]
     if name in ("aten::cat", "aten::concat"):
         return split_value(node)
+    if name in _SHAPES and _keeps_shape(node):
+        return cast(fx.Node, node.args[0])
     if name in DROPOUT:
         off = not get_argument(node, "train") or get_argument(node, "p") == 0
         return cast(fx.Node, node.args[0]) if off else None
     return _operand_of_neutral(node, _NEUTRAL.get(name))
+
+
+def _keeps_shape(node: fx.Node) -> bool:
+    """Whether the result of a call has the sizes and the type of its first argument."""
+    old, new = cast(fx.Node, node.args[0]).meta["val"], node.meta["val"]
+    return old.dtype == new.dtype and [str(n) for n in old.shape] == [str(n) for n in new.shape]
 
 
 def _operand_of_neutral(node: fx.Node, neutral: int | None) -> fx.Node | None:

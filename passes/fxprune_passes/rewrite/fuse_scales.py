@@ -8,6 +8,7 @@ from fxprune_passes.rewrite.affine_layer import scale_input, scale_output, shift
 from fxprune_passes.rewrite.beside import Beside, layer_before, layer_behind
 from fxprune_passes.rewrite.constant_operand import Scaling, read_scaling
 from fxprune_passes.rewrite.fusion import Fusion
+from fxprune_passes.rewrite.moved_vector import Vector
 
 
 def fuse_scale(fusion: Fusion, node: fx.Node) -> bool:
@@ -17,7 +18,9 @@ def fuse_scale(fusion: Fusion, node: fx.Node) -> bool:
         return False
     vector = found.vector()
     if vector is None:
-        return fusion.leave(node, "scale or shift stays", "it varies along several axes", "scale")
+        if isinstance(layer_before(found.source, Vector.of_one()), Beside):
+            fusion.leave(node, "scale or shift stays", "it varies along several axes", "scale")
+        return False
     ahead = layer_before(found.source, vector)
     why = _into(fusion, node, ahead, found, is_before=True)
     if not why:

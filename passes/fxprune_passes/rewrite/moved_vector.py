@@ -20,13 +20,14 @@ Tensor = torch.Tensor
 _SAME = frozenset("alias clone contiguous detach dropout feature_dropout".split())
 _VIEWS = frozenset("_unsafe_view flatten reshape squeeze unflatten unsqueeze view".split())
 _MOVES = frozenset(("permute", "transpose", "swapaxes"))
+_CUTS = frozenset(("slice", "narrow"))
 _SPLITS = frozenset(("split", "split_with_sizes", "chunk"))
 _POOLS = {
     f"{kind}_pool{d}d": d
     for kind in ("avg", "max", "adaptive_avg", "adaptive_max")
     for d in (1, 2, 3)
 }
-_MOVING = _SAME | _VIEWS | _MOVES | _POOLS.keys() | {"mean"}
+_MOVING = _SAME | _VIEWS | _MOVES | _CUTS | _POOLS.keys() | {"mean"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def behind(node: fx.Node, operand: fx.Node, given: Vector) -> Vector | None:
 
 
 def _axes(node: fx.Node, source: fx.Node) -> list[int | None]:
-    """By axis of a result, the axis of the source that it is; None where positions were averaged."""
+    """By axis of a result, the axis of the source that it is; None where positions were averaged or left out."""
     rank, name = source.meta["val"].dim(), operator(node)
     order: list[int | None] = list(range(rank))
     if name == "permute":
@@ -149,6 +150,8 @@ def _axes(node: fx.Node, source: fx.Node) -> list[int | None]:
     if name in _MOVES:
         a, b = (cast(int, d) % rank for d in node.args[1:3])
         order[a], order[b] = b, a
+    if name in _CUTS:
+        order[get_argument(node, "dim") % rank] = None
     if name in _POOLS:
         order[rank - _POOLS[name] :] = [None] * _POOLS[name]
     if name == "mean":
