@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 import fxprune as fp
+from fxprune.cost.macs import node_macs
+from fxprune.expected import ExpectedCost
 from fxprune.gate import gate_nodes, gates
 from fxprune.pipeline import run_pipeline
+from fxprune.pipeline.cache import solved
 from fxprune.pipeline.result import Result
 from fxprune.program import Program
 from fxprune.structure.paths import operator
@@ -131,3 +134,22 @@ def test_a_bernoulli_gate_draws_once_for_all_of_its_parts(dense: Program) -> Non
     for gate in gates(gated).values():
         assert gate.theta.grad is not None
         assert bool(gate.theta.grad.any())
+
+
+def test_the_expected_cost_of_a_dense_block_is_that_of_the_smaller_network(dense: Program) -> None:
+    gated = run(dense, "insert-gates{scope=unit}").program
+    thetas = {}
+    for path, gate in gates(gated).items():
+        thetas[path] = torch.ones_like(gate.theta.detach())
+        thetas[path][1] = 0
+        gate.set(thetas[path])
+    expected = ExpectedCost(gated, solved(gated))(thetas)
+    small = run(gated, "delete-gated").program
+    assert int(expected.macs) == sum(node_macs(small).values())
+    assert int(expected.params) == sum(p.numel() for p in small.module.parameters())
+
+
+def test_gates_of_parts_compile_without_a_break(dense: Program) -> None:
+    gated = run(dense, "insert-gates{scope=unit kind=soft}").program
+    compiled = torch.compile(gated.module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(X), gated(X), rtol=1e-5, atol=1e-5)
