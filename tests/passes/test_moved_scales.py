@@ -16,6 +16,7 @@ from fxprune.pipeline import run_pipeline
 from fxprune.pipeline.result import Result
 from fxprune.program import Program
 from fxprune_passes.rewrite.affine_layer import read_layer
+from fxprune_passes.rewrite.fuse_linear import FuseLinear
 
 Rewritten = Callable[..., Result]
 
@@ -157,6 +158,32 @@ def test_batch_norm_goes_through_flattened_tokens(rewritten: Rewritten) -> None:
     result = rewritten(Levit().double(), x, "fold-batchnorm")
     assert "batch_norm" not in names(result.program)
     assert result.program(torch.randn(4, 7, 5).double()).shape == (4, 7, 8)
+
+
+class Segments(nn.Module):
+    """A batch that is viewed as pairs: half of it is no prime's half."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.linear, self.gamma = nn.Linear(4, 6), nn.Parameter(torch.randn(6))
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x).view(x.shape[0] // 2, *self.shape)
+        return torch.relu(y * self.gamma)
+
+
+@pytest.mark.parametrize(("shape", "goes"), [((2, 6), True), ((2, 1, 6), True), ((2, 2, 3), False)])
+def test_a_scale_goes_through_a_view_of_part_of_the_batch(
+    shape: tuple[int, ...], goes: bool
+) -> None:
+    model = Segments(shape)
+    model.gamma = nn.Parameter(torch.randn(shape[-1]))
+    program = fp.capture(model.double().eval(), torch.randn(4, 4).double())
+    after = FuseLinear()(program)
+    assert ("gamma" in after.tensors()) != goes
+    x = torch.randn(6, 4).double()
+    torch.testing.assert_close(after(x), program(x), rtol=1e-10, atol=1e-10)
 
 
 def test_a_padded_average_takes_a_scale_through_and_no_shift(rewritten: Rewritten) -> None:

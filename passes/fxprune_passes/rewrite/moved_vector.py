@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import prod
 from operator import getitem
 from typing import Any, cast
 
@@ -166,6 +167,13 @@ def _viewed(source: fx.Node, result: fx.Node, given: Vector) -> Vector | None:
     assert given.axis is not None
     sizes = Sizes.of_primes()
     old, new = (sizes.shape(n.meta["val"]) for n in (source, result))
+    tail = old[given.axis :]
+    if new[len(new) - len(tail) :] == tail:
+        return replace(given, axis=len(new) - len(tail))
+    if prod(old) != prod(
+        new
+    ):  # a symbolic length was divided, and that of the example divides otherwise
+        return None
     for a, b in runs(old, new):
         if a.start <= given.axis < a.stop:
             ones = [1] * (a.stop - a.start)
