@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import gcd, lcm
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from fxprune.plan import Kept, Plan
 from fxprune.program import Program, describe
 from fxprune.reference import Silenced
 from fxprune.shrink.tensors import slice_axes
-from fxprune.sizes import symbolic_axes
+from fxprune.sizes import Sizes, symbolic_axes
 
 Tensor = torch.Tensor
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -179,7 +181,7 @@ def relative_error(a: Any, b: Any) -> float:
 
 
 def batches_of(program: Program, seed: int) -> Iterator[tuple[tuple[Any, ...], Any, int]]:
-    """Random inputs like the example's; where the batch is free, of one more row too."""
+    """Random inputs like the example's; where the batch is free, of more rows too, one if that can be."""
     rng = torch.Generator().manual_seed(seed)
     free = _with_free_batch(program)
     leaves = pytree.tree_leaves((program.args, dict(program.kwargs)))
@@ -191,12 +193,24 @@ def batches_of(program: Program, seed: int) -> Iterator[tuple[tuple[Any, ...], A
         ),
         default=1,
     )
-    for extra in (0, 1) if program.free_batch else (0,):
+    for extra in (0, _more_rows(program)) if program.free_batch else (0,):
         args, kwargs = pytree.tree_map(
             lambda x, e=extra: _random_like(x, rng, e if id(x) in free else 0),
             (program.args, dict(program.kwargs)),
         )
         yield args, kwargs, size + extra
+
+
+def _more_rows(program: Program) -> int:
+    """By how many rows a batch may grow: what the graph halves must stay even."""
+    one, two = (Sizes(lambda *_, n=n: n) for n in (1, 2))
+    steps = [1]
+    for node in program.graph.find_nodes(op="call_function", target=operator.floordiv):
+        length, parts = node.args
+        value = length.meta.get("val") if isinstance(length, fx.Node) else None
+        if isinstance(value, torch.SymInt) and isinstance(parts, int):
+            steps.append(parts // gcd(parts, two.number(value) - one.number(value)))
+    return lcm(*steps)
 
 
 def _with_free_batch(program: Program) -> set[int]:

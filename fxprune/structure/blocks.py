@@ -78,6 +78,7 @@ class Blocks(Sequence[Block]):
         macs: multiply-accumulates of the network.
         size_inside: elements of the parameters that go with the blocks.
         macs_inside: multiply-accumulates that go with the blocks.
+        left: adds that close no block because something else reads a value of the branch, and that value.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Blocks(Sequence[Block]):
     macs: int
     size_inside: int
     macs_inside: int
+    left: tuple[tuple[fx.Node, fx.Node], ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -161,6 +163,7 @@ class _Search:
         self._flow = Flow.of(program)
         self._tree = PostDominators(self._flow)
         self._cost = _Cost(program, self._flow, self._tree)
+        self._left: dict[fx.Node, fx.Node] = {}
 
     def blocks(self) -> Blocks:
         found = list(self._found())
@@ -172,7 +175,8 @@ class _Search:
             replace(b, path=name, kind=classes.get(scope, ""))
             for b, (name, scope) in zip(found, names, strict=True)
         ]
-        return self._cost.totals(self._program.name, self._nested(found))
+        totals = self._cost.totals(self._program.name, self._nested(found))
+        return replace(totals, left=tuple(self._left.items()))
 
     def _begins(self, block: Block) -> tuple[int, int]:
         """Where its branch begins; the longer one first."""
@@ -191,6 +195,7 @@ class _Search:
             choices = (self._block(add, s, b, _extended(seen[s], closed)) for s, b in operands)
             if known := [c for c in choices if c is not None]:
                 best = max(known, key=lambda c: self._cost.size(c.branch))
+                self._left.pop(add, None)
                 yield best
                 if self._parallel:
                     closed[add] = best
@@ -203,14 +208,14 @@ class _Search:
         view = next((v for v in seen if self._bit[v.value] & below), None)
         if view is None or view.value is branch or self._flow.readers[branch] != (add,):
             return None
-        nodes = self._between(view.value, branch)
+        nodes = self._between(view.value, branch, add)
         if nodes is None or not self._holds_parameters(nodes, view.value):
             return None
         if view.cut and not self._reads_whole(view.value, nodes):
             return None
         return Block(add, branch, shortcut, view.value, view.path, nodes)
 
-    def _between(self, entry: fx.Node, branch: fx.Node) -> frozenset[fx.Node] | None:
+    def _between(self, entry: fx.Node, branch: fx.Node, add: fx.Node) -> frozenset[fx.Node] | None:
         """What depends on the entry and leads to the branch; None where something else reads it.
 
         A block found before that depends on the entry as a whole is taken as a whole.
@@ -225,6 +230,7 @@ class _Search:
             elif source in found:
                 continue
             elif self._tree.number(source) not in inside:
+                self._left[add] = source
                 return None
             elif (inner := self._inner.get(source)) and self._bits[inner.entry] & bit:
                 found |= inner.nodes

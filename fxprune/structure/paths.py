@@ -46,6 +46,11 @@ def values_read(node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(node.all_input_nodes)
 
 
+def value_readers(node: fx.Node) -> list[fx.Node]:
+    """The nodes that compute with the elements of a value; not those that take its size or type."""
+    return [user for user in node.users if node in values_read(user)]
+
+
 def draws(node: fx.Node) -> bool:
     """Whether a node's result is another one at every run."""
     return is_operator(node) and torch.Tag.nondeterministic_seeded in node.target.tags  # type: ignore[union-attr]

@@ -97,6 +97,26 @@ def test_in_front_of_padding_only_zeros_go(rewritten: Rewritten, value: float) -
         assert "pads with zeros" in left.why
 
 
+@pytest.mark.parametrize(
+    ("padding", "stride", "groups"), [(1, 1, 1), ("same", 1, 2), ((0, 2), 2, 1), (0, 1, 1)]
+)
+def test_what_differs_at_the_border_may_become_a_map(
+    rewritten: Rewritten, padding: int | str | tuple[int, int], stride: int, groups: int
+) -> None:
+    second = nn.Conv2d(8, 6, 3, stride, padding, groups=groups, bias=False)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 1), nn.Sigmoid(), second, nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1))
+    ).double()
+    kill(model[0], [2, 6], 0.5)
+    with torch.no_grad():
+        second.weight[[1, 4]] = 0  # so that outputs of the layer with a map go as well
+    result = rewritten(model, torch.randn(2, 3, 7, 6).double(), "dead-units{border=true}")
+    assert shapes(result.program)["0.weight"] == (6, 3, 1, 1)
+    assert shapes(result.program)["2.weight"][0] == 4
+    assert ("2.border" in result.program.tensors()) == (padding != 0)
+    assert not result.select(kind="missed")
+
+
 def test_a_transposed_convolution_takes_up_nothing(rewritten: Rewritten) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3)).double()
     kill(model[0], [2], 0.5)

@@ -353,3 +353,25 @@ def test_groups_that_share_an_axis_have_a_gate_each(grouped: Program) -> None:
 def test_inner_gates_leave_residual_streams(resnet: Program) -> None:
     gated = run(resnet, "insert-gates{scope=inner}").program
     assert list(gates(gated)) == [f"{p}.conv1.gate" for p in PATHS]
+
+
+class Returned(nn.Module):
+    """A branch whose inner value the network returns, as a key-value cache is; another one that is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        key = self.one(x)
+        y = x + self.two(torch.relu(key))
+        return y + torch.relu(self.three(y)), key
+
+
+def test_a_branch_with_a_value_that_is_returned_is_named() -> None:
+    result = run(fp.capture(Returned().eval(), torch.randn(2, 4)), "insert-gates")
+    assert list(gates(result.program)) == ["three.gate"]
+    (left,) = result.select("insert-gates", "missed")
+    assert left.code == "insert-gates.read-outside"
+    assert "computes linear, which the network returns" in left.why
+    assert "use_cache=False" in left.do

@@ -49,7 +49,7 @@ def closed(
         if bool((settled == 0).all()):
             found[path] = Branch(path)
         elif gate.theta.dim() and bool((settled == 0).any()):
-            units, reason = closed_units(ctx.axes(program), path, gate)
+            units, reason = closed_units(ctx.axes(program), path, (settled == 0).cpu())
             if reason:
                 ctx.missed(places[path][0], f"gates of {path} stay", reason, code="units-stay")
             if units:
@@ -62,9 +62,8 @@ def gates_under(program: Program, where: tuple[str, ...]) -> dict[str, Gate]:
     return {p: g for p, g in gates(program).items() if any(fnmatchcase(p, w) for w in where)}
 
 
-def closed_units(axes: Axes, path: str, gate: Gate) -> tuple[list[Unit], str]:
-    """The units of a gate's zeros, and why others of its zeros stay."""
-    closed = (gate.settled() == 0).cpu()
+def closed_units(axes: Axes, path: str, closed: torch.Tensor) -> tuple[list[Unit], str]:
+    """The units of some gates of a module, `[size]` booleans, and why others of these stay."""
     label = axes.params[f"{path}.theta"][0]
     positions = torch.nonzero(closed).flatten().numpy()
     units: set[int] = set()

@@ -13,12 +13,13 @@ from torch import fx
 from fxprune.axes import Axes
 from fxprune.editor import Editor
 from fxprune.gate import Estimator, Gate, Kind
-from fxprune.group import Group, find_groups
+from fxprune.group import find_groups
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
+from fxprune.program import Program, module_path
 from fxprune.structure.blocks import find_blocks
 from fxprune.structure.paths import operator
 from fxprune_passes.insert.layer_ends import find_layers
+from fxprune_passes.insert.unit_gates import write_unit_gates
 from fxprune_passes.insert.unit_places import Places, UnplaceableError, find_places
 
 Scope = Literal["block", "unit", "inner", "head", "layer"]
@@ -60,7 +61,11 @@ class InsertGates(Rewrite):
         return editor.finish()
 
     def _blocks(self, program: Program, editor: Editor, ctx: Context) -> None:
-        for block in find_blocks(program):
+        blocks = find_blocks(program)
+        for add, value in blocks.left:
+            if self._wants(module_path(add)):
+                _remark_left(ctx, add, value)
+        for block in blocks:
             path = f"{block.path}.gate"
             if not self._wants(block.path):
                 continue
@@ -98,6 +103,7 @@ class InsertGates(Rewrite):
         axes = ctx.axes(program)
         heads = head_units(axes)
         streams = stream_units(program, axes) if self.scope == "inner" else set()
+        placed: dict[str, Places] = {}
         for group in find_groups(axes):
             tensor, units = group.name.partition(":")[0], set(group.units.tolist())
             is_head = bool(heads & units)
@@ -110,24 +116,11 @@ class InsertGates(Rewrite):
             except UnplaceableError as error:
                 ctx.missed(group.name, "no gates", str(error), code="no-place")
                 continue
-            if ctx.allow(
-                group.name, f"{len(group)} gates in {len(places.places)} places", code="inserted"
-            ):
-                self._put(program, editor, group, places)
-
-    def _put(self, program: Program, editor: Editor, group: Group, places: Places) -> None:
-        tensors = [m.param for m in group.members]
-        gate = self._gate(len(group), program, tensors)
-        path = editor.add_leaf(f"{group.name.partition(':')[0].rpartition('.')[0]}.gate", gate)
-        known: dict[tuple[fx.Node, int], fx.Node] = {}
-        for place in places.places:
-            node, user = editor.node(place.node), editor.node(place.user)
-            node = _as_read(editor, node, user)
-            key = (node, place.axis)
-            if key not in known:
-                args = (node, place.axis, not known, place.tiled)
-                known[key] = editor.call_leaf(path, args, before=node.next, like=node)
-            user.replace_input_with(node, known[key])
+            what = f"{len(group)} gates in {len(places.places)} places"
+            if ctx.allow(group.name, what, code="inserted"):
+                gate = self._gate(len(group), program, [m.param for m in group.members])
+                placed[editor.add_leaf(f"{tensor.rpartition('.')[0]}.gate", gate)] = places
+        write_unit_gates(editor, placed)
 
     def _wants(self, path: str) -> bool:
         names = (path, path.rpartition(".")[0])
@@ -141,19 +134,18 @@ class InsertGates(Rewrite):
         return Gate(size, self.kind, self.estimator, like=like.detach().new_empty(0, dtype=exact))
 
 
+def _remark_left(ctx: Context, add: fx.Node, value: fx.Node) -> None:
+    """Says why what looks like a residual branch is none."""
+    returned = any(user.op == "output" for user in value.users)
+    why = f"its branch computes {value.name}, which " + (
+        "the network returns" if returned else "others read"
+    )
+    do = "capture without that output; use_cache=False for a key-value cache" if returned else ""
+    ctx.missed(add, "no gate", why, code="read-outside", do=do)
+
+
 def _is_gate(editor: Editor, node: fx.Node) -> bool:
     return isinstance(editor.leaf(node), Gate)
-
-
-def _as_read(editor: Editor, node: fx.Node, user: fx.Node) -> fx.Node:
-    """What a user reads of a node: the gate that another group has put in between, if one has."""
-    for operand in user.all_input_nodes:
-        source = operand
-        while source is not node and _is_gate(editor, source):
-            source = source.all_input_nodes[0]
-        if source is node:
-            return operand
-    return node
 
 
 def stream_units(program: Program, axes: Axes) -> set[int]:

@@ -32,12 +32,21 @@ class UnplaceableError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """The gates of a group stand on an axis of `node`, where `user` reads it; see `Gate.forward`."""
+    """The gates of a group stand on an axis of `node`, where `user` reads it; see `Gate.forward`.
+
+    Attributes:
+        node: the value.
+        axis: of the value.
+        user: what reads it.
+        tiled: whether the positions of a unit lie apart.
+        span: the positions of the axis that belong to the group, one after the other.
+    """
 
     node: fx.Node
     axis: int
     user: fx.Node
     tiled: bool
+    span: range
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +123,8 @@ def _walk(search: _Search, node: fx.Node, axis: int, user: fx.Node) -> None:
     """Back from an operand through what only moves numbers, to where the units lie in order."""
     found = _arranged(search, _labels(search, node)[axis])
     if found and (search.order is None or np.array_equal(found[0], search.order)):
-        search.order, tiled = found
-        search.found[Place(node, axis, user, tiled)] = None
+        search.order, tiled, span = found
+        search.found[Place(node, axis, user, tiled, span)] = None
         return
     if leaf_of(search.program.module, node) is None and not _moves(node):
         raise UnplaceableError(
@@ -137,22 +146,27 @@ def _moves(node: fx.Node) -> bool:
     return operator(node) in MOVERS
 
 
-def _arranged(search: _Search, label: object) -> tuple[IntArray, bool] | None:
-    """The group's units in order along an axis, and whether they are tiled; None where they lie otherwise.
+def _arranged(search: _Search, label: object) -> tuple[IntArray, bool, range] | None:
+    """The group's units in order along an axis, whether they are tiled, and where; None where they lie otherwise.
 
-    Each stands for one position, for a run of positions, or for every n-th of them; nothing else is there.
+    They lie one after the other, and nothing of others in between. Each stands for one position, for a run of
+    positions, or for every n-th of them.
     """
-    final = search.axes.final(label)  # type: ignore[arg-type]
-    columns = [c for c in final.columns if search.inside[c].any()]
-    if len(columns) != 1 or len(final) % search.count or not search.inside[columns[0]].all():
+    columns = [c for c in search.axes.final(label).columns if search.inside[c].any()]  # type: ignore[arg-type]
+    if len(columns) != 1:
         return None
+    (at,) = np.nonzero(search.inside[columns[0]])
+    span = range(int(at[0]), int(at[-1]) + 1)
+    if len(at) != len(span) or len(span) % search.count:
+        return None
+    own = columns[0][span.start : span.stop]
     for tiled, grid in (
-        (False, columns[0].reshape(search.count, -1).T),
-        (True, columns[0].reshape(-1, search.count)),
+        (False, own.reshape(search.count, -1).T),
+        (True, own.reshape(-1, search.count)),
     ):
         order = np.asarray(grid[0])
         if (grid == order).all() and len(np.unique(order)) == search.count:
-            return order, tiled
+            return order, tiled, span
     return None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, cast
 
@@ -15,7 +15,7 @@ from fxprune.gate import Gate, gate_nodes, gates, spread
 from fxprune.operands import get_argument
 from fxprune.pipeline import Context, Rewrite
 from fxprune.program import Program
-from fxprune.structure.paths import operator
+from fxprune.structure.paths import operator, value_readers
 from fxprune_passes.rewrite.affine_layer import (
     channel_axis,
     read_layer,
@@ -24,31 +24,28 @@ from fxprune_passes.rewrite.affine_layer import (
 )
 from fxprune_passes.rewrite.batch_norm import eval_objection
 from fxprune_passes.rewrite.effects import Ownership
+from fxprune_passes.rewrite.moved_vector import (
+    Vector,
+    before,
+    behind,
+    is_split,
+    moved_value,
+    pick,
+)
 
 Tensor = torch.Tensor
 
-# f(g * x) = g * f(x), axis by axis: for any g, and for g >= 0.
-_LINEAR = frozenset(
-    (
-        "alias avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-        "adaptive_avg_pool3d clone contiguous detach dropout feature_dropout neg"
-    ).split(" ")
-)
-_HOMOGENEOUS = frozenset(
-    "adaptive_max_pool2d leaky_relu max_pool1d max_pool2d max_pool3d prelu relu".split(" ")
-)
-_MOVING = frozenset(
-    "_unsafe_view flatten permute reshape squeeze transpose unflatten unsqueeze view".split(" ")
-)
+# f(g * x) = g * f(x) for g >= 0.
+_HOMOGENEOUS = frozenset(("leaky_relu", "prelu", "relu"))
 
 
 @dataclass(frozen=True)
 class AbsorbGates(Rewrite):
     """Multiplies the weights before a gate, else those behind it, by its values. Exact in eval mode.
 
-    Between the gate and the layer may be what commutes with a scale: pooling, dropout, and, where no gate is
-    negative, ReLU and maxima; for a gate on a whole value reshapes too. Bernoulli gates count with their
-    expectation.
+    Between the gate and the layer may be what commutes with a scale: views and permutations, splits and joins,
+    pooling, dropout, products with other values, and, where no gate is negative, ReLU and maxima. Bernoulli
+    gates count with their expectation.
     """
 
     name: ClassVar[str] = "absorb-gates"
@@ -74,19 +71,15 @@ class AbsorbGates(Rewrite):
 
 @dataclass(frozen=True)
 class _Scale:
-    """What a gate multiplies by: values `[n]` or `[]` along an axis, see `fxprune.gate.spread`."""
+    """What a gate multiplies by: its values, and how they lie over the value at hand."""
 
     values: Tensor
-    axis: int | None
-    tiled: bool
+    vector: Vector
 
-    def of(self, length: int) -> Tensor:
-        """One value for each position, `[length]`."""
-        return spread(self.values, length, tiled=self.tiled)
-
-    def along(self, axis: int) -> bool:
-        """Whether it can be a scale along this axis."""
-        return self.axis in (None, axis)
+    def over(self, axis: int, length: int) -> Tensor | None:
+        """One value for each position of an axis; None where they lie along another one."""
+        index = self.vector.over(axis, length)
+        return None if index is None else pick(self.values, index, 1.0)
 
 
 def _change(
@@ -94,14 +87,19 @@ def _change(
 ) -> Callable[[], None] | str:
     """What moves a gate's values into weights, or why that cannot be done."""
     _, axis, _, tiled = (*node.args, None, None, False)[:4]
-    scale = _Scale(gate.settled().double(), cast("int | None", axis), bool(tiled))
-    before = _before(editor, owners, node, scale)
-    if not isinstance(before, str):
-        return before
-    behind = _behind(editor, owners, node, scale)
-    if not isinstance(behind, str):
-        return behind
-    return f"before it: {before}; behind it: {behind}"
+    values, vector = gate.settled().double(), Vector.of_one()
+    if axis is not None:
+        length = node.meta["val"].shape[axis]
+        values = spread(values, length, tiled=bool(tiled))
+        vector = Vector.along(cast(int, axis) % node.meta["val"].dim(), length)
+    scale = _Scale(values, vector)
+    ahead = _before(editor, owners, node, scale)
+    if not isinstance(ahead, str):
+        return ahead
+    back = _behind(editor, owners, node, scale)
+    if not isinstance(back, str):
+        return back
+    return f"before it: {ahead}; behind it: {back}"
 
 
 def _before(
@@ -109,27 +107,30 @@ def _before(
 ) -> Callable[[], None] | str:
     source = node.all_input_nodes[0]
     while True:
-        if len(source.users) > 1:
-            return f"{source.name} has {len(source.users)} readers"
+        if (count := len(value_readers(source))) > 1:
+            return f"{source.name} has {count} readers"
         layer = read_layer(source)
         if layer is not None:
-            if not scale.along(channel_axis(layer)):
+            values = scale.over(channel_axis(layer), layer.geometry.outputs)
+            if values is None:
                 return f"the axis is not that of the channels of {source.name}"
             if why := owners.objection(*layer.tensors):
                 return why
-            return partial(scale_output, editor, layer, scale.of(layer.geometry.outputs), None)
+            return partial(scale_output, editor, layer, values, None)
         if operator(source) == "batch_norm":
             return _into_norm(editor, owners, source, scale)
-        if not _commutes(source, scale):
-            return f"{source.target} does not commute with the gate"
-        source = source.all_input_nodes[0]
+        operand, vector = _operand(source, scale), _vector_before(source, scale)
+        if operand is None or vector is None:
+            return f"{_name(source)} does not commute with the gate"
+        source, scale = operand, replace(scale, vector=vector)
 
 
 def _into_norm(
     editor: Editor, owners: Ownership, norm: fx.Node, scale: _Scale
 ) -> Callable[[], None] | str:
     tensors = [get_argument(norm, name) for name in ("weight", "bias")]
-    if any(t is None for t in tensors) or not scale.along(1):
+    values = scale.over(1, norm.meta["val"].shape[1])
+    if any(t is None for t in tensors) or values is None:
         return f"{norm.name} has no scale and shift along the gate's axis"
     if why := eval_objection(norm) or owners.objection(*tensors):
         return why
@@ -137,7 +138,7 @@ def _into_norm(
     def change() -> None:
         for name in (str(t.target) for t in tensors):
             old = editor.tensor(name)
-            new = old.detach().double() * scale.of(old.numel())
+            new = old.detach().double() * values
             editor.set_tensor(name, new.to(old.dtype))
 
     return change
@@ -148,22 +149,23 @@ def _behind(
 ) -> Callable[[], None] | str:
     """Into every layer that reads the value, directly or through what commutes."""
     changes: list[Callable[[], None]] = []
-    for reader in value.users:
+    for reader in _readers(value):
         layer = read_layer(reader)
         if layer is not None and layer.source is value:
-            if not scale.along(channel_axis(layer)):
+            values = scale.over(channel_axis(layer), layer.geometry.inputs)
+            if values is None:
                 return f"the axis is not that of the channels of {reader.name}"
             if why := owners.objection(layer.weight):
                 return why
-            values = scale.of(layer.geometry.inputs)
             changes.append(partial(scale_input, editor, layer, values, None))
-        elif _commutes(reader, scale):
-            found = _behind(editor, owners, reader, scale)
-            if isinstance(found, str):
-                return found
-            changes.append(found)
-        else:
-            return f"{reader.target} does not commute with the gate"
+            continue
+        vector = _vector_behind(reader, value, scale)
+        if vector is None:
+            return f"{_name(reader)} does not commute with the gate"
+        found = _behind(editor, owners, reader, replace(scale, vector=vector))
+        if isinstance(found, str):
+            return found
+        changes.append(found)
 
     def change() -> None:
         for one in changes:
@@ -172,10 +174,45 @@ def _behind(
     return change
 
 
-def _commutes(node: fx.Node, scale: _Scale) -> bool:
+def _readers(value: fx.Node) -> Iterator[fx.Node]:
+    """What reads a value; in place of a split its parts."""
+    for reader in value_readers(value):
+        yield from reader.users if is_split(reader) else (reader,)
+
+
+def _operand(node: fx.Node, scale: _Scale) -> fx.Node | None:
+    """An operand of which a scale is a scale of the node's result; None where there is none."""
+    candidates = (n for n in (moved_value(node), *node.all_input_nodes) if n is not None)
+    return next((n for n in candidates if n.op != "get_attr" and _hands_on(node, n, scale)), None)
+
+
+def _hands_on(node: fx.Node, operand: fx.Node, scale: _Scale) -> bool:
+    """Whether a scale of an operand is a scale of the result."""
     name = operator(node)
-    if name in _MOVING:
-        return scale.axis is None
-    if name in _HOMOGENEOUS:
-        return bool((scale.values >= 0).all())
-    return name in _LINEAR
+    if "max_pool" in name or name in _HOMOGENEOUS:
+        return node.args[0] is operand and bool((scale.values >= 0).all())
+    if name in ("mul", "div"):
+        factors = node.args[:2] if name == "mul" else node.args[:1]
+        once = list(node.args[:2]).count(operand) == 1
+        return operand in factors and once and _alike(operand, node)
+    return name == "neg" or moved_value(node) is operand
+
+
+def _alike(a: fx.Node, b: fx.Node) -> bool:
+    return [str(n) for n in a.meta["val"].shape] == [str(n) for n in b.meta["val"].shape]
+
+
+def _vector_before(node: fx.Node, scale: _Scale) -> Vector | None:
+    return scale.vector if moved_value(node) is None else before(node, scale.vector)
+
+
+def _vector_behind(node: fx.Node, operand: fx.Node, scale: _Scale) -> Vector | None:
+    joins = operator(node) in ("cat", "concat")
+    if not joins and not _hands_on(node, operand, scale):
+        return None
+    moves = joins or moved_value(node) is not None
+    return behind(node, operand, scale.vector) if moves else scale.vector
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_function" else node.name

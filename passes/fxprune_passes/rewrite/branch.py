@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -32,8 +32,10 @@ class _Zero:
 _Small = _Zero | fx.Node
 
 
-def silence_branch(editor: Editor, gate: fx.Node, *, batch_statistics: bool = False) -> None:
-    """Puts 0 in place of a node's value and simplifies all that reads it.
+def follow_zero(
+    editor: Editor, gate: fx.Node, *, batch_statistics: bool = False
+) -> Callable[[], None]:
+    """What puts 0 in place of a node's value and simplifies all that reads it.
 
     A bias or a norm behind it makes a constant of the 0; it is computed once for all places.
 
@@ -43,12 +45,19 @@ def silence_branch(editor: Editor, gate: fx.Node, *, batch_statistics: bool = Fa
         batch_statistics: whether a batch norm in train mode may be passed: of a constant it makes its bias,
             and in eval mode too once its running mean has come to that constant.
 
+    Returns:
+        A function that does it; until it is called, no node that was there reads anything else.
+
     Raises:
-        StuckError: an operator makes of it what is not the same everywhere; nothing has changed then.
+        StuckError: an operator makes of it what is not the same everywhere.
     """
     walk = _Walk(editor, gate, batch_statistics)
-    for user, value in walk.sums:
-        editor.replace(user, value)
+
+    def silence() -> None:
+        for user, value in walk.sums:
+            editor.replace(user, value)
+
+    return silence
 
 
 class _Walk:

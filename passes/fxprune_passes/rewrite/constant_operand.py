@@ -13,6 +13,7 @@ from fxprune.operands import get_argument
 from fxprune.structure.paths import operator
 from fxprune.torch_private import aliased, overload
 from fxprune_passes.rewrite.effects import Memory
+from fxprune_passes.rewrite.moved_vector import Vector
 
 Tensor = torch.Tensor
 
@@ -25,21 +26,14 @@ class Scaling:
     scale: Tensor
     shift: Tensor | None
 
-    def along(self, axis: int, channels: int) -> tuple[Tensor, Tensor | None] | None:
-        """Both as `[channels]`; None where one varies along another axis than this."""
-        parts = [_along(t, axis, channels) for t in (self.scale, self.shift) if t is not None]
-        if any(p is None for p in parts):
+    def vector(self) -> Vector | None:
+        """How both lie over the source; None where they vary along more than one axis."""
+        rank = self.source.meta["val"].dim()
+        tensors = [t for t in (self.scale, self.shift) if t is not None]
+        lengths = {rank - t.dim() + i: n for t in tensors for i, n in enumerate(t.shape) if n != 1}
+        if len(lengths) > 1:
             return None
-        return parts[0], parts[1] if len(parts) > 1 else None  # type: ignore[return-value]
-
-
-def _along(tensor: Tensor, axis: int, channels: int) -> Tensor | None:
-    """`tensor` along one axis, counted from the end."""
-    if tensor.dim() == 0:
-        return tensor.expand(channels)
-    if any(n != 1 for i, n in enumerate(tensor.shape) if i - tensor.dim() != axis):
-        return None
-    return tensor.reshape(-1).expand(channels)
+        return Vector.along(*lengths.popitem()) if lengths else Vector.of_one()
 
 
 def read_scaling(editor: Editor, memory: Memory, node: fx.Node) -> Scaling | None:

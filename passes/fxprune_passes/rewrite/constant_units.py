@@ -145,14 +145,14 @@ def _layer(walk: _Walk, layer: Layer) -> Constant | None:
     number = source.values.nan_to_num(0.0)
     if layer.transposed or any(g.padding):
         varies = varies | (number != 0)
-    by_input = _by_input(weight, layer)
-    touched = _sum_inputs((by_input != 0).any(-1).double(), varies.double(), g.groups) > 0
-    out = _sum_inputs(by_input.sum(-1), torch.where(varies, 0.0, number), g.groups)
+    taps = by_input(weight, layer)
+    touched = sum_inputs((taps != 0).any(-1).double(), varies.double(), g.groups) > 0
+    out = sum_inputs(taps.sum(-1), torch.where(varies, 0.0, number), g.groups)
     out = out if bias is None else out + bias
     return Constant(axis, torch.where(touched, float("nan"), out))
 
 
-def _by_input(weight: Tensor, layer: Layer) -> Tensor:
+def by_input(weight: Tensor, layer: Layer) -> Tensor:
     """The weight as `[out, in/g, window]`."""
     g = layer.geometry
     if not layer.transposed:
@@ -161,15 +161,10 @@ def _by_input(weight: Tensor, layer: Layer) -> Tensor:
     return split.transpose(1, 2).reshape(g.outputs, g.inputs // g.groups, -1)
 
 
-def _sum_inputs(weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
+def sum_inputs(weight: Tensor, inputs: Tensor, groups: int) -> Tensor:
     """`[out]` from a weight `[out, in/g]` and `[in]`."""
     rows = weight.reshape(groups, -1, weight.shape[1])
     return (rows @ inputs.reshape(groups, -1, 1)).reshape(-1)
-
-
-def carried(weight: Tensor, layer: Layer, inputs: Tensor) -> Tensor:
-    """What constant inputs `[in]` of a layer without padding add to its outputs `[out]`."""
-    return _sum_inputs(_by_input(weight, layer).sum(-1), inputs, layer.geometry.groups)
 
 
 def _batch_norm(walk: _Walk, node: fx.Node) -> Constant | None:

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.axes import Axes, lost_positions
+from fxprune.editor import Editor
 from fxprune.group import find_groups
 from fxprune.pipeline import Context, Keeps, Rewrite, Unit
 from fxprune.program import Program
@@ -22,7 +23,8 @@ from fxprune_passes.rewrite.affine_layer import (
     set_bias,
     shift_objection,
 )
-from fxprune_passes.rewrite.constant_units import Known, carried, constant_units
+from fxprune_passes.rewrite.carried_constants import carried, carried_map, takes_map
+from fxprune_passes.rewrite.constant_units import Known, constant_units
 from fxprune_passes.rewrite.effects import Ownership
 from fxprune_passes.rewrite.seen import activations_seen
 
@@ -56,9 +58,14 @@ class DeadUnits(Rewrite):
     A unit is constant where its layer's weights are all 0, where its batch norm's factor is 0, and where
     all that it is made of is constant. What it adds to a layer behind it is added to that layer's bias;
     a constant other than 0 in front of padding stays, since the padding does not have it.
+
+    Attributes:
+        border: whether such a constant may go too: what it adds to each position is stored as a map and added
+            behind the convolution. The network is then one for images of this size.
     """
 
     name: ClassVar[str] = "dead-units"
+    border: bool = False
 
     def rewrite(self, program: Program, ctx: Context) -> Program:
         if program.training:
@@ -68,7 +75,7 @@ class DeadUnits(Rewrite):
             )
             return program
         known = constant_units(program)
-        found = find_dead(program, ctx, known, carry=True)
+        found = find_dead(program, ctx, known, carry=True, border=self.border)
         return remove_dead(program, ctx, known, found)
 
 
@@ -95,7 +102,9 @@ class DeadUnitsSeen(Rewrite):
         return remove_dead(program, ctx, known, find_dead(program, ctx, known, carry=False))
 
 
-def find_dead(program: Program, ctx: Context, known: Known, *, carry: bool) -> Candidates:
+def find_dead(
+    program: Program, ctx: Context, known: Known, *, carry: bool, border: bool = False
+) -> Candidates:
     """The units that may go.
 
     Args:
@@ -103,6 +112,7 @@ def find_dead(program: Program, ctx: Context, known: Known, *, carry: bool) -> C
         ctx: for the labels.
         known: constant units of values.
         carry: whether constants other than 0 may go into biases.
+        border: whether, in front of padding, they may go into maps.
     """
     axes = ctx.axes(program)
     owners = Ownership(ctx.edit(program))
@@ -112,7 +122,7 @@ def find_dead(program: Program, ctx: Context, known: Known, *, carry: bool) -> C
     for use in _uses(axes):
         label = axes.final(axes.nodes[use.value][use.axis])
         values = _values(known, use, len(label))
-        objection = _objection(use, owners) if carry else "only units of 0 go"
+        objection = _objection(use, owners, border) if carry else "only units of 0 go"
         goes = (values == 0) if objection else ~values.isnan()
         if carry and objection and bool((~values.isnan() & ~goes).any()):
             found.refused[use.reader] = objection
@@ -147,13 +157,15 @@ def _values(known: Known, use: _Use, length: int) -> torch.Tensor:
     return found.values.cpu()
 
 
-def _objection(use: _Use, owners: Ownership) -> str:
+def _objection(use: _Use, owners: Ownership, border: bool) -> str:
     """Why a reader cannot take up a constant other than 0; "" where it can."""
     layer = read_layer(use.reader)
     if layer is None or layer.source is not use.value or channel_axis(layer) != use.axis:
         return f"{use.reader.target} has no bias to take the constant up"
     if layer.weight.op != "get_attr":
         return f"the weight of {use.reader.name} is computed"
+    if border and takes_map(layer):
+        return ""
     return shift_objection(layer, torch.ones(1)) or owners.objection(layer.bias)
 
 
@@ -181,7 +193,7 @@ def remove_dead(program: Program, ctx: Context, known: Known, found: Candidates)
 def _moved(
     program: Program, axes: Axes, known: Known, chosen: Iterable[Unit]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """By name of a layer's node, what the units that go add to its outputs."""
+    """By name of a layer's node, what the units that go add to its outputs: `[out]`, or `[out, *positions]`."""
     gone = np.zeros(axes.n_units, bool)
     gone[list(chosen)] = True
     tensors = program.tensors()
@@ -194,7 +206,8 @@ def _moved(
         values = torch.where(lost, _values(known, use, len(label)), 0.0)
         if bool(values.any()):
             weight = tensors[str(layer.weight.target)].detach().double()
-            yield use.reader.name, carried(weight, layer, values.to(weight))
+            give = carried_map if any(layer.geometry.padding) else carried
+            yield use.reader.name, give(weight, layer, values.to(weight))
 
 
 def _carry(small: Program, ctx: Context, moved: dict[str, torch.Tensor]) -> Program:
@@ -205,5 +218,17 @@ def _carry(small: Program, ctx: Context, moved: dict[str, torch.Tensor]) -> Prog
         assert isinstance(layer, Layer)
         kept = ctx.applied.kept.get(str(layer.weight.target), {}).get(0)
         shift = shift if kept is None else shift[torch.from_numpy(kept).to(shift.device)]
-        set_bias(editor, layer, layer_bias(editor, layer) + shift)
+        if shift.dim() > 1:
+            _add_map(editor, layer, shift)
+        else:
+            set_bias(editor, layer, layer_bias(editor, layer) + shift)
     return editor.finish()
+
+
+def _add_map(editor: Editor, layer: Layer, shift: torch.Tensor) -> None:
+    """Adds a stored map to what a layer gives."""
+    weight, node = str(layer.weight.target), layer.node
+    name = editor.free_name(f"{weight.rpartition('.')[0]}.border".lstrip("."))
+    stored = editor.add_tensor(name, shift.to(editor.tensor(weight).dtype), before=node.next)
+    total = editor.call(torch.ops.aten.add.Tensor, (node, stored), before=stored.next, like=node)
+    editor.replace(node, total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import fx, nn
 
 from fxprune.editor import Editor
@@ -14,27 +15,25 @@ from fxprune.program import Program
 from fxprune.structure.paths import operator
 from fxprune_passes.rewrite.affine_layer import (
     Layer,
-    channel_axis,
-    read_layer,
     scale_input,
     scale_output,
     shift_objection,
 )
-from fxprune_passes.rewrite.batch_norm import (
-    Affine,
-    eval_objection,
-    read_affine,
-    remove_batch_norm,
-)
+from fxprune_passes.rewrite.batch_norm import eval_objection, read_affine, remove_batch_norm
+from fxprune_passes.rewrite.beside import Beside, layer_before, layer_behind
 from fxprune_passes.rewrite.effects import Ownership
+from fxprune_passes.rewrite.moved_vector import Vector
+
+Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
 class FoldBatchnorm(Rewrite):
     """Folds eval-mode batch norm into the convolution or linear layer before it, else after it. Exact.
 
-    After it only where the layer is not padded, or the batch norm shifts by nothing. The layer keeps the
-    name of its weight; a missing bias becomes a parameter. Batch norm in train mode stays.
+    In between may be what only moves or averages numbers: views, permutations, pools. After it only where
+    the layer is not padded, or the batch norm shifts by nothing. The layer keeps the name of its weight; a
+    missing bias becomes a parameter. Batch norm in train mode stays.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -48,57 +47,69 @@ class FoldBatchnorm(Rewrite):
             place = _place(editor, owners, node)
             if isinstance(place, str):
                 ctx.missed(node, "batch norm stays", place, code=_code(node))
-            elif ctx.allow(node, f"folded into {place[0].node.name}", code="folded"):
-                _fold(editor, node, *place)
+            elif ctx.allow(node, f"folded into {place.layer.node.name}", code="folded"):
+                _fold(editor, node, place)
         return editor.finish()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A layer that can take a batch norm up.
+
+    Attributes:
+        layer: the layer.
+        scale: what the batch norm multiplies each of its channels by.
+        shift: what it adds then.
+        is_before: whether the batch norm follows the layer.
+    """
+
+    layer: Layer
+    scale: Tensor
+    shift: Tensor | None
+    is_before: bool
 
 
 def _code(node: fx.Node) -> str:
     return "train-mode" if get_argument(node, "training") else "left"
 
 
-def _place(editor: Editor, owners: Ownership, node: fx.Node) -> tuple[Layer, Affine] | str:
+def _place(editor: Editor, owners: Ownership, node: fx.Node) -> _Place | str:
     """The layer that can take the batch norm up, or why there is none."""
     if why := eval_objection(node):
         return why
     affine = read_affine(editor, node)
+    vector = Vector.along(1, len(affine.scale))
     source = get_argument(node, "input")
-    before = read_layer(source)
-    why_before = _objection(owners, node, before, source, alone=source)
-    if before is not None and not why_before:
-        return before, affine
-    reader = next(iter(node.users), None)
-    after = read_layer(reader)
-    after = after if after is not None and after.source is node else None
-    why_after = _objection(owners, node, after, reader, alone=node)
-    if after is not None and not why_after:
-        why_after = shift_objection(after, affine.shift)
-        if not why_after:
-            return after, affine
-    return f"before it: {why_before}; after it: {why_after}"
+    before = layer_before(source, vector)
+    why_before = _objection(owners, node, before, source)
+    if isinstance(before, Beside) and not why_before:
+        return _Place(before.layer, *before.parts(affine.scale, affine.shift), is_before=True)
+    behind = layer_behind(node, vector)
+    why_behind = _objection(owners, node, behind, next(iter(node.users), None))
+    if isinstance(behind, Beside) and not why_behind:
+        scale, shift = behind.parts(affine.scale, affine.shift)
+        why_behind = shift_objection(behind.layer, shift)
+        if not why_behind:
+            return _Place(behind.layer, scale, shift, is_before=False)
+    return f"before it: {why_before}; after it: {why_behind}"
 
 
 def _objection(
-    owners: Ownership, node: fx.Node, layer: Layer | None, beside: fx.Node | None, alone: fx.Node
+    owners: Ownership, node: fx.Node, place: Beside | str, beside: fx.Node | None
 ) -> str:
-    """Why a batch norm cannot be folded into the layer beside it.
+    """Why a batch norm cannot be folded into a layer.
 
     Args:
         owners: who reads which tensor.
         node: the batch norm.
-        layer: the node beside it as a layer.
-        beside: that node itself.
-        alone: the value between the two, which nothing else may read.
+        place: the layer, or why there is none.
+        beside: the node right beside the batch norm.
     """
-    if layer is None:
-        return _no_layer(beside)
-    if len(alone.users) > 1:
-        return f"{alone.name} has {len(alone.users)} readers"
-    if channel_axis(layer) != 1:
-        return f"the channels of {layer.node.name} are not those of the batch norm"
-    if alone.meta["val"].dtype != (node if alone is not node else layer.node).meta["val"].dtype:
-        return f"{layer.node.name} and the batch norm give different types"
-    return owners.objection(*layer.tensors)
+    if isinstance(place, str):
+        return place or _no_layer(beside)
+    if place.layer.node.meta["val"].dtype != node.meta["val"].dtype:
+        return f"{place.layer.node.name} and the batch norm give different types"
+    return owners.objection(*place.layer.tensors)
 
 
 def _no_layer(beside: fx.Node | None) -> str:
@@ -111,11 +122,11 @@ def _no_layer(beside: fx.Node | None) -> str:
     return f"{beside.name} is no convolution or linear layer"
 
 
-def _fold(editor: Editor, node: fx.Node, layer: Layer, affine: Affine) -> None:
+def _fold(editor: Editor, node: fx.Node, place: _Place) -> None:
     bias = get_argument(node, "bias")
     parameter = editor.tensor(str(bias.target)) if isinstance(bias, fx.Node) else None
     trained = parameter.requires_grad if isinstance(parameter, nn.Parameter) else None
-    change = scale_input if layer.source is node else scale_output
-    change(editor, layer, affine.scale, affine.shift, trained=trained)
+    change = scale_output if place.is_before else scale_input
+    change(editor, place.layer, place.scale, place.shift, trained=trained)
     editor.replace(node, get_argument(node, "input"))
     remove_batch_norm(editor, node)  # a dead reader of the layer would bar the next batch norm

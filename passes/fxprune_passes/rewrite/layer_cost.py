@@ -45,13 +45,17 @@ class LayerCost:
     def of(self, geometry: Geometry, source: fx.Node, output: fx.Node) -> float:
         """The cost of a layer of some geometry from one value of the graph to another."""
         if self._by == "macs":
-            numbers = self._sizes.shape(output.meta["val"])
-            return float(prod(numbers) * geometry.inputs // geometry.groups * prod(geometry.kernel))
+            return float(self.macs(geometry, output))
         value = source.meta["val"]
         key = geometry, tuple(self._sizes.shape(value)), value.dtype
         if key not in self._measured:
             self._measured[key] = _milliseconds(*key)
         return self._measured[key]
+
+    def macs(self, geometry: Geometry, output: fx.Node) -> int:
+        """The MACs of a layer of some geometry that gives a value of the graph."""
+        numbers = self._sizes.shape(output.meta["val"])
+        return prod(numbers) * geometry.inputs // geometry.groups * prod(geometry.kernel)
 
     def text(self, cost: float) -> str:
         """A cost with its unit."""

@@ -10,10 +10,11 @@ import torch
 
 from fxprune.algebra.label import Label
 from fxprune.axes import Axes
+from fxprune.editor import Editor
 from fxprune.observe import observer_nodes
 from fxprune.pipeline import Context, Keeps, Rewrite
 from fxprune.program import Program
-from fxprune_passes.rewrite.branch import StuckError, silence_branch
+from fxprune_passes.rewrite.branch import StuckError, follow_zero
 from fxprune_passes.rewrite.constant_units import constant_units
 from fxprune_passes.rewrite.dead_units import find_dead
 from fxprune_passes.rewrite.seen import Seen, activations_seen
@@ -55,11 +56,7 @@ class Linearize(Rewrite):
                 if ctx.allow(node, "the identity", code="identity", why=_why(seen, "on")):
                     editor.replace(editor.node(node), editor.node(seen.activation.source))
             elif bool(seen.off.all()) and seen.activation.zero_below:
-                try:
-                    if ctx.allow(node, "0", code="zero", why=_why(seen, "off")):
-                        silence_branch(editor, editor.node(node), batch_statistics=True)
-                except StuckError as error:
-                    ctx.missed(node, "it stays", str(error), code="stuck")
+                _silence(editor, seen, ctx)
             else:
                 left.append(seen)
         return self._nearly(editor.finish(), left, ctx)
@@ -129,6 +126,18 @@ class Linearize(Rewrite):
 
 def _why(seen: Seen, state: str) -> str:
     return f"each of its {seen.observer.on.numel()} units was {state} {int(seen.observer.seen)} times of as many"
+
+
+def _silence(editor: Editor, seen: Seen, ctx: Context) -> None:
+    """Follows the 0 of an activation that was never on to the sums that it reaches."""
+    node = seen.activation.node
+    try:
+        silence = follow_zero(editor, editor.node(node), batch_statistics=True)
+    except StuckError as error:
+        ctx.missed(node, "it stays", str(error), code="stuck")
+        return
+    if ctx.allow(node, "0", code="zero", why=_why(seen, "off")):
+        silence()
 
 
 def _is_split(seen: Seen) -> bool:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from fxprune.gate import gate_nodes
 from fxprune.pipeline import Branch, Context, Keeps, Rewrite
 from fxprune.program import Program
-from fxprune_passes.rewrite.branch import StuckError, silence_branch
+from fxprune_passes.rewrite.branch import StuckError, follow_zero
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ def remove_branches(program: Program, gates: list[str], ctx: Context) -> Program
             if not gate.users:  # it lay inside another branch
                 continue
             try:
-                if ctx.allow(place, f"the branch of {path}", code="deleted"):
-                    silence_branch(editor, gate)
+                silence = follow_zero(editor, gate)
             except StuckError as error:
                 ctx.missed(place, f"the branch of {path} stays", str(error), code="stuck")
+                continue
+            if ctx.allow(place, f"the branch of {path}", code="deleted"):
+                silence()
     return editor.finish()
