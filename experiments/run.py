@@ -28,7 +28,8 @@ from experiments.task import Arm, Task
 from experiments.training import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "experiments" / ".results"
+ROWS = ROOT / "experiments" / "rows.jsonl"
+RUNNING = ROOT / "experiments" / ".running"
 Row = dict[str, Any]
 
 
@@ -38,8 +39,6 @@ def main() -> None:
     if options.one:
         print(json.dumps(_one(options)))
         return
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / ".gitignore").write_text("*\n")
     if not options.render:
         tasks = [t for t in TASKS if re.search(options.only, t.name)]
         for task in tasks:
@@ -53,9 +52,8 @@ def main() -> None:
 
 def rows(full: bool) -> Iterator[Row]:
     """The newest good row of each cell."""
-    file = RESULTS / "rows.jsonl"
     found: dict[str, Row] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in ROWS.read_text().splitlines() if ROWS.exists() else ():
         row = json.loads(line)
         if row["ok"] and row["full"] == full:
             found[row["name"]] = row
@@ -93,7 +91,7 @@ def _cell(task: Task, arm: Arm, seed: int, options: argparse.Namespace) -> None:
         row = json.loads(lines[-1])
     row |= {"name": name, "task": task.name, "arm": arm.name, "seed": seed, "full": options.full}
     row |= {"keep": keep, "commit": commit(), "torch": torch.__version__, "device": options.device}
-    with (RESULTS / "rows.jsonl").open("a") as file:
+    with ROWS.open("a") as file:
         file.write(json.dumps(row) + "\n")
     state = f"test {100 * row['test']:.2f}" if row["ok"] else f"FAILED {row['why'][-1:]}"
     print(f"{name} {time.time() - began:.0f} s {state}", flush=True)
@@ -105,7 +103,7 @@ def _one(options: argparse.Namespace) -> Row:
     task = next(t for t in TASKS if t.name == title)
     arm = next(a for a in task.arms if a.name == arm_name)
     length = task.full if options.full else task.quick
-    folder = RESULTS / "running" / re.sub(r"[^\w.-]+", "_", f"{options.one}-{options.full}")
+    folder = RUNNING / re.sub(r"[^\w.-]+", "_", f"{options.one}-{options.full}")
     data = load(task.data, options.data).to(options.device)
     try:
         run = Run(task, arm, int(seed), length, options.keep, folder)

@@ -25,7 +25,6 @@ import fxprune as fp
 from benchmarks.commit import commit
 from experiments import page
 from experiments.data import Data, load
-from experiments.run import RESULTS
 from fxprune.program import Program
 from fxprune.training import Shrinker
 from fxprune.training.history import size_of
@@ -151,7 +150,6 @@ def main() -> None:
     data = load("mnist", options.data)
     rows: list[Row] = []
     programs: dict[str, Program] = {}
-    RESULTS.mkdir(exist_ok=True)
     for seed in range(options.seeds):
         for pruned in (False, True):
             program, row = train(data, seed, options.epochs, pruned=pruned)
