@@ -3,8 +3,8 @@
     python benchmarks/bench.py [TABLE ...] [--only REGEX] [--fresh] [--render]
 
 TABLE is share, depth, llm, latency, torch_pruning, leaves or methods; all of them by default. Results are kept in
-`benchmarks/.results/TABLE.jsonl` as they come, so a run that was stopped goes on where it was. The
-page is written at the end, or by `--render` alone.
+`benchmarks/.results/TABLE.jsonl` as they come, so a run that was stopped goes on where it was. Their
+sections of the page are written at the end, or by `--render` alone; the others stay.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ RATIO_HEAD = ("ratio", "quartiles", "at most", "")
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT / "benchmarks")]
 
 from benchmarks.commit import commit  # noqa: E402
+from benchmarks.page import renew  # noqa: E402
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -215,29 +216,27 @@ def _append(name: str, row: Row) -> None:
 
 # The page
 
-_HEAD = """# Benchmarks
 
-Made by `make bench`, that is `python benchmarks/bench.py`; one table alone by
-`python benchmarks/bench.py TABLE`. {versions} {machine}
-
-Seconds are CPU time of the process, one thread, unless a table says otherwise; weights are random.
-The machine was shared with other work, so absolute numbers are upper bounds. Latency and the table
-beside Torch-Pruning compare measurements that alternated in one process.
-
-"""
-
-
-def render() -> str:
-    """The page, as Markdown."""
+def sections() -> dict[str, str]:
+    """The text of each table that there are rows for, with what it was measured with."""
     known = {name: rows for name in TABLES if (rows := read_rows(name))}
-    sections = [table_of(n).render(rows) + "\n" + failures(rows) for n, rows in known.items()]
-    return "\n".join([_HEAD.format(versions=_versions(), machine=_machine()), *sections])
+    return {
+        name: "\n".join(
+            (f"{table_of(name).render(rows).rstrip()}\n", failures(rows), _measured(rows))
+        )
+        for name, rows in known.items()
+    }
+
+
+def _measured(rows: Sequence[Row]) -> str:
+    commits = ", ".join(sorted({r["commit"] for r in rows if "commit" in r}))
+    return f"{_versions()} fxprune at {commits}. {_machine()}\n"
 
 
 def _versions() -> str:
     names = ("torch", "torchvision", "transformers", "torch-pruning", "numpy", "scipy")
     found = ", ".join(f"{n} {version(n)}" for n in names)
-    return f"Python {platform.python_version()}, {found}, fxprune at {commit()} or shortly before."
+    return f"Python {platform.python_version()}, {found}."
 
 
 def _machine() -> str:
@@ -265,7 +264,7 @@ def main() -> None:
     for name in () if options.render else options.tables or TABLES:
         run_table(name, options.only, fresh=options.fresh)
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(render())
+    renew(PAGE, sections(), titled=False)
     print(PAGE.relative_to(ROOT))
 
 

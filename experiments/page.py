@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.page import renew
 from experiments.runs import TASKS
 from experiments.task import Task
 
@@ -23,26 +23,9 @@ def write(rows: Sequence[Row], *, full: bool) -> None:
     """Puts the tables that there are rows for between the marks of their names in the page."""
     kind = "full" if full else "quick"
     of_task = {t: [r for r in rows if r["task"] == t.name] for t in TASKS}
-    renew({f"{t.name} ({kind})": table(t, own, full=full) for t, own in of_task.items() if own})
+    blocks = {f"{t.name} ({kind})": table(t, own, full=full) for t, own in of_task.items() if own}
+    renew(FILE, blocks, titled=True)
     print(f"{FILE.name}: {len(rows)} runs, {kind}")
-
-
-def renew(blocks: Mapping[str, str]) -> None:
-    """Puts blocks of text into the page, each in the place of the one of its name."""
-    text = FILE.read_text() if FILE.exists() else ""
-    for name, content in blocks.items():
-        text = _put(text, name, content)
-    FILE.write_text(text)
-
-
-def _put(text: str, name: str, content: str) -> str:
-    """The text with a block of its name renewed; a new block comes last."""
-    start, end = f"<!-- {name} -->\n", "<!-- end -->\n"
-    block = f"{start}{content}\n{end}"
-    found = re.search(re.escape(start) + r".*?" + re.escape(end), text, re.DOTALL)
-    if found:
-        return text[: found.start()] + block + text[found.end() :]
-    return f"{text.rstrip()}\n\n## {name}\n\n{block}".lstrip()
 
 
 def table(task: Task, rows: Sequence[Row], *, full: bool) -> str:

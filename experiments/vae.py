@@ -23,8 +23,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import fxprune as fp
 from benchmarks.commit import commit
-from experiments import page
+from benchmarks.page import renew
 from experiments.data import Data, load
+from experiments.page import FILE
 from fxprune.program import Program
 from fxprune.training import Shrinker
 from fxprune.training.history import size_of
@@ -157,7 +158,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps({k: v for k, v in row.items() if k != "curve"}), flush=True)
     draw(programs, rows, data)
-    page.renew({"VAE on MNIST": _table(rows, options.epochs)})
+    renew(FILE, {"VAE on MNIST": _table(rows, options.epochs)}, titled=True)
 
 
 def _table(rows: Sequence[Row], epochs: int) -> str:

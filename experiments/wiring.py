@@ -19,7 +19,8 @@ from torchvision import models
 
 import fxprune as fp
 from benchmarks.commit import commit
-from experiments import page
+from benchmarks.page import renew
+from experiments.page import FILE
 from fxprune.gate import gates
 from fxprune.pipeline import run_pipeline
 from fxprune.program import Program
@@ -82,7 +83,11 @@ def main() -> None:
             lines.append([name, *_run(case, options.steps, options.batch)])
             print(*lines[-1], sep=" | ", flush=True)
     if not options.only:
-        page.renew({"Wiring at the papers' scale": _table(lines, options.steps, options.batch)})
+        renew(
+            FILE,
+            {"Wiring at the papers' scale": _table(lines, options.steps, options.batch)},
+            titled=True,
+        )
 
 
 def _run(case: Case, steps: int, batch: int) -> list[str]:
