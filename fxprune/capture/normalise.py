@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.capture.inplace import make_functional
+from fxprune.errors import CaptureError
 from fxprune.program import describe
 from fxprune.remark import Remark
 from fxprune.rulebook import find_rule
@@ -45,7 +46,11 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
 
     Returns:
         What the reader should know.
+
+    Raises:
+        CaptureError: the network calls vmap or another function transform.
     """
+    refuse_transforms(module.graph)
     remarks = inline_regions(module)
     drop_guards(module.graph)
     trim_meta(module.graph)
@@ -58,6 +63,18 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
     module.graph.eliminate_dead_code()
     module.graph.lint()
     return remarks
+
+
+def refuse_transforms(graph: fx.Graph) -> None:
+    """Raises where the network calls a transform of torch.func: its graph holds only halves of it, and cannot run."""
+    for node in graph.nodes:
+        if getattr(node.target, "__module__", "").startswith("torch._functorch"):
+            raise CaptureError(
+                "the model calls a function transform of torch.func, such as vmap",
+                where=describe(node),
+                why="torch.export records where the transform begins and ends, which no graph can run by itself",
+                do="write that computation for the whole batch, or capture the rest with fp.capture_partial",
+            )
 
 
 def drop_guards(graph: fx.Graph) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.capture.export import capture
+from fxprune.errors import CaptureError
 from fxprune.program import Program, module_path, source_line
 from fxprune.rulebook import find_rule
 from fxprune.torch_private import operator_name, overload
@@ -134,3 +135,10 @@ def test_checks_of_the_batch_are_dropped() -> None:
         return x.to(torch.float32)
 
     assert all("assert" not in str(n.target) for n in captured(function).nodes)
+
+
+def test_a_transform_whose_halves_would_stand_in_the_graph_is_refused() -> None:
+    model = Fn(torch.vmap(lambda x: 2 * x))
+    with pytest.raises(CaptureError, match=r"torch\.func") as caught:
+        capture(model, torch.randn(2, 4, 3, 3))
+    assert "test_normalise.py" in str(caught.value)
