@@ -26,10 +26,16 @@ from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
     ShapeEnv,
     StatelessSymbolicContext,
-    guarding_hint_or_throw,
     uninteresting_files,
 )
 from torch.utils import _pytree as pytree
+
+try:
+    from torch.fx.experimental.symbolic_shapes import guarding_hint_or_throw as _hint
+except ImportError:  # torch 2.8 and some after it know the hint as an attribute
+
+    def _hint(a: Any) -> Any:  # type: ignore[misc]
+        return a.node.hint if isinstance(a, torch.SymInt) else a
 
 
 def overload(node: fx.Node) -> torch._ops.OpOverload[Any, Any] | None:
@@ -164,7 +170,7 @@ class WithoutData:
         self._known: dict[int, torch.Tensor] = {}
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._state = {name: self._empty(x) for name, x in tensors.items()}
-        inputs = pytree.tree_map_only(torch.SymInt, guarding_hint_or_throw, (args, dict(kwargs)))
+        inputs = pytree.tree_map_only(torch.SymInt, _hint, (args, dict(kwargs)))
         self._inputs = pytree.tree_map_only(torch.Tensor, self._empty, inputs)
 
     def __call__(self) -> Any:
@@ -176,7 +182,7 @@ class WithoutData:
 
     def _empty(self, x: torch.Tensor) -> torch.Tensor:
         if id(x) not in self._known:
-            shape, stride = ([guarding_hint_or_throw(n) for n in s] for s in (x.shape, x.stride()))
+            shape, stride = ([_hint(n) for n in s] for s in (x.shape, x.stride()))
             new = _fake(self._mode, shape, stride, x.dtype, x.device)
             self._known[id(x)] = new.requires_grad_(x.requires_grad)
         return self._known[id(x)]
