@@ -104,10 +104,18 @@ def test_plot(program: Program, tmp_path: Path) -> None:
 def test_tensorboard(program: Program, tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorboard") is None:
         pytest.skip("tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     history = fp.training.History(tensorboard=tmp_path)
-    history.step(1.0)
-    history.end_epoch(program)
-    assert list(tmp_path.glob("events*"))
+    for loss in (1.0, 0.5):
+        history.step(loss, correct=1, samples=2)
+        row = history.end_epoch(program, kept=0.25)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("fxprune/loss")] == [(0, 1.0), (1, 0.5)]
+    for tag in ("accuracy", "parameters", "macs", "layers", "units", "seconds_per_step"):
+        value = events.Scalars(f"fxprune/{tag}")[-1].value
+        assert value == pytest.approx(getattr(row, tag)), tag
+    assert events.Scalars("fxprune/kept")[-1].value == 0.25
 
 
 def test_what_is_missing_is_said(
