@@ -14,6 +14,8 @@ Kind = Literal["hard", "soft", "bernoulli"]
 Estimator = Literal["straight-through", "score"]
 # A dot product of shorter numbers would be summed up in them.
 _EXACT = (torch.float32, torch.float64)
+# Products that are summed up at once.
+_PIECE = 1 << 17
 
 
 class Gate(Leaf):
@@ -77,18 +79,15 @@ class Gate(Leaf):
         gate = self.values().to(value.dtype)
         if axis is not None:
             gate = spread(gate, value.shape[axis], tiled=tiled)
-            shape = [1] * value.dim()
-            shape[axis] = -1
-            gate = gate.view(shape)
-        elif gate.requires_grad and gate.dtype in _EXACT and not torch.compiler.is_compiling():
-            weighed: torch.Tensor = _Weigh.apply(value, gate, self._is_open())
+        if gate.requires_grad and gate.dtype in _EXACT and not torch.compiler.is_compiling():
+            weighed: torch.Tensor = _Weigh.apply(value, gate, axis, self._is_open())
             return weighed
-        return value * gate
+        return value * _along(gate, axis, value)
 
     def _is_open(self) -> bool:
-        """Whether 1 was drawn, where that can be asked without waiting for a device."""
+        """Whether only 1 was drawn, where that can be asked without waiting for a device."""
         drawn = self.kind == "bernoulli" and self.training and self.sample.device.type == "cpu"
-        return drawn and self.sample.item() == 1
+        return drawn and bool((self.sample == 1).all())
 
     def values(self) -> torch.Tensor:
         """The multipliers `[size]` or `[]`, with gradients to theta."""
@@ -130,27 +129,50 @@ class Gate(Leaf):
 
 
 class _Weigh(torch.autograd.Function):
-    """`value * gate` for one gate. Its gradient is one dot product; that of `mul` writes all products out first.
+    """`value * gate`. The gradient of `mul` would write out all products before it sums them up.
 
-    An open gate hands value and gradient on as they are.
+    Open gates hand value and gradient on as they are.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value: torch.Tensor, gate: torch.Tensor, is_open: bool) -> torch.Tensor:
-        return value.view_as(value) if is_open else value * gate
+    def forward(
+        value: torch.Tensor, gate: torch.Tensor, axis: int | None, is_open: bool
+    ) -> torch.Tensor:
+        return value.view_as(value) if is_open else value * _along(gate, axis, value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Any) -> None:
-        *tensors, ctx.is_open = inputs
+        *tensors, ctx.axis, ctx.is_open = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         value, gate = ctx.saved_tensors
-        slope = torch.dot(gradient.reshape(-1), value.reshape(-1))
-        return gradient if ctx.is_open else gradient * gate, slope, None
+        slope = _slope(gradient, value, ctx.axis)
+        weighed = gradient if ctx.is_open else gradient * _along(gate, ctx.axis, value)
+        return weighed, slope, None, None
+
+
+def _slope(gradient: torch.Tensor, value: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """The sum of `gradient * value` over all axes, or all but one; by pieces whose products stay in a cache."""
+    if axis is None:
+        return torch.dot(gradient.reshape(-1), value.reshape(-1))
+    shape = _shape(axis, value)
+    whole = shape[0] != 1 or value.device.type != "cpu"
+    rows = len(value) if whole else max(1, _PIECE * len(value) // max(1, value.numel()))
+    pieces = zip(torch.split(gradient, rows), torch.split(value, rows), strict=True)
+    return torch.stack([(g * v).sum_to_size(shape) for g, v in pieces]).sum(0).view(-1)
+
+
+def _along(gate: torch.Tensor, axis: int | None, value: torch.Tensor) -> torch.Tensor:
+    """Gates `[size]` of an axis as they multiply a value; `[]` for those of none."""
+    return gate if axis is None else gate.view(_shape(axis, value))
+
+
+def _shape(axis: int, value: torch.Tensor) -> list[int]:
+    return [n if i == axis % value.dim() else 1 for i, n in enumerate(value.shape)]
 
 
 def spread(values: torch.Tensor, length: int, *, tiled: bool) -> torch.Tensor:

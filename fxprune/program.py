@@ -39,7 +39,7 @@ class TracedModule(fx.GraphModule):
         return _unpickled, (tree, _rows(self.graph), self.graph._codegen, self.training)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Program:
     """A captured network.
 
@@ -58,6 +58,13 @@ class Program:
     free_batch: bool
     name: str
     remarks: tuple[Remark, ...] = ()
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.module.parameters())
+        mode = "train" if self.training else "eval"
+        return (
+            f"Program({self.name}: {size:,} parameters, {len(self.graph.nodes)} nodes, {mode} mode)"
+        )
 
     @property
     def graph(self) -> fx.Graph:

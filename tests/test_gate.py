@@ -58,31 +58,55 @@ def test_gradients_of_one_gate_on_all_of_a_value(dtype: torch.dtype) -> None:
     torch.testing.assert_close(x.grad, weights * gate.theta.to(dtype))
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3,), 0), ((3, 5), 0), ((70, 3), -1), ((70, 6, 40, 40), 1), ((0, 3), 1)]
+)
+def test_gradients_of_unit_gates_are_those_of_the_product(
+    shape: tuple[int, ...], axis: int
+) -> None:
+    gate = Gate(3, "soft").double()
+    gate.set(torch.tensor([0.2, 0.5, 1.0]))
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(shape, dtype=torch.float64)
+    (gate(x, axis) * weights).sum().backward()
+    theta = gate.theta.detach().clone().requires_grad_()
+    along = theta.repeat_interleave(shape[axis] // 3)
+    twin = x.detach().clone().requires_grad_()
+    (twin.movedim(axis, -1) * along * weights.movedim(axis, -1)).sum().backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(gate.theta.grad, theta.grad, rtol=0, atol=1e-10)
+    assert torch.equal(x.grad, twin.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("axis", [None, 1])
 @pytest.mark.parametrize("drawn", [0.0, 1.0])
-def test_gradients_of_one_gate_at_what_was_drawn(drawn: float) -> None:
-    gate = Gate(None, "bernoulli").train()
+def test_gradients_at_what_was_drawn(drawn: float, axis: int | None) -> None:
+    gate = Gate(axis, "bernoulli").train()
     gate.draws = False
     gate.sample.fill_(drawn)
     x = torch.randn(3, 4, requires_grad=True)
-    y = gate(x)
+    y = gate(x, axis)
     y.sin().sum().backward()
     assert torch.equal(y, x * drawn)
     assert gate.theta.grad is not None
     torch.testing.assert_close(x.grad, (x * drawn).cos() * drawn)
-    torch.testing.assert_close(gate.theta.grad, ((x * drawn).cos() * x).sum())
+    wanted = ((x * drawn).cos() * x).sum()
+    torch.testing.assert_close(gate.theta.grad, wanted.reshape(gate.theta.shape))
 
 
-def test_one_gate_has_second_derivatives_and_works_in_functions() -> None:
-    gate = Gate(None, "soft").double()
-    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
-    theta = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize(("size", "axis"), [(None, None), (5, 1)])
+def test_gates_have_second_derivatives_and_work_in_functions(
+    size: int | None, axis: int | None
+) -> None:
+    gate = Gate(size, "soft").double()
+    x = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    theta = torch.full(gate.theta.shape, 0.4, dtype=torch.float64, requires_grad=True)
 
     def run(theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(gate, {"theta": theta}, (x,))
+        return torch.func.functional_call(gate, {"theta": theta}, (x, axis))
 
     assert torch.autograd.gradgradcheck(run, (theta, x))
     slopes = torch.func.vmap(torch.func.grad(lambda x: run(theta, x).sum()))(x[None])
-    torch.testing.assert_close(slopes, theta.expand(1, 5))
+    torch.testing.assert_close(slopes, theta.expand(1, 2, 5))
 
 
 def test_a_sample_holds_for_the_batch_and_for_every_place_of_a_step() -> None:

@@ -182,3 +182,8 @@ assert module.eval()(x, mask=torch.ones(8))["y"].allclose(torch.load({str(tmp_pa
     run(module)
     torch.save(run(module.eval()), tmp_path / "y.pt")
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_program_prints_as_one_line() -> None:
+    program = fp.capture(nn.Linear(3, 2), torch.randn(4, 3))
+    assert repr(program.eval()) == "Program(Linear: 8 parameters, 5 nodes, eval mode)"

@@ -80,10 +80,10 @@ class Contribution(Observer):
             if not self.signed:
                 a, w = a.abs(), w.abs()
             if window:
-                self._add(*of_convolution(a, w, self.largest, *window))
+                self._add(*of_convolution(a, w, self.largest, *window, signed=self.signed))
             else:
                 rows = a.movedim(axis, -1).flatten(0, -2)
-                self._add(*of_linear(rows, w, self.largest))
+                self._add(*of_linear(rows, w, self.largest, signed=self.signed))
 
     def _add(self, total: Tensor, largest: Tensor, terms: int) -> None:
         self.total += total

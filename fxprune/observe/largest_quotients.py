@@ -10,8 +10,10 @@ Tensor = torch.Tensor
 
 # Elements of the largest temporary array in the search for the largest contribution.
 CHUNK = 1 << 20
-# Places of each unit that are looked at first, and the share of all places from which on all of them are.
-FIRST, MANY = 16, 0.25
+# Shares of all places that may be larger than what is known: from the first on the FIRST likeliest of each unit are
+# looked at before the others, from the second on all of them are.
+SOME, MANY = 0.05, 0.25
+FIRST = 16
 
 
 def largest_quotients(
@@ -41,13 +43,19 @@ def largest_quotients(
             best = best.scatter_reduce(0, some, quotients(some, place[i : i + step]), "amax")
         return best
 
-    first = bound.topk(min(FIRST, bound.shape[1]), 1).indices
+    def above(best: Tensor) -> Tensor:
+        rounding = 8 * torch.finfo(bound.dtype).eps * best.sign()
+        return bound > (best * (1 + rounding))[:, None]
+
     best = known.reshape(-1).to(bound.dtype)
-    best = look(units.repeat_interleave(first.shape[1]), first.flatten(), best)
-    rounding = 8 * torch.finfo(bound.dtype).eps
-    k, place = (bound > (best + rounding * best.abs())[:, None]).nonzero(as_tuple=True)
-    if len(k) > MANY * bound.numel():
-        return all_quotients()
+    left = above(best)
+    if left.count_nonzero() > SOME * bound.numel():
+        first = bound.topk(min(FIRST, bound.shape[1]), 1).indices
+        best = look(units.repeat_interleave(first.shape[1]), first.flatten(), best)
+        left = above(best)
+        if left.count_nonzero() > MANY * bound.numel():
+            return all_quotients()
+    k, place = left.nonzero(as_tuple=True)
     return look(k, place, best)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -14,17 +14,21 @@ from fxprune.observe.observer import others
 Tensor = torch.Tensor
 
 
-def of_linear(a: Tensor, w: Tensor, known: Tensor) -> tuple[Tensor, Tensor, int]:
+def of_linear(
+    a: Tensor, w: Tensor, known: Tensor, *, signed: bool = True
+) -> tuple[Tensor, Tensor, int]:
     """Sum and maximum of the quotients by input, and how many each has.
 
     Args:
         a: `[F, N]`.
         w: `[M, N]`.
         known: `[N]`, quotients that are known already; the maximum is at least that.
+        signed: whether numbers below 0 may be among them.
     """
-    inverse = _inverse(a @ w.T)
+    size = torch.abs if signed else _itself
+    inverse = _inverse(a @ w.T, size)
     total = (a * (inverse @ w)).sum(0, dtype=torch.float64)
-    bound = (a.abs() * inverse.abs().amax(1, keepdim=True)).T * w.abs().amax(0)[:, None]
+    bound = (size(a) * size(inverse).amax(1, keepdim=True)).T * size(w).amax(0)[:, None]
     rows = w.T.contiguous()
 
     def quotients(k: Tensor, f: Tensor) -> Tensor:
@@ -49,14 +53,17 @@ def of_convolution(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    *,
+    signed: bool = True,
 ) -> tuple[Tensor, Tensor, int]:
     """The same for a convolution; a is `[N, C, *sizes]`, w `[M, C / groups, *kernel]`."""
+    size = torch.abs if signed else _itself
     convolve = (F.conv1d, F.conv2d, F.conv3d)[w.dim() - 3]
     window = (stride, padding, dilation)
     a = a if a.dim() == w.dim() else a[None]
     channels = a.shape[1]
     groups = channels // w.shape[1]
-    inverse = _inverse(convolve(a, w, None, *window, groups))
+    inverse = _inverse(convolve(a, w, None, *window, groups), size)
     back = torch.ops.aten.convolution_backward(
         *(inverse, a, w, None, *window, False, [0] * len(stride), groups, [True, False, False])
     )[0]
@@ -65,11 +72,10 @@ def of_convolution(
     # By input channel: output j of channel k is the term of k in the sum of j.
     single = w.view(groups, outputs, inputs, -1).transpose(1, 2).reshape(channels, outputs, -1)
     inverse = inverse.view(len(a), groups, outputs, *inverse.shape[2:])
-    bound = convolve(
-        a.abs(), single.abs().amax(1).view(channels, 1, *w.shape[2:]), None, *window, channels
-    )
+    largest_weight = size(single).amax(1).view(channels, 1, *w.shape[2:])
+    bound = convolve(size(a), largest_weight, None, *window, channels)
     bound = bound.view(len(a), groups, inputs, *bound.shape[2:])
-    bound = bound * inverse.abs().amax(2, keepdim=True)
+    bound = bound * size(inverse).amax(2, keepdim=True)
     bound = bound.flatten(1, 2).transpose(0, 1).flatten(1)
     windows = _Windows(a, w.shape[2:], window, inverse.shape[3:])
     by_place = inverse.flatten(3)
@@ -135,6 +141,11 @@ def _grid(sizes: Sequence[int], steps: Sequence[int], like: Tensor) -> Tensor:
     return found
 
 
-def _inverse(sums: Tensor) -> Tensor:
+def _itself(value: Tensor) -> Tensor:
+    return value
+
+
+def _inverse(sums: Tensor, size: Callable[[Tensor], Tensor]) -> Tensor:
     """1 / sums; 0 where a sum is 0, or so near to it that this would overflow."""
-    return (1 / sums).masked_fill_(sums.abs() < torch.finfo(sums.dtype).tiny, 0.0)
+    near = size(sums) < torch.finfo(sums.dtype).tiny
+    return torch.where(near, torch.inf, sums).reciprocal_()

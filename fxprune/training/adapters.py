@@ -81,10 +81,7 @@ def lightning_callback(program: Program, decide: Decide, attribute: str = "netwo
     Raises:
         OptionError: Lightning is not installed.
     """
-    try:
-        base: Any = import_module("lightning.pytorch.callbacks").Callback
-    except ImportError as error:
-        raise OptionError("Lightning is not installed", do="pip install lightning") from error
+    base: Any = _base("lightning.pytorch.callbacks", "Callback", "lightning")
 
     class ShrinkCallback(EpochShrinker, base):  # type: ignore[misc]
         """Shrinks after training epochs."""
@@ -112,10 +109,7 @@ def trainer_callback(program: Program, decide: Decide, attribute: str = "network
     Raises:
         OptionError: transformers is not installed.
     """
-    try:
-        base: Any = import_module("transformers").TrainerCallback
-    except ImportError as error:
-        raise OptionError("transformers is not installed", do="pip install transformers") from error
+    base: Any = _base("transformers", "TrainerCallback", "transformers")
 
     class ShrinkCallback(EpochShrinker, base):  # type: ignore[misc]
         """Shrinks after epochs."""
@@ -127,3 +121,11 @@ def trainer_callback(program: Program, decide: Decide, attribute: str = "network
             self.epoch_end(model, optimizer, lr_scheduler, round(state.epoch) - 1)
 
     return ShrinkCallback(program, decide, attribute)
+
+
+def _base(module: str, name: str, package: str) -> Any:
+    """The class that callbacks of another library inherit from."""
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as error:
+        raise OptionError(f"{package} is not installed", do=f"pip install {package}") from error

@@ -128,7 +128,15 @@ class History:
         self._last = now
 
     def end_epoch(self, program: Program, **extra: float) -> Epoch:
-        """Closes an epoch: measures the program, writes the row, and starts the next one."""
+        """Closes an epoch: measures the program, writes the row, and starts the next one.
+
+        Raises:
+            OptionError: a further number has the name of a column.
+        """
+        if taken := extra.keys() & {f.name for f in fields(Epoch)}:
+            raise OptionError(
+                f"a row has {', '.join(sorted(taken))} already", do="give it another name"
+            )
         size = size_of(program)
         row = Epoch(
             epoch=self.rows[-1].epoch + 1 if self.rows else 0,
@@ -163,7 +171,7 @@ class History:
                 row.layers,
                 row.units,
                 _number(row.seconds_per_step, ".4f"),
-                *(_number(row.extra.get(n), ".4g") for n in names),
+                *(spell(row.extra[n]) if n in row.extra else "-" for n in names),
             ]
             for row in self.rows
         ]
@@ -217,6 +225,11 @@ def _draw(axes: Any, title: str, epochs: list[int], curves: dict[str, list[float
     axes.set_xlabel("epoch")
     if len(curves) > 1:
         axes.legend()
+
+
+def spell(value: float) -> str:
+    """A number for people: counts in full."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def _number(value: float | None, spelling: str) -> str:

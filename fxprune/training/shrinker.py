@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from fxprune.capture import capture
 from fxprune.instruments import read_environment
+from fxprune.leaf import is_inside_leaf
 from fxprune.pipeline import Result, run_pipeline
 from fxprune.pipeline.cache import solved
 from fxprune.pipeline.manager import Steps
@@ -62,11 +63,23 @@ class Change:
 
     def __str__(self) -> str:
         sizes = [sum(p.numel() for p in x.module.parameters()) for x in (self.before, self.after)]
-        units = sum(len(plan.removed) for plan in self.plans)
-        return (
-            f"parameters {sizes[0]:,} -> {sizes[1]:,}; {units} units removed; "
-            f"{len(self.left)} parameters left the optimizer, {len(self.joined)} joined it"
-        )
+        layers = _weighted(self.before) - _weighted(self.after)
+        counts = {
+            "units removed": sum(len(plan.removed) for plan in self.plans),
+            "layers deleted": len(layers),
+            "parameters left the optimizer": len(self.left),
+            "parameters joined it": len(self.joined),
+        }
+        said = [f"{count} {what}" for what, count in counts.items() if count]
+        nodes = [len(x.graph.nodes) for x in (self.before, self.after)]
+        said = said or [f"nodes {nodes[0]} -> {nodes[1]}"]
+        return "; ".join([f"parameters {sizes[0]:,} -> {sizes[1]:,}", *said])
+
+
+def _weighted(program: Program) -> set[str]:
+    """Paths of the modules that have parameters of their own, but for gates."""
+    named = program.module.named_parameters()
+    return {n.rpartition(".")[0] for n, _ in named if not is_inside_leaf(program.module, n)}
 
 
 class Shrinker:

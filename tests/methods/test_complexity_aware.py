@@ -10,6 +10,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import OptionError
+from fxprune.gate import gates
 from fxprune.program import Program
 from fxprune.testing.training import ConvNet, Mlp, captured, loss_of, make_batches
 from fxprune_passes.methods import ComplexityAware
@@ -84,7 +85,7 @@ def test_what_is_removed_is_what_was_expected() -> None:
     assert expected["expected_macs"] == found["macs_share"]
     assert expected["expected_params"] == found["params_share"]
     assert found["expected_macs"] == pytest.approx(found["macs_share"])
-    assert (found["blocks"], found["units"]) == (1, 4)
+    assert (found["blocks"], found["gated_units"]) == (1, 4)
     assert len(change.plans[0].removed) == 4
     assert method.step(loss).isfinite()
 
@@ -105,7 +106,7 @@ def test_a_last_unit_stays_where_no_gate_can_take_the_layer(kind: type[nn.Module
         gate.set(torch.linspace(0.001, 0.002, len(gate.theta)))
     method.step(loss)
     assert method.end_epoch()
-    assert method.numbers()["units"] == 2
+    assert method.numbers()["gated_units"] == 2
     assert method.step(loss).isfinite()
     assert method.end_epoch() == []
 
@@ -127,6 +128,19 @@ def test_a_plain_network_says_that_it_has_no_layers_to_prune() -> None:
         make(Mlp, 0.1, 0.5, 0.5)
     with pytest.raises(fp.training.TrainingError, match="insert-skips"):
         make(Mlp, 0.1, 1, 0.5)
+
+
+def test_what_the_error_advises_works_on_the_same_network() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    shrinker = fp.training.Shrinker(model.train(), optimizer, args=torch.randn(4, 5))
+    with pytest.raises(fp.training.TrainingError, match="insert-skips"):
+        ComplexityAware(shrinker, 0.1, 0.5, 0.5)
+    assert gates(shrinker.program) == {}
+    shrinker.run("insert-skips")
+    method = ComplexityAware(shrinker, 0.1, 1, 0.5)
+    assert {gate.theta.dim() for gate in method.gates.values()} == {0}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -13,7 +14,7 @@ import torch
 import fxprune as fp
 from fxprune.program import Program
 from fxprune.testing.training import ConvNet, Mlp, capture, make_model
-from fxprune.training.history import size_of
+from fxprune.training.history import size_of, spell
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,13 @@ def test_rows(program: Program) -> None:
     assert row.extra == {"kept": 0.5}
 
 
+def test_a_name_that_a_column_has_is_refused(program: Program) -> None:
+    history = fp.training.History()
+    with pytest.raises(fp.FxpruneError, match="a row has units already"):
+        history.end_epoch(program, units=3.0)
+    assert not history.rows
+
+
 def test_sizes_fall_with_the_network() -> None:
     program = capture(make_model(ConvNet), "insert-gates").eval()
     before = size_of(program)
@@ -79,7 +87,16 @@ def test_table(program: Program) -> None:
         *("epoch", "loss", "accuracy", "parameters", "MACs", "layers", "units", "s/step", "kept")
     ]
     assert lines[2].split()[:3] == ["0", "2.0000", "50.00%"]
+    assert lines[2].split()[-1] == "0.5"
     assert lines[3].split()[:3] == ["1", "-", "-"]
+    assert lines[3].split()[-1] == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(18460.0, "18,460"), (1, "1"), (0.123456, "0.1235"), (float("nan"), "nan")]
+)
+def test_numbers_for_people(value: float, text: str) -> None:
+    assert spell(value) == text
 
 
 def test_file_goes_on(program: Program, tmp_path: Path) -> None:
@@ -104,10 +121,17 @@ def test_plot(program: Program, tmp_path: Path) -> None:
 def test_tensorboard(program: Program, tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorboard") is None:
         pytest.skip("tensorboard is not installed")
+    reading = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     history = fp.training.History(tensorboard=tmp_path)
-    history.step(1.0)
-    history.end_epoch(program)
-    assert list(tmp_path.glob("events*"))
+    for loss in (1.0, 0.5):
+        history.step(loss, correct=1, samples=2)
+        row = history.end_epoch(program, kept=0.25)
+    events = reading.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("fxprune/loss")] == [(0, 1.0), (1, 0.5)]
+    for tag in ("accuracy", "parameters", "macs", "layers", "units", "seconds_per_step"):
+        value = events.Scalars(f"fxprune/{tag}")[-1].value
+        assert value == pytest.approx(getattr(row, tag)), tag
+    assert events.Scalars("fxprune/kept")[-1].value == 0.25
 
 
 def test_what_is_missing_is_said(

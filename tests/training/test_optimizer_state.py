@@ -31,6 +31,10 @@ EVERY: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9),
     "adam": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
     "adam-foreach": lambda p: torch.optim.Adam(p, 0.01, foreach=True),
+    "adam-fused": lambda p: torch.optim.Adam(p, 0.01, fused=True),
+    "adam-tensor-rate": lambda p: torch.optim.Adam(p, torch.tensor(0.01), foreach=False),
+    "sgd-fused": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, fused=True),
+    "adagrad-fused": lambda p: torch.optim.Adagrad(p, 0.01, fused=True),
     "adamax": lambda p: torch.optim.Adamax(p, 0.01),
     "nadam": lambda p: torch.optim.NAdam(p, 0.01),
     "radam": lambda p: torch.optim.RAdam(p, 0.01),
@@ -40,6 +44,7 @@ EVERY: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adadelta": lambda p: torch.optim.Adadelta(p, 0.01),
     "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, centered=True, momentum=0.5),
     "adafactor": lambda p: torch.optim.Adafactor(p, 0.01),
+    "muon": lambda p: torch.optim.Muon([x for x in p if x.dim() == 2], 0.01),
 }
 
 
@@ -67,6 +72,21 @@ def test_every_state_is_cut(name: str) -> None:
 
 
 CUT = {0: np.array([0, 2]), 1: np.array([1, 2, 3])}
+
+
+def test_adafactor_of_transformers_itself() -> None:
+    make = pytest.importorskip("transformers.optimization").Adafactor
+    program = capture(make_model(Mlp))
+    optimizer = make(weights(program), lr=0.01, scale_parameter=False, relative_step=False)
+    train(program.module, optimizer, make_batches(Mlp, 3))
+    old = dict(optimizer.state[program.module.get_parameter("one.weight")])
+    shrinker = fp.training.Shrinker(program, optimizer)
+    plan = fp.plan(program, PLAN)
+    shrinker.apply(plan)
+    new = optimizer.state[shrinker.module.get_parameter("one.weight")]
+    assert torch.equal(new["exp_avg_sq_row"], old["exp_avg_sq_row"][plan.kept["one.weight"][0]])
+    assert torch.equal(new["exp_avg_sq_col"], old["exp_avg_sq_col"])
+    train(shrinker.module, optimizer, make_batches(Mlp, 2))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def test_gradients_hooks_attributes_and_flags_go_along() -> None:
     gradient = old.grad
     assert gradient is not None
     shrinker = fp.training.Shrinker(program, optimizer)
-    shrinker.apply(fp.plan(program, PLAN))
+    change = shrinker.apply(fp.plan(program, PLAN))
+    assert str(change) == "parameters 139 -> 97; 3 units removed"
     new = shrinker.module.get_parameter("one.weight")
     assert new.grad is not None
     assert torch.equal(new.grad, gradient[KEPT])
@@ -220,6 +221,8 @@ def test_nothing_to_do_is_no_change() -> None:
     shrinker = fp.training.Shrinker(program, optimizer)
     change = shrinker.run("delete-gated")
     assert not change.changed
+    nodes = len(program.graph.nodes)
+    assert str(change) == f"parameters 139 -> 139; nodes {nodes} -> {nodes}"
     assert shrinker.program is program
 
 
@@ -229,7 +232,8 @@ def test_norms_of_a_deleted_branch_leave_nothing_behind(training: bool) -> None:
     program.train(training)
     gates(program)["blocks.0.gate"].set(0.0)
     shrinker = fp.training.Shrinker(program, optimizer)
-    shrinker.run("delete-gated")
+    change = shrinker.run("delete-gated")
+    assert str(change).endswith("; 4 layers deleted; 6 parameters left the optimizer")
     assert not [n for n in shrinker.module.state_dict() if n.startswith("blocks.0")]
     assert "blocks.1.bn1.num_batches_tracked" in shrinker.module.state_dict()
     assert shrinker.program.training is training

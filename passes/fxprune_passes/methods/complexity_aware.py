@@ -18,6 +18,7 @@ from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.insert.insert_gates import Scope
+from fxprune_passes.methods.gate_removal import remove_gated
 from fxprune_passes.methods.method import check_options
 from fxprune_passes.methods.stochastic_gates import StochasticGates
 from fxprune_passes.methods.theta_gradients import Estimator
@@ -116,19 +117,23 @@ class ComplexityAware(StochasticGates):
     def insert(self) -> None:
         super().insert()
         kinds = {gate.theta.dim() for gate in self.gates.values()}
-        if self.alpha > 0 and 0 not in kinds:
+        if len(kinds) == len(self.insertion):
+            return
+        for gate in self.gates.values():
+            gate.set(1.0)
+        remove_gated(self.shrinker, {}, list(self.gates), verify=self.verify)
+        if 0 not in kinds:
             raise TrainingError(
                 f"alpha is {self.alpha}, and there is no residual block",
                 where=self.shrinker.program.name,
                 why="a layer that no shortcut leads around cannot go: the network would be cut in two",
                 do='alpha=0 prunes units alone; or put shortcuts in first: shrinker.run("insert-skips")',
             )
-        if self.alpha < 1 and 1 not in kinds:
-            raise TrainingError(
-                f"alpha is {self.alpha}, and there are no units to put gates on",
-                where=self.shrinker.program.name,
-                do="alpha=1 prunes layers alone",
-            )
+        raise TrainingError(
+            f"alpha is {self.alpha}, and there are no units to put gates on",
+            where=self.shrinker.program.name,
+            do="alpha=1 prunes layers alone",
+        )
 
     def costs(self) -> dict[str, Tensor]:
         found = self.gates
@@ -185,7 +190,7 @@ class ComplexityAware(StochasticGates):
         return changes
 
     def numbers(self) -> dict[str, float]:
-        """Shares of the start, expected and present, of MACs and parameters; blocks and units left."""
+        """Shares of the start, expected and present, of MACs and parameters; blocks and gated units left."""
         program = self.shrinker.program
         with torch.no_grad():
             expected = self._expected({p: g.theta for p, g in self.gates.items()})
@@ -197,7 +202,7 @@ class ComplexityAware(StochasticGates):
             "macs_share": macs / self.start_macs,
             "params_share": params / self.start_params,
             "blocks": float(len(find_blocks(program))),
-            "units": float(sum(len(g) for g in _groups(program) if g.name in self._groups)),
+            "gated_units": float(sum(len(g) for g in _groups(program) if g.name in self._groups)),
         }
 
     def state_dict(self) -> dict[str, Any]:

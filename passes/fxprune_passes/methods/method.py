@@ -13,6 +13,7 @@ from fxprune.errors import OptionError
 from fxprune.pipeline import run_pipeline
 from fxprune.program import Program
 from fxprune.training import Change, Shrinker, TrainingError
+from fxprune.training.history import spell
 
 Tensor = torch.Tensor
 Loss = Callable[[nn.Module], Tensor]
@@ -48,6 +49,10 @@ class Method:
     def __init__(self, shrinker: Shrinker) -> None:
         self.shrinker = shrinker
         self.steps = 0
+
+    def __str__(self) -> str:
+        numbers = (f"{name} {spell(value)}" for name, value in self.numbers().items())
+        return f"{type(self).__name__} of {self.shrinker.program.name}: {', '.join(numbers)}"
 
     @property
     def module(self) -> nn.Module:
