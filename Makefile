@@ -39,8 +39,8 @@ bench: $(VENV)/.bench ## times and memory -> docs/benchmarks.md
 experiments: install ## the four methods against their controls, resumable -> docs/results.md
 	$(BIN)/python experiments/run.py $(ARGS)
 
-mutate: install ## delete each statement of each rule; which tests notice
-	$(BIN)/python scripts/mutate
+mutate: install ## delete each statement of rules, algebra and rewrite: which do tests notice -> docs/mutation.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutate --jobs $(JOBS)
 
 clean: ## remove what the other targets made, .venv/ too
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

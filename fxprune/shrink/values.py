@@ -40,8 +40,9 @@ class _Shrinker:
             return [self.value(v, x) for v, x in zip(value, labels, strict=True)]
         if not isinstance(value, torch.Tensor) or labels is None:
             return value
-        lengths = [self._length(n, x) for n, x in zip(value.shape, labels, strict=True)]
-        if all(new is old for new, old in zip(lengths, value.shape, strict=True)):
+        shape = value.shape  # once: a length known at run time is another object each time
+        lengths = [self._length(n, x) for n, x in zip(shape, labels, strict=True)]
+        if all(new is old for new, old in zip(lengths, shape, strict=True)):
             return value
         key = (tuple(map(str, lengths)), value.dtype, value.device)
         if key not in self._made:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxprune.algebra.forest import UnitForest
+from fxprune.algebra.forest import UnitForest, pack
 from fxprune.algebra.reshape import runs
 
 Alias = tuple[int, list[int]]
@@ -126,3 +126,16 @@ def test_definitions_come_many_at_once() -> None:
 @pytest.mark.parametrize(("old", "new"), [([0, 3], [3, 0]), ([2, 0], [0]), ([0], [4, 0, 5])])
 def test_sizes_of_0_are_one_run(old: list[int], new: list[int]) -> None:
     assert list(runs(old, new)) == [(slice(0, len(old)), slice(0, len(new)))]
+
+
+@pytest.mark.parametrize(
+    ("tuples", "packed"),
+    [
+        ([[1, 2], [1, 2]], [[1, 2]]),
+        ([[0, 4], [3, 0], [3, 5]], [[3, 4], [0, 5]]),
+        ([[0, 0], [0, 0]], [[0, 0]]),
+        ([[0, 7]], [[0, 7]]),
+    ],
+)
+def test_pack(tuples: list[list[int]], packed: list[list[int]]) -> None:
+    assert pack(np.array(tuples)).tolist() == packed

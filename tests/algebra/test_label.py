@@ -39,6 +39,13 @@ def test_merge_repeats_the_outer_and_tiles_the_inner() -> None:
     assert len(merge(Label(1), Label(1))) == 1
 
 
+def test_merge_hands_an_axis_on_that_stands_alone() -> None:
+    alone = label([1, 2])
+    assert merge(Label(1), alone, Label(1)) is alone
+    one = label([5])
+    assert columns(merge(Label(1), one)) == [[5]]
+
+
 def test_concat_fills_with_the_neutral_unit() -> None:
     assert columns(concat([label([1], [2]), label([3, 4])])) == [[1, 3, 4], [2, 0, 0]]
     assert len(concat(frozen([2, 3]))) == 5

@@ -250,3 +250,82 @@ def test_spell_pin_and_bound_only_speak_of_axes_that_may_change() -> None:
     u.bound("start", 1, a)
     part, whole = u.marks["node"].bounds["start"]
     assert (len(part), whole) == (1, a)
+
+
+def test_a_node_says_what_its_call_is_like() -> None:
+    u = Units()
+    assert u.out == ()
+    assert not u.symbolic(0)
+    assert not u.argument("size")
+    u.enter("view", [3, 4], symbolic=(1,), arguments=("size",))
+    assert u.out == [3, 4]
+    assert [u.symbolic(0), u.symbolic(1)] == [False, True]
+    assert [u.argument("size"), u.argument("dim")] == [True, False]
+    u.enter("relu", [3, 4])
+    assert not u.symbolic(1)
+    assert not u.argument("size")
+
+
+def test_every_step_is_kept_with_the_node_that_asked_for_it() -> None:
+    u = Units()
+    a, b, flat = axis(u, 3), axis(u, 3), axis(u, 6)
+    u.freeze(a, why="sorted")
+    u.enter("add", ())
+    u.unify(a, b)
+    u.enter("view", ())
+    outer, inner = u.split(flat, 2, 3)
+    first, second, third = u.couplings
+    assert (first.node, first.a, first.b, first.why) == (None, a, None, "sorted")
+    assert (second.node, second.a, second.b) == ("add", a, b)
+    assert (third.node, third.why) == ("view", "viewed as 2 x 3")
+    assert third.b is not None
+    assert third.a.columns[0].tolist() == flat.columns[0].tolist()
+    assert third.b.columns[0].tolist() == outer.repeat(3).columns[0].tolist()
+    assert third.b.columns[1].tolist() == inner.tile(2).columns[0].tolist()
+
+
+def test_an_axis_and_itself_are_no_step() -> None:
+    u = made()
+    a, b = axis(u, 2), axis(u, 3)
+    both = merge(a, b)
+    assert u.unify(a, a) is a
+    assert u.unify(both, Label(6, both.columns)) is both
+    assert u.unify(still := Label(4), Label(4)) is still
+    assert not u.couplings
+
+
+def test_positions_named_by_two_and_by_three_units_freeze() -> None:
+    u = made()
+    two, three = merge(axis(u, 2), axis(u, 4)), merge(axis(u, 2), axis(u, 2), axis(u, 2))
+    u.unify(two, three)
+    assert is_frozen(u, two)
+    assert is_frozen(u, three)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_frozen_position_freezes_the_units_of_the_other_side(swap: bool) -> None:
+    u = made()
+    pair, other = ([x.columns[0] for x in u.fresh([2, 2])] for _ in range(2))
+    held = Label(2, tuple(np.where([True, False], 0, c) for c in pair))
+    free = Label(2, tuple(other))
+    u.unify(*((free, held) if swap else (held, free)))
+    assert [(u.forest.find(c) == 0).tolist() for c in free.columns] == [[True, False]] * 2
+    assert [u.forest.find(c)[1] for c in free.columns] == [u.forest.find(c)[1] for c in pair]
+
+
+@pytest.mark.parametrize("sizes", [(1, 6), (6, 1), (-1, 6), (6, -1)])
+def test_a_factor_of_1_needs_no_split(sizes: tuple[int, int]) -> None:
+    u = made()
+    tied = axis(u, 1).repeat(6)
+    found = u.split(tied, *sizes)
+    one, whole = sorted(found, key=len)
+    assert whole is tied
+    assert (len(one), one.columns) == (1, ())
+
+
+def test_a_view_hands_on_what_it_leaves_alone() -> None:
+    u = made()
+    axes = u.fresh([1, 3, 4])
+    out = u.reshape(axes, [1, 3, 2, 2])
+    assert out[:2] == axes[:2]
+    assert not is_frozen(u, axes[0])
