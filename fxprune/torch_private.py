@@ -285,7 +285,10 @@ class FreeBatch:
         """The tensor without its data, its axis 0 free."""
         dims = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (x.ndim - 1)
         context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=dims)
-        fake = self.mode.from_tensor(x, symbolic_context=context, source=ConstantSource(name))
+        source = ConstantSource(
+            f"L['{name}']"
+        )  # of which the symbol gets the name that an export gives it
+        fake = self.mode.from_tensor(x, symbolic_context=context, source=source)
         self._multiples[1] = fake.shape[0]
         return fake
 

@@ -88,6 +88,11 @@ def test_a_free_batch_is_a_symbol_and_its_multiples() -> None:
     """torch makes tensors of symbolic sizes without a trace only in its own code."""
     free = FreeBatch()
     given = free.free(torch.ones(2, 3), "x")
+    exported = torch.export.export(
+        nn.Linear(3, 4), (torch.ones(2, 3),), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+    )
+    (x,) = (n for n in exported.graph.nodes if n.name == "input")
+    assert str(free.free(torch.ones(2, 3), "input").shape) == str(x.meta["val"].shape)
     assert static_size(given.shape[0]) is None
     assert static_size(given.shape[1]) == 3
     twice = free.times(2)
