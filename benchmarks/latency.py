@@ -228,11 +228,15 @@ rounds in one process, each round a call of both, the order turned every time. R
 the rounds of pruned / by hand. Wanted: at most {LIMIT}. Outputs agree within {TOLERANCE}.
 
 *vit_b_16* is written as torchvision writes it: attention lays tokens out before the batch, as
-`nn.MultiheadAttention` does. *vit_b_16 batch first* is another way to write the same function, without
-the copies that this takes; the pruned program keeps the layout of the model it came from.
+`nn.MultiheadAttention` does. *vit_b_16 batch first* is another network of the same function, without
+the copies that this takes, for comparison; the pruned program keeps the layout of the model it came from.
 
 """
-    lines = [f"- {r['case']}: {ratio(r, 0):.3f}, {verdict(ratio(r, 0) <= LIMIT)}." for r in good]
+    lines = [
+        f"- {r['case']}: {ratio(r, 0):.3f}, "
+        + ("for comparison." if " " in r["case"] else f"{verdict(ratio(r, 0) <= LIMIT)}.")
+        for r in good
+    ]
     head = (
         "network",
         "calls in the graph",
