@@ -70,9 +70,7 @@ def path_under(path: str, name: str) -> str:
 
 def _adopt(tree: nn.Module, part: Part, name: str, number: int) -> str:
     """The name in the model of what a part calls `name`; constants of a part get one of their own."""
-    value: Any = part.program.module
-    for piece in name.split("."):
-        value = getattr(value, piece)
+    value = get_tensor(part.program.module, name)
     full = path_under(part.path, name)
     try:
         if get_tensor(tree, full) is value:

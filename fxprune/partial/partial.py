@@ -59,8 +59,7 @@ class Partial:
         Raises:
             PlanError: the plan is for another capture, or the model's own forward cannot express it.
         """
-        checked = check_plan(self.program, plan, solve)
-        refuse_edits(checked)
+        checked = self._checked(plan)
         return write_tensors(self.model, checked, inplace=inplace)
 
     def load(self, directory: str | PathLike[str]) -> nn.Module:
@@ -87,10 +86,15 @@ class Partial:
             VerifyError: the model returns nothing that could differ.
             PlanError: the plan is for another capture, or the model's own forward cannot express it.
         """
-        checked = check_plan(self.program, plan, solve)
-        refuse_edits(checked)
+        checked = self._checked(plan)
         silencing = Silencing(self.instances, solve(self.program), checked, dtype)
         return verify_parts(self.model, (self.args, self.kwargs), silencing, seed)
+
+    def _checked(self, plan: Plan) -> Plan:
+        """The plan, where it is for this capture and the model's own forward can express it."""
+        checked = check_plan(self.program, plan, solve)
+        refuse_edits(checked)
+        return checked
 
 
 def capture_partial(
