@@ -163,7 +163,7 @@ TASKS: tuple[Task, ...] = (
         "CIFAR-10 (JPEG), ResNet-20",
         network="ResNet-20",
         data="cifar10-jpeg",
-        quick=Length(10, 10_000),
+        quick=Length(10, 5_000),
         full=Length(160),
         arms=(
             DENSE,

@@ -59,7 +59,8 @@ class Run:
         """Trains and measures; goes on where a checkpoint lies."""
         held = data.limit(self.length.images)
         torch.manual_seed(self.seed)
-        model = NETWORKS[self.task.network]().to(device).train()
+        model = NETWORKS[self.task.network]().train()
+        model = model.to(device, memory_format=torch.channels_last)  # convolutions are a quarter faster
         start = fp.capture(model, held.example(self.task.batch))
         if self.task.prepare:
             start = run_pipeline(start, self.task.prepare, seed=self.seed).program
@@ -80,7 +81,7 @@ class Run:
             "train": accuracy(end, data, data.images[:10_000], data.labels[:10_000]),
             **asdict(after),
             "dense": asdict(before),
-            "latency": compare_latency(first, end, rounds=101).ratio,
+            "latency": compare_latency(first, end, rounds=31).ratio,
             "step": step_ratio(start, last, data, self.task.batch),
             "seconds": round(seconds, 1),
             "epochs": len(loop.history.rows),
