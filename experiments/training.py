@@ -60,7 +60,8 @@ class Run:
         held = data.limit(self.length.images)
         torch.manual_seed(self.seed)
         model = NETWORKS[self.task.network]().train()
-        model = model.to(device, memory_format=torch.channels_last)  # convolutions are a quarter faster
+        # Convolutions of few channels are a quarter faster so.
+        model = model.to(device, memory_format=torch.channels_last)
         start = fp.capture(model, held.example(self.task.batch))
         if self.task.prepare:
             start = run_pipeline(start, self.task.prepare, seed=self.seed).program
