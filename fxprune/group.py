@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from fxprune.algebra.label import IntArray
 from fxprune.axes import Axes
+from fxprune.garbage import without_collection
 
 Role = Literal["producer", "consumer", "elementwise"]
 
@@ -92,6 +93,7 @@ def _preview(group: Group, shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
+@without_collection()
 def find_groups(axes: Axes) -> Groups:
     """The groups of a solved program, in the order of the graph; linear in the number of positions."""
     roles = _roles(axes)

@@ -18,6 +18,7 @@ from torch import fx
 from fxprune.algebra.label import IntArray, Label
 from fxprune.axes import Axes, BoolArray, lost_positions
 from fxprune.errors import PlanError
+from fxprune.garbage import without_collection
 from fxprune.mode import is_counter, without_mode
 from fxprune.operands import get_argument
 from fxprune.plan_json import PlanData, read_plan, to_text
@@ -113,6 +114,7 @@ class Plan:
         return cls(data.kept, data.edits, data.fingerprint, np.zeros(0, np.int64), data.lengths)
 
 
+@without_collection()
 def plan_removal(program: Program, axes: Axes, removed: Iterable[int]) -> Plan:
     """The plan that removes units, and with them everything they stand for.
 

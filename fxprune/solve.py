@@ -18,6 +18,7 @@ from fxprune.algebra.label import IntArray, Label
 from fxprune.algebra.units import Axes as Labels
 from fxprune.algebra.units import Units, frozen
 from fxprune.axes import Axes, Expansion, expand
+from fxprune.garbage import without_collection
 from fxprune.leaf import Leaf, leaf_of
 from fxprune.operands import bind
 from fxprune.program import Program, describe
@@ -41,6 +42,7 @@ class _Walk:
     freeze_outputs: bool = True
 
 
+@without_collection()
 def solve(program: Program, *, freeze_outputs: bool = True) -> Axes:
     """The labels of every axis of every tensor of a program.
 

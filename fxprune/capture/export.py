@@ -21,6 +21,7 @@ from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
 from fxprune.errors import CaptureError
+from fxprune.garbage import without_collection
 from fxprune.program import Program, TracedModule, build_module, share_tensors
 from fxprune.remark import Remark
 from fxprune.torch_private import static_size
@@ -44,6 +45,7 @@ class _Inputs:
         return [x for x in tensors if x.shape[0] == tensors[0].shape[0]]
 
 
+@without_collection()
 def capture(
     model: nn.Module | ExportedProgram,
     args: torch.Tensor | tuple[Any, ...] | list[Any] | None = None,

@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 
 from fxprune.axes import Axes
+from fxprune.garbage import without_collection
 from fxprune.plan import Plan
 from fxprune.program import Program, build_module
 from fxprune.shrink.nodes import edit_graph
@@ -13,6 +14,7 @@ from fxprune.shrink.tensors import slice_tensors
 from fxprune.shrink.values import update_values
 
 
+@without_collection()
 def apply_plan(program: Program, axes: Axes, plan: Plan) -> Program:
     """The smaller program.
 
