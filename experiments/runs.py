@@ -157,6 +157,7 @@ TASKS: tuple[Task, ...] = (
             Arm("complexity, nu 1, alpha 0.8, beta 1", complexity(1.0, 0.8, 1.0, 0.5)),
             *controls("layers, price 0.2"),
         ),
+        rate=0.02,
         note="`insert-skips` puts a shortcut around each layer first; dense is that network.",
     ),
     Task(

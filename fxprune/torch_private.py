@@ -246,9 +246,9 @@ def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
             torch._ops.unset_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
 
 
-def in_plain_mode() -> bool:
-    """Whether operators run with gradients and without autocast."""
-    return torch.is_grad_enabled() and not torch._C._is_any_autocast_enabled()
+def in_autocast() -> bool:
+    """Whether operators run with autocast, of any kind of device."""
+    return torch._C._is_any_autocast_enabled()
 
 
 def storage_id(x: torch.Tensor) -> int:
@@ -275,14 +275,16 @@ class FreeBatch:
         """The tensor without its data."""
         return self.mode.from_tensor(x, static_shapes=True)
 
-    def resized(self, x: torch.Tensor, batch: int) -> torch.Tensor:
+    def resized(self, x: torch.Tensor, batch: Any) -> torch.Tensor:
         """The contiguous tensor without its data, its axis 0 of another length."""
         return self.tensor((batch, *x.shape[1:]), x.stride(), x.dtype, x.device).requires_grad_(
             x.requires_grad
         )
 
     def free(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        """The tensor without its data, its axis 0 free."""
+        """The contiguous tensor without its data, its axis 0 free; the same batch each time."""
+        if self._multiples:
+            return self.resized(x, self._multiples[1])
         dims = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (x.ndim - 1)
         context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=dims)
         source = ConstantSource(

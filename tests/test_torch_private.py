@@ -1,5 +1,7 @@
 """Tests of fxprune.torch_private, which say what each private name of torch is for."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -9,7 +11,7 @@ from fxprune.torch_private import (
     WithoutData,
     every_call,
     fake_mode_of,
-    in_plain_mode,
+    in_autocast,
     input_codegen,
     pytree_specs,
     static_size,
@@ -74,9 +76,6 @@ def test_every_call_of_an_operator_is_told_before_it_is_decomposed() -> None:
     with free.mode, every_call(tell, autograd=True):
         assert torch.compiler.is_exporting()
         result = torch.nn.functional.conv2d(given, weight).relu_()
-        assert in_plain_mode()
-        with torch.no_grad():
-            assert not in_plain_mode()
     assert told == ["aten.conv2d.default", "aten.relu_.default"]
     assert result.shape == (2, 4, 4, 4)
     assert not torch.compiler.is_exporting()
@@ -92,7 +91,8 @@ def test_a_free_batch_is_a_symbol_and_its_multiples() -> None:
         nn.Linear(3, 4), (torch.ones(2, 3),), dynamic_shapes=({0: torch.export.Dim.AUTO},)
     )
     (x,) = (n for n in exported.graph.nodes if n.name == "input")
-    assert str(free.free(torch.ones(2, 3), "input").shape) == str(x.meta["val"].shape)
+    assert str(FreeBatch().free(torch.ones(2, 3), "input").shape) == str(x.meta["val"].shape)
+    assert str(free.free(torch.ones(2, 5), "mask").shape[0]) == str(given.shape[0])
     assert static_size(given.shape[0]) is None
     assert static_size(given.shape[1]) == 3
     twice = free.times(2)
@@ -121,3 +121,13 @@ def test_the_code_of_a_graph_can_nest_its_inputs() -> None:
 
 def test_frames_of_torch_that_an_export_leaves_out_are_known() -> None:
     assert any(name.endswith("fake_tensor.py") for name in untraced_files())
+
+
+def test_autocast_is_seen_on_every_kind_of_device() -> None:
+    """torch.is_autocast_enabled asks for one."""
+    assert not in_autocast()
+    for device in ("cpu", "cuda"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.autocast(device, torch.bfloat16):
+                assert in_autocast() == torch.is_autocast_enabled(device)

@@ -12,6 +12,7 @@ import linecache
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.record import Call, Record, Ref, Sizes, UnsupportedError, record
 from fxprune.torch_private import FreeBatch, input_codegen
 
+_MOST_BATCHED = 4  # inputs with a batch; the ways to divide them are tried
 _FURTHER = 101  # a prime: no remainder by a smaller number is the same at both batches
 _TENSORS = {torch.Tensor, nn.Parameter, nn.Buffer}
 _NUMBERS = (int, float, bool, str)
@@ -56,20 +58,40 @@ def trace(
     names = _input_names(model, args, kwargs)
     inputs = [*args, *kwargs.values()]
     batched = _batched(inputs)
-    network = _Network(model, list(kwargs))
-    one = len(inputs[batched])
-    runs = []
-    for size, around in ((one, watch), (one + _FURTHER, nullcontext)):
-        given = [network.free.static(x) for x in inputs]
-        given[batched] = network.free.resized(inputs[batched], size)
-        with around():
-            runs.append(network.run(given, autograd=size == one))
-    builder = _Builder(network, runs, (one, one + _FURTHER))
-    builder.add_inputs(names, inputs, batched)
-    builder.add_calls()
+    one = len(inputs[batched[0]])
+    further = one + _FURTHER
+    at_one = dict.fromkeys(batched, one)
+    network = _Network(model, inputs, list(kwargs))
+    with watch():
+        first = network.run(at_one, autograd=True)
+    for part in _parts(batched):
+        _check_one_batch(network, first, {**at_one, **dict.fromkeys(part, further)})
+    sizes = (one, further)
+    at_further = dict.fromkeys(batched, further)
+    try:
+        second = network.run(at_further)
+        graph = _build(network, (first, second), sizes, names, batched)
+    except (
+        UnsupportedError
+    ):  # some kernels of attention lay out otherwise where there are gradients
+        second = network.run(at_further, autograd=True)
+        graph = _build(network, (first, second), sizes, names, batched)
     _, in_spec = pytree.tree_flatten((args, dict(kwargs)))
-    builder.graph.set_codegen(input_codegen(names, in_spec, runs[0].out_spec))
-    return Traced(builder.graph, runs[0].out_spec)
+    graph.set_codegen(input_codegen(names, in_spec, first.out_spec))
+    return Traced(graph, first.out_spec)
+
+
+def _build(
+    network: _Network,
+    runs: tuple[Record, Record],
+    sizes: tuple[int, int],
+    names: list[str],
+    batched: list[int],
+) -> fx.Graph:
+    builder = _Builder(network, runs, sizes)
+    builder.add_inputs(names, network.inputs, batched)
+    builder.add_calls()
+    return builder.graph
 
 
 def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
@@ -85,30 +107,58 @@ def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     return names
 
 
-def _batched(inputs: list[torch.Tensor]) -> int:
-    """Number of the only input that has a batch."""
+def _batched(inputs: list[torch.Tensor]) -> list[int]:
+    """Numbers of the inputs whose axis 0 is as long as that of the first one."""
     axes = [i for i, x in enumerate(inputs) if x.ndim]
     found = [i for i in axes if len(inputs[i]) == len(inputs[axes[0]])]
-    if len(found) != 1 or len(inputs[found[0]]) < 2 or not inputs[found[0]].is_contiguous():
-        raise UnsupportedError("no batch, or several")
-    return found[0]
+    if not 0 < len(found) <= _MOST_BATCHED or len(inputs[found[0]]) < 2:
+        raise UnsupportedError("no batch, or too many")
+    if not all(inputs[i].is_contiguous() for i in found):
+        raise UnsupportedError("a batch in strides of its own")
+    return found
+
+
+def _parts(numbers: list[int]) -> Iterator[tuple[int, ...]]:
+    """Each way to divide them in two, by the part that is without the first."""
+    rest = numbers[1:]
+    for size in range(1, len(numbers)):
+        yield from combinations(rest, size)
+
+
+def _check_one_batch(network: _Network, first: Record, batches: Mapping[int, int]) -> None:
+    """Raises where inputs of unlike batches give other numbers than the first run; most networks fail on them."""
+    try:
+        found = network.run(batches)
+    except UnsupportedError:
+        raise
+    except Exception:
+        return
+    if [c[:3] for c in found.calls] != [c[:3] for c in first.calls]:
+        raise UnsupportedError("inputs with batches of their own")
 
 
 class _Network:
-    """A network whose tensors have no data."""
+    """A network and its inputs, whose tensors have no data."""
 
-    def __init__(self, model: nn.Module, keywords: list[str]) -> None:
+    def __init__(self, model: nn.Module, inputs: list[torch.Tensor], keywords: list[str]) -> None:
         modules = list(model.named_modules(remove_duplicate=False))
         self.free = FreeBatch()
-        self._model, self._keywords = model, keywords
+        self._model, self.inputs, self._keywords = model, inputs, keywords
         self._paths = {m: path for path, m in modules}
         kinds = (fx.GraphModule, torch.jit.ScriptModule)
         if len(self._paths) < len(modules) or any(isinstance(m, kinds) for m in self._paths):
             raise UnsupportedError("shared modules, or graphs")
         self.state = {name: self.free.static(x) for name, x in _tensors(model).items()}
 
-    def run(self, given: list[torch.Tensor], *, autograd: bool) -> Record:
-        """What the network calls on these inputs; it must leave its attributes alone."""
+    def run(self, batches: Mapping[int, int], *, autograd: bool = False) -> Record:
+        """What the network calls, the inputs of these numbers at these batches.
+
+        It must leave its attributes alone.
+        """
+        given = [
+            self.free.resized(x, batches[i]) if i in batches else self.free.static(x)
+            for i, x in enumerate(self.inputs)
+        ]
         before = [(d, dict(d)) for d in self._attributes()]
         state, count = dict(self.state), len(given) - len(self._keywords)
         kwargs = dict(zip(self._keywords, given[count:], strict=True))
@@ -117,13 +167,14 @@ class _Network:
         def call() -> Any:
             return functional_call(self._model, state, tuple(given[:count]), kwargs)
 
-        with self.free.mode:
-            sources = [*self.state.values(), *given]
-            found = record(call, sources, self._paths, autograd=autograd)
-        now = [(d, dict(d)) for d in self._attributes()]
-        if not _same_attributes([*before, (self.state, self.state)], [*now, (state, state)]):
-            raise UnsupportedError("an attribute or a buffer is replaced")
-        return found
+        try:
+            with self.free.mode:
+                sources = [*self.state.values(), *given]
+                return record(call, sources, self._paths, autograd=autograd)
+        finally:
+            now = [(d, dict(d)) for d in self._attributes()]
+            if not _same_attributes([*before, (self.state, self.state)], [*now, (state, state)]):
+                raise UnsupportedError("an attribute or a buffer is replaced")
 
     def _attributes(self) -> Iterator[dict[str, Any]]:
         for module in self._paths:
@@ -143,13 +194,15 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found.update(model.named_buffers(remove_duplicate=False))
-    if len({id(x) for x in found.values()}) < len(found):
-        raise UnsupportedError("tensors under two names")
-    if not {type(x) for x in found.values()} <= _TENSORS:
+    """Parameters and buffers, each by its last name, as torch.export; functional_call knows its others."""
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    last = {id(x): name for name, x in named}
+    if not {type(x) for _, x in named} <= _TENSORS:
         raise UnsupportedError("tensors of a class of their own")
-    return found
+    return {name: x for name, x in named if last[id(x)] == name}
 
 
 class _Times(NamedTuple):
@@ -193,7 +246,9 @@ class _Merge:
 class _Builder:
     """Writes the calls that two runs have in common as a graph."""
 
-    def __init__(self, network: _Network, runs: list[Record], sizes: tuple[int, int]) -> None:
+    def __init__(
+        self, network: _Network, runs: tuple[Record, Record], sizes: tuple[int, int]
+    ) -> None:
         self.graph = fx.Graph()
         self._free, self._merge = network.free, _Merge(sizes)
         self._one, self._two = runs
@@ -203,15 +258,19 @@ class _Builder:
         for name, value in network.state.items():
             self._add_source(self.graph.get_attr(name), value)
 
-    def add_inputs(self, names: list[str], inputs: list[torch.Tensor], batched: int) -> None:
+    def add_inputs(self, names: list[str], inputs: list[torch.Tensor], batched: list[int]) -> None:
         """Adds the placeholders and the batch."""
         nodes = [self.graph.placeholder(name) for name in names]
         for i, (node, x) in enumerate(zip(nodes, inputs, strict=True)):
-            value = self._free.free(x, names[i]) if i == batched else self._free.static(x)
-            self._add_source(node, value)
-        batch = self.graph.call_function(torch.ops.aten.sym_size.int, (nodes[batched], 0))
+            self._add_source(node, self._input(x, names[i], i in batched))
+        batch = self.graph.call_function(torch.ops.aten.sym_size.int, (nodes[batched[0]], 0))
         batch.meta["val"] = self._free.times(1)
         self._numbers[1] = batch
+
+    def _input(self, x: torch.Tensor, name: str, batched: bool) -> torch.Tensor:
+        if not batched:
+            return self._free.static(x)
+        return self._free.free(x, name)
 
     def add_calls(self) -> None:
         """Adds the operators and the output."""
@@ -238,8 +297,8 @@ class _Builder:
         name = one.op.overloadpacket.__name__
         node = self.graph.create_node("call_function", one.op, args, kwargs, name)
         values = [self._value(x) for x in self._merge(one.made, two.made)]
-        node.meta.update(self._meta, val=values if one.several else values[0])
-        if not one.several:
+        node.meta.update(self._meta, val=one.container(values) if one.container else values[0])
+        if one.container is None:
             self._nodes[Ref(number)] = node
             return
         for i, value in enumerate(values):

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.torch_private import (
     every_call,
-    in_plain_mode,
+    in_autocast,
     mutated,
     storage_id,
     untraced_files,
@@ -40,8 +40,7 @@ class Ref(NamedTuple):
 Sizes = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of an operator, with references for tensors.
 
     Attributes:
@@ -49,7 +48,7 @@ class Call:
         args: positional arguments.
         kwargs: keyword arguments.
         made: the tensors it returned.
-        several: whether it returned a sequence of them.
+        container: tuple or list, where it returned several.
         modules: the modules it was called in, as torch.export writes them.
         frames: file and line of the forwards it was called in, outermost first.
     """
@@ -58,7 +57,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     made: list[Sizes]
-    several: bool
+    container: type[tuple[Any, ...] | list[Any]] | None
     modules: ModuleStack
     frames: tuple[tuple[str, int], ...]
 
@@ -106,6 +105,24 @@ def _sizes(x: torch.Tensor) -> Sizes:
     return tuple(x.shape), x.stride(), x.dtype, x.device
 
 
+def _check_mask(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Raises where the mask does not fit: without data, attention takes any."""
+    if mask is not None:
+        mask.expand(*query.shape[:-1], key.shape[-2])
+
+
+def _is_factory(op: Any, args: Any) -> bool:
+    """Whether the result has nothing of the data of a tensor."""
+    if op._opname.endswith("_like") or op._opname.startswith("new_"):
+        return True
+    return not any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(args))
+
+
+def _trains(args: Any, kwargs: Any) -> bool:
+    leaves = pytree.tree_leaves((args, kwargs))
+    return any(isinstance(x, torch.Tensor) and x.requires_grad for x in leaves)
+
+
 class _Recorder:
     def __init__(self, sources: Sequence[torch.Tensor], paths: Mapping[nn.Module, str]) -> None:
         self.calls: list[Call] = []
@@ -143,20 +160,26 @@ class _Recorder:
         self._alive.append(x)
 
     def _add(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
-        if not in_plain_mode():
-            raise UnsupportedError("a region without gradients or with autocast")
+        if in_autocast() or (not torch.is_grad_enabled() and _trains(args, kwargs)):
+            raise UnsupportedError(
+                "a region with autocast, or without gradients that there would be"
+            )
+        if op is torch.ops.aten.scaled_dot_product_attention.default:
+            _check_mask(args[0], args[1], args[3] if len(args) > 3 else kwargs.get("attn_mask"))
         given = pytree.tree_map_only(torch.Tensor, self.ref, (args, kwargs))
-        several = isinstance(result, tuple | list)
-        made = list(result) if several else [result]
+        container = next((t for t in (tuple, list) if isinstance(result, t)), None)
+        made = [*result] if container else [result]
         if not all(isinstance(x, torch.Tensor) for x in made):
             raise UnsupportedError(f"{op} gives what is no tensor")
         number = len(self.calls)
-        self._refs.update((id(x), Ref(number, i if several else None)) for i, x in enumerate(made))
+        self._refs.update(
+            (id(x), Ref(number, i if container else None)) for i, x in enumerate(made)
+        )
         self._alive += made
         sizes = [_sizes(x) for x in made]
         self._note_memory(op, args, sizes[0] if made else None, result)
         self.calls.append(
-            Call(op, given[0], given[1], sizes, several, self._stacks[-1], self._frames())
+            Call(op, given[0], given[1], sizes, container, self._stacks[-1], self._frames())
         )
 
     def _note_memory(self, op: Any, args: Any, sizes: Sizes | None, result: Any) -> None:
@@ -164,13 +187,13 @@ class _Recorder:
         for i in mutated(op):
             if i < len(args) and isinstance(args[i], torch.Tensor):
                 self._factories.pop(storage_id(args[i]), None)
-        takes = any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(args))
-        if not takes and isinstance(result, torch.Tensor) and sizes is not None:
+        if _is_factory(op, args) and isinstance(result, torch.Tensor) and sizes is not None:
             self._factories[storage_id(result)] = (sizes, Ref(len(self.calls)))
 
     def _enter(self, module: nn.Module, _args: Any) -> None:
-        if module not in self._paths:
-            raise UnsupportedError("a module made while running")
+        if module not in self._paths:  # made while running
+            self._stacks.append(self._stacks[-1])
+            return
         path, kind = self._paths[module], type(module)
         entry = (path, f"{kind.__module__}.{kind.__qualname__}")
         times = self._entered[path]

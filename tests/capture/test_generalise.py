@@ -64,6 +64,47 @@ class Two(nn.Module):
         return {"y": (x * scale).relu(), "parts": x.chunk(2, 1), "none": None}
 
 
+class Sums(nn.Module):
+    def forward(self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Tensor:
+        return a + b + c + d + e
+
+
+class Biased(nn.Module):
+    """Attention whose mask is trained: its kernel depends on whether there are gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(1, 2, 5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.scaled_dot_product_attention(x, x, x, self.bias)
+        return y.transpose(1, 2).contiguous().flatten(2)
+
+
+class Masked(nn.Module):
+    """Attention with a mask from another input."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(
+            x, x, x, attn_mask=mask.unsqueeze(1).unsqueeze(1)
+        )
+
+
+class Picked(nn.Module):
+    """Reads rows of its second input by the numbers of the first one's rows, which any longer one bears."""
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        rows = torch.arange(x.shape[0])
+        return x + table[rows.unsqueeze(1), torch.arange(8)].unsqueeze(1).unsqueeze(1)
+
+
+class Ruled(nn.Module):
+    """Spells the length of its second input, which its first one has nothing to do with."""
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return x * table.reshape(table.shape[0] * 4).sum()
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -109,12 +150,24 @@ COVERED: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]
     "made, then written": lambda: (Fn(lambda x: x + zeros(x).add_(1)), (image(),), {}),
     "flatten": lambda: (Fn(lambda x: x.flatten(1)), (image(),), {}),
     "meta": lambda: (norm().to("meta").eval(), (image(),), {}),
+    "tensors under two names": lambda: (Tied(), (torch.randn(2, 4),), {}),
+    "two inputs of one batch": lambda: (Two(), (image(), torch.randn(2, 1, 1, 1)), {}),
+    "a mask": lambda: (Masked(), (torch.randn(2, 2, 5, 4), torch.ones(2, 5).bool()), {}),
+    "a trained mask": lambda: (Biased(), (torch.randn(2, 2, 5, 4),), {}),
+    "rows of another input": lambda: (Picked(), (image(), torch.randn(2, 8)), {}),
+    "a module made while running": lambda: (Fn(lambda x: nn.GELU()(x)), (image(),), {}),
+    "an order, turned round": lambda: (Fn(turned), (image(),), {}),
+    "several results": lambda: (Fn(lambda x: x.flatten(1).topk(2)), (image(),), {}),
+    "a branch on gradients": lambda: (
+        Fn(lambda x: x.relu() if x.requires_grad else x.tanh()),
+        (image(),),
+        {},
+    ),
 }
 
 LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]] = {
     "without gradients": lambda: (Fn(torch.no_grad()(lambda x: x * 2)), (image(),), {}),
     "autocast": lambda: (Fn(autocast), (image(),), {}),
-    "tensors under two names": lambda: (Tied(), (torch.randn(2, 4),), {}),
     "a remainder of the batch": lambda: (Fn(lambda x: x * (len(x) % 3)), (image(),), {}),
     "a quotient of the batch": lambda: (Fn(lambda x: x * (len(x) // 50)), (image(),), {}),
     "a branch on the batch": lambda: (
@@ -128,7 +181,8 @@ LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[st
     "a buffer": lambda: (Writes(lambda x: x.sum((0, 1, 2))[:3], buffer=True), (image(),), {}),
     "a number among the inputs": lambda: (Fn(torch.relu), (image(),), {"more": 3}),
     "a number among the outputs": lambda: (Fn(lambda x: (x, 3)), (image(),), {}),
-    "two batches": lambda: (Two(), (image(), torch.randn(2, 1, 1, 1)), {}),
+    "a length of its own": lambda: (Ruled(), (image(), torch.randn(2, 4)), {}),
+    "five inputs of one batch": lambda: (Sums(), tuple(image() for _ in range(5)), {}),
     "one input twice": lambda: (Two(), (x := image(), x), {}),
     "a graph": lambda: (fx.symbolic_trace(norm().eval()), (image(),), {}),
     "written behind torch's back": lambda: (
@@ -143,6 +197,17 @@ LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[st
         {},
     ),
 }
+
+
+def angles(n: int) -> Tensor:
+    return torch.arange(n, dtype=torch.float32).cos()
+
+
+def turned(x: Tensor) -> Tensor:
+    order = x.mean((0, 2, 3)).argsort()
+    back = torch.empty_like(order)
+    back[order] = torch.arange(4)
+    return x.index_select(1, order).index_select(1, back)
 
 
 def zeros(x: Tensor) -> Tensor:
@@ -235,18 +300,23 @@ def test_a_full_slice_of_the_batch_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(one(y), two(y), rtol=0, atol=0)
 
 
+def test_a_region_without_gradients_in_which_none_would_flow_is_covered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Export makes a submodule of it; put back, its nodes have other names, and nothing else differs."""
+    model, x = Fn(lambda y: y + torch.no_grad()(angles)(y.shape[-1])).eval(), image()
+    expected = rows(exported(monkeypatch, model, x))
+    trace(model, (x,), {})
+    found = rows(capture(model, x))
+    assert [(r[0], *r[2:]) for r in found] == [(r[0], *r[2:]) for r in expected]
+
+
 def test_the_model_is_as_before_where_the_record_gives_up() -> None:
     with pytest.raises(UnsupportedError, match="attribute"):
         trace(Writes(lambda x: x * 2), (image(),), {})
     model = Writes(lambda x: x * 2)
     capture(model, image())
     assert model.kept is None
-
-
-def test_gradients_seen_by_the_model_are_those_of_a_call() -> None:
-    """The second run has none, so that a branch on them is left to torch.export."""
-    with pytest.raises(UnsupportedError):
-        trace(Fn(lambda x: x.relu() if x.requires_grad else x.tanh()), (image(),), {})
 
 
 def test_the_second_run_is_of_a_batch_further_by_a_prime() -> None:
