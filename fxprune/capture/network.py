@@ -1,0 +1,84 @@
+"""Runs of a network without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.func import functional_call
+
+from fxprune.capture.record import Record, UnsupportedError, record
+from fxprune.torch_private import FreeBatch
+
+_TENSORS = {torch.Tensor, nn.Parameter, nn.Buffer}
+_NUMBERS = (int, float, bool, str)
+
+
+class Network:
+    """A network and its inputs, whose tensors have no data."""
+
+    def __init__(self, model: nn.Module, inputs: list[torch.Tensor], keywords: list[str]) -> None:
+        modules = list(model.named_modules(remove_duplicate=False))
+        self.free = FreeBatch()
+        self._model, self.inputs, self._keywords = model, inputs, keywords
+        self._paths = {m: path for path, m in modules}
+        kinds = (fx.GraphModule, torch.jit.ScriptModule)
+        if len(self._paths) < len(modules) or any(isinstance(m, kinds) for m in self._paths):
+            raise UnsupportedError("shared modules, or graphs")
+        self.state = {name: self.free.static(x) for name, x in _tensors(model).items()}
+
+    def run(self, batches: Mapping[int, int], *, autograd: bool = False) -> Record:
+        """What the network calls, the inputs of these numbers at these batches.
+
+        It must leave its attributes alone.
+        """
+        given = [
+            self.free.resized(x, batches[i]) if i in batches else self.free.static(x)
+            for i, x in enumerate(self.inputs)
+        ]
+        before = [(d, dict(d)) for d in self._attributes()]
+        state, count = dict(self.state), len(given) - len(self._keywords)
+        kwargs = dict(zip(self._keywords, given[count:], strict=True))
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def call() -> Any:
+            return functional_call(self._model, state, tuple(given[:count]), kwargs)
+
+        try:
+            with self.free.mode:
+                sources = [*self.state.values(), *given]
+                return record(call, sources, self._paths, autograd=autograd)
+        finally:
+            now = [(d, dict(d)) for d in self._attributes()]
+            if not _same_attributes([*before, (self.state, self.state)], [*now, (state, state)]):
+                raise UnsupportedError("an attribute or a buffer is replaced")
+
+    def _attributes(self) -> Iterator[dict[str, Any]]:
+        for module in self._paths:
+            yield vars(module)
+            yield from (v for v in vars(module).values() if isinstance(v, dict))
+
+
+def _same_attributes(before: list[Any], now: list[Any]) -> bool:
+    return len(before) == len(now) and all(
+        old.keys() == new.keys() and all(_same(v, new[k]) for k, v in old.items())
+        for (_, old), (_, new) in zip(before, now, strict=True)
+    )
+
+
+def _same(old: Any, new: Any) -> bool:
+    return old is new or (type(old) is type(new) and isinstance(old, _NUMBERS) and old == new)
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, each by its last name, as torch.export; functional_call knows its others."""
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    last = {id(x): name for name, x in named}
+    if not {type(x) for _, x in named} <= _TENSORS:
+        raise UnsupportedError("tensors of a class of their own")
+    return {name: x for name, x in named if last[id(x)] == name}
