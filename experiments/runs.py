@@ -127,7 +127,10 @@ TASKS: tuple[Task, ...] = (
             Arm("layers, price 0.05", layers(0.05)),
             Arm("layers, price 0.2", layers(0.2)),
             Arm("layers, price 0.05, first-order", layers(0.05, estimator="first-order")),
-            Arm("complexity, nu 1, alpha 0.8, beta 1", complexity(1.0, 0.8, 1.0, 0.5)),
+            *(
+                Arm(f"complexity, nu {nu:g}, alpha 0.8, beta 1", complexity(nu, 0.8, 1.0, 0.5))
+                for nu in (0.03, 0.1, 0.3, 1.0)
+            ),
             *controls("layers, price 0.05"),
         ),
     ),
@@ -154,7 +157,10 @@ TASKS: tuple[Task, ...] = (
             DENSE,
             Arm("layers, price 0.05", layers(0.05)),
             Arm("layers, price 0.2", layers(0.2)),
-            Arm("complexity, nu 1, alpha 0.8, beta 1", complexity(1.0, 0.8, 1.0, 0.5)),
+            *(
+                Arm(f"complexity, nu {nu:g}, alpha 0.8, beta 1", complexity(nu, 0.8, 1.0, 0.5))
+                for nu in (0.03, 0.1, 0.3, 1.0)
+            ),
             *controls("layers, price 0.2"),
         ),
         rate=0.02,
