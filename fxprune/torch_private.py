@@ -7,6 +7,7 @@ this is the only file to mend; `tests/test_torch_private.py` says what each is f
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -260,6 +261,17 @@ def storage_id(x: torch.Tensor) -> int:
 def untraced_files() -> set[str]:
     """Files whose frames torch.export leaves out of a node's stack trace."""
     return set(uninteresting_files())
+
+
+@contextmanager
+def unlogged_failures() -> Iterator[None]:
+    """Keeps torch from printing what an operator raises on tensors without data; it is raised all the same."""
+    log = logging.getLogger(FakeTensor.__module__)
+    disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = disabled
 
 
 class FreeBatch:

@@ -1,7 +1,9 @@
 """Tests of fxprune.torch_private, which say what each private name of torch is for."""
 
+import logging
 import warnings
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -16,6 +18,7 @@ from fxprune.torch_private import (
     pytree_specs,
     static_size,
     storage_id,
+    unlogged_failures,
     untraced_files,
 )
 
@@ -121,6 +124,28 @@ def test_the_code_of_a_graph_can_nest_its_inputs() -> None:
 
 def test_frames_of_torch_that_an_export_leaves_out_are_known() -> None:
     assert any(name.endswith("fake_tensor.py") for name in untraced_files())
+
+
+def test_what_fails_without_data_is_raised_and_not_printed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """torch logs it as an error first, a page long, although it may be expected."""
+    free = FreeBatch()
+    two, three = free.static(torch.ones(2)), free.static(torch.ones(3))
+
+    def add() -> None:
+        with free.mode, pytest.raises(RuntimeError):
+            torch.add(two, three)
+
+    with unlogged_failures():
+        add()
+    assert not _errors(caplog)
+    add()
+    assert _errors(caplog)
+
+
+def _errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.name for r in caplog.records if r.levelno >= logging.ERROR]
 
 
 def test_autocast_is_seen_on_every_kind_of_device() -> None:

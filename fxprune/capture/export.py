@@ -24,7 +24,7 @@ from fxprune.errors import CaptureError
 from fxprune.garbage import without_collection
 from fxprune.program import Program, TracedModule, build_module, share_tensors
 from fxprune.remark import Remark
-from fxprune.torch_private import static_size
+from fxprune.torch_private import static_size, unlogged_failures
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def capture(
         return _from_exported(model, _example_inputs(model, args, kwargs))
     inputs = _checked_inputs(model, args, kwargs)
     register_caches()
-    with _unchanged(model):
+    with _unchanged(model), unlogged_failures():
         suspects = Suspects(model)
         traced, free, remarks = _trace_batched(
             model, _on_device_of(model, inputs), dynamic_batch, suspects

@@ -319,6 +319,11 @@ def test_the_model_is_as_before_where_the_record_gives_up() -> None:
     assert model.kept is None
 
 
+def test_a_run_that_is_meant_to_fail_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    capture(Two(), (image(), torch.randn(2, 1, 1, 1)))
+    assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+
+
 def test_the_second_run_is_of_a_batch_further_by_a_prime() -> None:
     further = generalise._FURTHER
     assert all(further % n for n in range(2, further))
