@@ -22,6 +22,7 @@ from fxprune.capture.record import Record, UnsupportedError
 from fxprune.capture.write import write_graph
 from fxprune.torch_private import input_codegen
 
+_CONSTANTS = (bool, int, float, str, type(None))
 _MOST_BATCHED = 4  # inputs with a batch; the ways to divide them are tried
 _FURTHER = 101  # a prime: no remainder by a smaller number is the same at both batches
 
@@ -77,10 +78,13 @@ def trace(
 
 
 def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-    """The names in `forward` of the inputs, every one a tensor of its own."""
+    """The names in `forward` of the inputs, every one a tensor of its own, or a constant."""
     inputs = [*args, *kwargs.values()]
-    if any(type(x) is not torch.Tensor for x in inputs) or len(set(map(id, inputs))) < len(inputs):
-        raise UnsupportedError("inputs that are no plain tensors, or one of them twice")
+    tensors = [x for x in inputs if type(x) is torch.Tensor]
+    if not {type(x) for x in inputs} <= {torch.Tensor, *_CONSTANTS}:
+        raise UnsupportedError("inputs that are neither plain tensors nor constants")
+    if len(set(map(id, tensors))) < len(tensors):
+        raise UnsupportedError("one tensor twice")
     known = inspect.signature(model.forward).parameters.values()
     plain = [p.name for p in known if p.kind is p.POSITIONAL_OR_KEYWORD]
     names = [*plain[: len(args)], *kwargs]
@@ -89,9 +93,9 @@ def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     return names
 
 
-def _batched(inputs: list[torch.Tensor]) -> list[int]:
+def _batched(inputs: list[Any]) -> list[int]:
     """Numbers of the inputs whose axis 0 is as long as that of the first one."""
-    axes = [i for i, x in enumerate(inputs) if x.ndim]
+    axes = [i for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) and x.ndim]
     found = [i for i in axes if len(inputs[i]) == len(inputs[axes[0]])]
     if not 0 < len(found) <= _MOST_BATCHED or len(inputs[found[0]]) < 2:
         raise UnsupportedError("no batch, or too many")

@@ -19,7 +19,7 @@ _NUMBERS = (int, float, bool, str)
 class Network:
     """A network and its inputs, whose tensors have no data."""
 
-    def __init__(self, model: nn.Module, inputs: list[torch.Tensor], keywords: list[str]) -> None:
+    def __init__(self, model: nn.Module, inputs: list[Any], keywords: list[str]) -> None:
         modules = list(model.named_modules(remove_duplicate=False))
         self.free = FreeBatch()
         self._model, self.inputs, self._keywords = model, inputs, keywords
@@ -35,7 +35,7 @@ class Network:
         It must leave its attributes alone.
         """
         given = [
-            self.free.resized(x, batches[i]) if i in batches else self.free.static(x)
+            self.free.resized(x, batches[i]) if i in batches else self.fixed(x)
             for i, x in enumerate(self.inputs)
         ]
         before = [(d, dict(d)) for d in self._attributes()]
@@ -54,6 +54,10 @@ class Network:
             now = [(d, dict(d)) for d in self._attributes()]
             if not _same_attributes([*before, (self.state, self.state)], [*now, (state, state)]):
                 raise UnsupportedError("an attribute or a buffer is replaced")
+
+    def fixed(self, x: Any) -> Any:
+        """An input that has no batch."""
+        return self.free.static(x) if isinstance(x, torch.Tensor) else x
 
     def _attributes(self) -> Iterator[dict[str, Any]]:
         for module in self._paths:

@@ -73,7 +73,7 @@ class Record:
 
 def record(
     run: Callable[[], Any],
-    sources: Sequence[torch.Tensor],
+    sources: Sequence[Any],
     paths: Mapping[nn.Module, str],
     *,
     autograd: bool = True,
@@ -82,7 +82,7 @@ def record(
 
     Args:
         run: calls the network.
-        sources: its parameters, buffers and inputs; number i is `Ref(-1 - i)`.
+        sources: its parameters, buffers and inputs; the tensor of number i is `Ref(-1 - i)`.
         paths: the path of each of its modules.
         autograd: whether what is computed may require a gradient; without, a run is twice as fast.
 
@@ -124,10 +124,11 @@ def _trains(args: Any, kwargs: Any) -> bool:
 
 
 class _Recorder:
-    def __init__(self, sources: Sequence[torch.Tensor], paths: Mapping[nn.Module, str]) -> None:
+    def __init__(self, sources: Sequence[Any], paths: Mapping[nn.Module, str]) -> None:
         self.calls: list[Call] = []
         self._alive: list[torch.Tensor] = []  # so that no id is given twice
-        self._refs = {id(x): Ref(-1 - i) for i, x in enumerate(sources)}
+        found = enumerate(sources)
+        self._refs = {id(x): Ref(-1 - i) for i, x in found if isinstance(x, torch.Tensor)}
         # torch.zeros and its like hand on another tensor of the same memory than was made.
         self._factories: dict[int, tuple[Sizes, Ref]] = {}
         self._paths = paths

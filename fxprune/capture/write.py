@@ -95,7 +95,9 @@ class _Writer:
             self._add_source(self.graph.get_attr(name), value)
         nodes = [self.graph.placeholder(name) for name in names]
         for i, (node, x) in enumerate(zip(nodes, inputs, strict=True)):
-            self._add_source(node, free.free(x, names[i]) if i in batched else free.static(x))
+            self._add_source(
+                node, free.free(x, names[i]) if i in batched else self._network.fixed(x)
+            )
         batch = self.graph.call_function(torch.ops.aten.sym_size.int, (nodes[batched[0]], 0))
         batch.meta["val"] = free.times(1)
         self._numbers[1] = batch
@@ -125,7 +127,7 @@ class _Writer:
             )
             item.meta.update(self._meta, val=value)
 
-    def _add_source(self, node: fx.Node, value: torch.Tensor) -> None:
+    def _add_source(self, node: fx.Node, value: Any) -> None:
         node.meta["val"] = value
         self._nodes[Ref(-1 - len(self._nodes))] = node
 

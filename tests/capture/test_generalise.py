@@ -105,6 +105,16 @@ class Ruled(nn.Module):
         return x * table.reshape(table.shape[0] * 4).sum()
 
 
+class Optional(nn.Module):
+    """Has inputs that are constants."""
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, times: int = 1, *, mean: bool = False
+    ) -> Any:
+        y = x * times if mask is None else x * mask
+        return (y.mean(1) if mean else y, None)
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -157,6 +167,8 @@ COVERED: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]
     "rows of another input": lambda: (Picked(), (image(), torch.randn(2, 8)), {}),
     "a module made while running": lambda: (Fn(lambda x: nn.GELU()(x)), (image(),), {}),
     "an order, turned round": lambda: (Fn(turned), (image(),), {}),
+    "constants among the inputs": lambda: (Optional(), (image(), None, 2), {}),
+    "constants among the keywords": lambda: (Optional(), (image(),), {"mask": None, "times": 3}),
     "several results": lambda: (Fn(lambda x: x.flatten(1).topk(2)), (image(),), {}),
     "a branch on gradients": lambda: (
         Fn(lambda x: x.relu() if x.requires_grad else x.tanh()),
@@ -179,7 +191,8 @@ LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[st
     "a constant": lambda: (Fn(lambda x: x + torch.tensor([1.0])), (image(),), {}),
     "an attribute": lambda: (Writes(lambda x: len(x)), (image(),), {}),
     "a buffer": lambda: (Writes(lambda x: x.sum((0, 1, 2))[:3], buffer=True), (image(),), {}),
-    "a number among the inputs": lambda: (Fn(torch.relu), (image(),), {"more": 3}),
+    "a keyword that is no position": lambda: (Fn(torch.relu), (image(),), {"more": 3}),
+    "inputs in a list": lambda: (Fn(torch.relu), ([image()],), {}),
     "a number among the outputs": lambda: (Fn(lambda x: (x, 3)), (image(),), {}),
     "a length of its own": lambda: (Ruled(), (image(), torch.randn(2, 4)), {}),
     "five inputs of one batch": lambda: (Sums(), tuple(image() for _ in range(5)), {}),
@@ -229,8 +242,8 @@ def number(n: Any) -> Any:
 
 
 def seen(value: Any) -> Any:
-    if value is None:
-        return None
+    if value is None or isinstance(value, int | float | str):
+        return value
     if isinstance(value, list | tuple):
         return [seen(v) for v in value]
     shape = [number(n) for n in value.shape]
