@@ -61,7 +61,7 @@ class Run:
         torch.manual_seed(self.seed)
         model = NETWORKS[self.task.network]().train()
         # Convolutions of few channels are a quarter faster so.
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device).to(memory_format=torch.channels_last)
         start = fp.capture(model, held.example(self.task.batch))
         if self.task.prepare:
             start = run_pipeline(start, self.task.prepare, seed=self.seed).program
