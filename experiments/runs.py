@@ -75,6 +75,13 @@ def entropy(zeta: float | None, rounds: int, **options: Any) -> Make:
     return make
 
 
+# Method 2 at several prices.
+LAYERS_AND_UNITS = tuple(
+    Arm(f"complexity, nu {nu:g}, alpha 0.8, beta 1", complexity(nu, 0.8, 1.0, 0.5))
+    for nu in (0.03, 0.1, 0.3, 1.0)
+)
+
+
 def _pruned_neurons(share: float, step: float) -> tuple[Arm, ...]:
     """Method 3 at a share of the hidden units, the paper's control, the controls of all tables."""
     name = f"importance, {share:.0%}"
@@ -127,10 +134,7 @@ TASKS: tuple[Task, ...] = (
             Arm("layers, price 0.05", layers(0.05)),
             Arm("layers, price 0.2", layers(0.2)),
             Arm("layers, price 0.05, first-order", layers(0.05, estimator="first-order")),
-            *(
-                Arm(f"complexity, nu {nu:g}, alpha 0.8, beta 1", complexity(nu, 0.8, 1.0, 0.5))
-                for nu in (0.03, 0.1, 0.3, 1.0)
-            ),
+            *LAYERS_AND_UNITS,
             *controls("layers, price 0.05"),
         ),
     ),
@@ -157,10 +161,7 @@ TASKS: tuple[Task, ...] = (
             DENSE,
             Arm("layers, price 0.05", layers(0.05)),
             Arm("layers, price 0.2", layers(0.2)),
-            *(
-                Arm(f"complexity, nu {nu:g}, alpha 0.8, beta 1", complexity(nu, 0.8, 1.0, 0.5))
-                for nu in (0.03, 0.1, 0.3, 1.0)
-            ),
+            *LAYERS_AND_UNITS,
             *controls("layers, price 0.2"),
         ),
         rate=0.02,

@@ -299,9 +299,7 @@ class FreeBatch:
             return self.resized(x, self._multiples[1])
         dims = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (x.ndim - 1)
         context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=dims)
-        source = ConstantSource(
-            f"L['{name}']"
-        )  # of which the symbol gets the name that an export gives it
+        source = ConstantSource(f"L['{name}']")  # an export names the symbol after this
         fake = self.mode.from_tensor(x, symbolic_context=context, source=source)
         self._multiples[1] = fake.shape[0]
         return fake

@@ -66,7 +66,7 @@ def write_graph(
     Raises:
         UnsupportedError: the runs differ in more than their batch.
     """
-    (_, one), (_, two) = runs.items()
+    one, two = runs.values()
     writer = _Writer(network, runs)
     writer.add_sources(names, batched)
     if len(one.calls) != len(two.calls):
