@@ -186,6 +186,7 @@ TASKS: tuple[Task, ...] = (
             Arm("layers, price 0.05, two-pass", layers(0.05)),
             *controls("layers, price 0.05"),
             *controls("complexity, nu 0.25"),
+            *controls("complexity, units, nu 0.25"),
         ),
         metric="macs",
         rate=0.1,
