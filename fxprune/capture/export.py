@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.caches import cache_remarks, register_caches
-from fxprune.capture.failure import fails_at_any_batch, first_line, to_capture_error
+from fxprune.capture.failure import at_fixed_batch, first_line, to_capture_error
 from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
@@ -198,8 +198,9 @@ def _export_batched(
             with suspects.watch():
                 exported = _export(model, _at_least_two(inputs), dynamic=True)
         except Exception as error:
-            if fails_at_any_batch(model, inputs.args, inputs.kwargs, error):
-                raise to_capture_error(model, error) from error
+            certain = at_fixed_batch(model, inputs.args, inputs.kwargs, error)
+            if certain is not None:
+                raise to_capture_error(model, certain) from error
             why = f"{type(error).__name__}: {first_line(error)}"
         else:
             if _batch_is_free(exported.graph):

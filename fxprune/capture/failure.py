@@ -50,25 +50,28 @@ def to_capture_error(model: nn.Module, error: Exception, dynamic: str = "") -> C
     return CaptureError(what, where=where, why=why, do=do)
 
 
-def fails_at_any_batch(
+def at_fixed_batch(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
-) -> bool:
-    """Whether an export with a fixed batch is certain to raise what one with a free batch raised.
+) -> Exception | None:
+    """What an export with a fixed batch is certain to raise where one with a free batch raised `error`.
 
-    It is where a branch on nothing but a tensor's values failed, and the model, run without data at
-    the fixed batch, needs the values of a tensor at that very line. One such run costs a fraction of
-    the export.
+    The model, run without data at the fixed batch, fails at the very same line; one such run costs a
+    fraction of the export. Of a branch on a tensor's values only one on nothing but values is certain.
     """
+    branch = _is_data_dependent(error)
     said = first_line(error)
-    if not _is_data_dependent(error) or not re.search(r"\bu\d+\b", said):
-        return False
-    if re.search(r"\bs\d+\b", said):
-        return False
+    if branch and (not re.search(r"\bu\d+\b", said) or re.search(r"\bs\d+\b", said)):
+        return None
     try:
         WithoutData(model, args, kwargs)()
     except Exception as again:
-        return _is_data_dependent(again) and own_line(again) == own_line(error) != ""
-    return False
+        line = own_line(error)
+        if own_line(again) != line or _is_data_dependent(again) != branch:
+            return None
+        if branch:
+            return error if line else None  # the export's names the branch
+        return again if type(again) is type(error) else None  # the run's names the user's sizes
+    return None
 
 
 def _is_data_dependent(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.export import capture
-from fxprune.capture.failure import fails_at_any_batch
+from fxprune.capture.failure import at_fixed_batch
 from fxprune.errors import CaptureError
 from fxprune.program import Program, build_module, module_class, module_path, source_line
 
@@ -254,9 +254,15 @@ def test_an_error_names_the_users_line_and_leaves_the_model() -> None:
     assert dict(vars(model)) == attributes
 
 
+def test_an_error_of_sizes_names_the_users_sizes() -> None:
+    with pytest.raises(CaptureError) as caught:
+        capture(small(), torch.randn(2, 5, 8, 8))
+    assert "[2, 5, 8, 8]" in caught.value.why
+
+
 @pytest.mark.parametrize(
     ("function", "exports"),
-    [(branch_on_data, 1), (lambda x: x.view(3, 2, 2) if x.shape[0] else x, 2)],
+    [(branch_on_data, 1), (lambda x: x.view(3, 2, 2), 1), (lambda x: object(), 2)],
 )
 def test_a_second_export_only_where_it_may_help(
     monkeypatch: pytest.MonkeyPatch, function: Callable[[Tensor], Tensor], exports: int
@@ -272,4 +278,4 @@ def test_a_second_export_only_where_it_may_help(
 def test_an_error_of_another_line_is_tried_again(expression: str) -> None:
     """The model does need a value, but not where the export failed."""
     error = RuntimeError(f"Could not guard on data-dependent expression {expression}")
-    assert not fails_at_any_batch(Fn(branch_on_data), (torch.randn(2, 4),), {}, error)
+    assert at_fixed_batch(Fn(branch_on_data), (torch.randn(2, 4),), {}, error) is None
