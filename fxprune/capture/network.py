@@ -14,6 +14,8 @@ from fxprune.torch_private import FreeBatch
 
 _TENSORS = {torch.Tensor, nn.Parameter, nn.Buffer}
 _NUMBERS = (int, float, bool, str)
+# Lists of a recurrent module's own parameters; it makes them anew where a parameter was replaced.
+_REMADE = {"_flat_weights", "_flat_weight_refs"}
 
 
 class Network:
@@ -38,7 +40,7 @@ class Network:
             self.free.resized(x, batches[i]) if i in batches else self.fixed(x)
             for i, x in enumerate(self.inputs)
         ]
-        before = [(d, dict(d)) for d in self._attributes()]
+        before = list(self._attributes())
         state, count = dict(self.state), len(given) - len(self._keywords)
         kwargs = dict(zip(self._keywords, given[count:], strict=True))
 
@@ -51,8 +53,7 @@ class Network:
                 sources = [*self.state.values(), *given]
                 return record(call, sources, self._paths, autograd=autograd)
         finally:
-            now = [(d, dict(d)) for d in self._attributes()]
-            if not _same_attributes([*before, (self.state, self.state)], [*now, (state, state)]):
+            if not _same_attributes([*before, self.state], [*self._attributes(), state]):
                 raise UnsupportedError("an attribute or a buffer is replaced")
 
     def fixed(self, x: Any) -> Any:
@@ -61,14 +62,18 @@ class Network:
 
     def _attributes(self) -> Iterator[dict[str, Any]]:
         for module in self._paths:
-            yield vars(module)
-            yield from (v for v in vars(module).values() if isinstance(v, dict))
+            yield _kept(module) if isinstance(module, nn.RNNBase) else dict(vars(module))
+            yield from (dict(v) for v in vars(module).values() if isinstance(v, dict))
 
 
-def _same_attributes(before: list[Any], now: list[Any]) -> bool:
+def _kept(module: nn.Module) -> dict[str, Any]:
+    return {name: v for name, v in vars(module).items() if name not in _REMADE}
+
+
+def _same_attributes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
     return len(before) == len(now) and all(
         old.keys() == new.keys() and all(_same(v, new[k]) for k, v in old.items())
-        for (_, old), (_, new) in zip(before, now, strict=True)
+        for old, new in zip(before, now, strict=True)
     )
 
 

@@ -162,6 +162,13 @@ COVERED: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]
     "meta": lambda: (norm().to("meta").eval(), (image(),), {}),
     "tensors under two names": lambda: (Tied(), (torch.randn(2, 4),), {}),
     "two inputs of one batch": lambda: (Two(), (image(), torch.randn(2, 1, 1, 1)), {}),
+    "an LSTM": lambda: (
+        nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True),
+        (torch.randn(2, 5, 3),),
+        {},
+    ),
+    "a GRU": lambda: (nn.GRU(3, 4, batch_first=True).eval(), (torch.randn(2, 5, 3),), {}),
+    "an RNN": lambda: (nn.RNN(3, 4, batch_first=True), (torch.randn(2, 5, 3),), {}),
     "a mask": lambda: (Masked(), (torch.randn(2, 2, 5, 4), torch.ones(2, 5).bool()), {}),
     "a trained mask": lambda: (Biased(), (torch.randn(2, 2, 5, 4),), {}),
     "rows of another input": lambda: (Picked(), (image(), torch.randn(2, 8)), {}),
@@ -322,6 +329,18 @@ def test_a_region_without_gradients_in_which_none_would_flow_is_covered(
     trace(model, (x,), {})
     found = rows(capture(model, x))
     assert [(r[0], *r[2:]) for r in found] == [(r[0], *r[2:]) for r in expected]
+
+
+def test_a_recurrent_module_follows_its_weights_afterwards() -> None:
+    """Its own lists of them name what the record ran on, and what was there before."""
+    model, x = nn.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3)
+    before, lists = model(x)[0], dict(vars(model))
+    program = capture(model, x)
+    assert all(vars(model)[name] is value for name, value in lists.items())
+    torch.testing.assert_close(model(x)[0], before, rtol=0, atol=0)
+    torch.testing.assert_close(program(x)[0], before, rtol=0, atol=0)
+    model.weight_hh_l0 = nn.Parameter(torch.zeros_like(model.weight_hh_l0))
+    assert not torch.equal(model(x)[0], before)
 
 
 def test_the_model_is_as_before_where_the_record_gives_up() -> None:
