@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -163,23 +163,32 @@ class WithoutData:
     """A model and its inputs as tensors that have no data; its own tensors are not touched.
 
     Where the inputs come from a trace, a free size stands at the example's value.
+
+    Args:
+        model: the model.
+        leaves: its inputs, `(args, kwargs)`, flat.
+        spec: how they are nested.
     """
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, leaves: Iterable[Any], spec: pytree.TreeSpec) -> None:
         self._model = model
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._known: dict[int, torch.Tensor] = {}
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._state = {name: self._empty(x) for name, x in tensors.items()}
-        inputs = pytree.tree_map_only(torch.SymInt, _hint, (args, dict(kwargs)))
-        self._inputs = pytree.tree_map_only(torch.Tensor, self._empty, inputs)
+        self._leaves, self._spec = [self._leaf(x) for x in leaves], spec
 
     def __call__(self) -> Any:
         """What the model returns, without data."""
-        args, kwargs = self._inputs
         with self._mode, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            args, kwargs = pytree.tree_unflatten(self._leaves, self._spec)
             return functional_call(self._model, self._state, args, kwargs)
+
+    def _leaf(self, x: Any) -> Any:
+        if isinstance(x, torch.SymInt):
+            return _hint(x)
+        return self._empty(x) if isinstance(x, torch.Tensor) else x
 
     def _empty(self, x: torch.Tensor) -> torch.Tensor:
         if id(x) not in self._known:

@@ -274,7 +274,8 @@ def _check_runs(model: nn.Module, plan: Plan) -> None:
     if program is None:
         return
     try:
-        out = WithoutData(model, program.args, program.kwargs)()
+        inputs = pytree.tree_flatten((program.args, dict(program.kwargs)))
+        out = WithoutData(model, *inputs)()
     except Exception as error:
         line = own_line(error)
         raise PlanError(

@@ -43,7 +43,8 @@ def test_free_sizes_of_a_trace_stand_at_the_examples() -> None:
     (node,) = graph.find_nodes(op="placeholder")
     given, model = node.meta["val"], Shapes()
     assert not isinstance(given.shape[0], int)
-    result = WithoutData(model, (given, given.shape[0]), {})()
+    inputs = pytree.tree_flatten(((given, given.shape[0]), {}))
+    result = WithoutData(model, *inputs)()
     assert model.seen == [(3, 4), (4, 1), 3]
     assert all(type(n) is int for n in (*result.shape, model.seen[-1]))
     assert model.weight.equal(torch.ones(4))

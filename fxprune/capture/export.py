@@ -179,6 +179,8 @@ def _recorded(model: nn.Module, inputs: _Inputs, suspects: Suspects) -> _Traced 
         return None
     tree = nn.Module()
     share_tensors(model, tree)
+    for name, constant in found.constants.items():
+        _add(tree, name, constant)
     return _Traced(fx.GraphModule(tree, found.graph), found.out_spec)
 
 

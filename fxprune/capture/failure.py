@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
 from fxprune.torch_private import WithoutData
@@ -62,8 +63,9 @@ def at_fixed_batch(
     said = first_line(error)
     if branch and (not re.search(r"\bu\d+\b", said) or re.search(r"\bs\d+\b", said)):
         return None
+    inputs = pytree.tree_flatten((args, dict(kwargs)))
     try:
-        WithoutData(model, args, kwargs)()
+        WithoutData(model, *inputs)()
     except Exception as again:
         line = own_line(error)
         if own_line(again) != line or _is_data_dependent(again) != branch:

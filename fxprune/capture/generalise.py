@@ -28,9 +28,10 @@ _FURTHER = 101  # a prime: no remainder by a smaller number is the same at both 
 
 
 class Traced(NamedTuple):
-    """A graph whose get_attr nodes name tensors of the network, and how its outputs are nested."""
+    """A graph whose get_attr nodes name tensors of the network, or constants, and how its outputs are nested."""
 
     graph: fx.Graph
+    constants: dict[str, torch.Tensor]
     out_spec: pytree.TreeSpec
 
 
@@ -61,6 +62,9 @@ def trace(
     network = Network(model, inputs, list(kwargs))
     with watch():
         first = network.run(dict.fromkeys(batched, one), autograd=True)
+    constants = {name: x.clone() for name, x in first.named_constants().items()}
+    if any(hasattr(model, name) for name in constants):
+        raise UnsupportedError("a constant's name is taken")
     for part in _parts(batched):
         _check_one_batch(network, first, {i: further if i in part else one for i in batched})
 
@@ -74,7 +78,7 @@ def trace(
         graph = at_both(autograd=True)
     _, in_spec = pytree.tree_flatten((args, dict(kwargs)))
     graph.set_codegen(input_codegen(names, in_spec, first.out_spec))
-    return Traced(graph, first.out_spec)
+    return Traced(graph, constants, first.out_spec)
 
 
 def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
@@ -119,5 +123,6 @@ def _check_one_batch(network: Network, first: Record, batches: Mapping[int, int]
         raise
     except Exception:
         return
-    if [c[:3] for c in found.calls] != [c[:3] for c in first.calls]:
+    calls = [c[:3] for c in found.calls] == [c[:3] for c in first.calls]
+    if not calls or not found.has_constants_of(first):
         raise UnsupportedError("inputs with batches of their own")

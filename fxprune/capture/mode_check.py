@@ -45,8 +45,7 @@ class ModeCheck:
 class _Call:
     path: str
     module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    inputs: tuple[list[Any], pytree.TreeSpec]
 
 
 class Suspects:
@@ -91,10 +90,11 @@ class Suspects:
         """
         if not self.paths:
             return ModeCheck()
-        calls = self._calls if self._seen_whole() else [_Call("", self._model, args, kwargs)]
+        whole = _Call("", self._model, pytree.tree_flatten((args, dict(kwargs))))
+        calls = self._calls if self._seen_whole() else [whole]
         recorded, check = {}, ModeCheck()
         try:
-            twins = [(c.path, WithoutData(c.module, c.args, c.kwargs)) for c in calls]
+            twins = [(c.path, WithoutData(c.module, *c.inputs)) for c in calls]
             for mode in (True, False):
                 self._model.train(mode)
                 recorder = _Recorder(self._model)
@@ -111,9 +111,8 @@ class Suspects:
 
     def _note(self, path: str) -> Any:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # A list among them may grow later.
-            args, kwargs = pytree.tree_map(lambda x: x, (args, kwargs))
-            self._calls.append(_Call(path, module, args, kwargs))
+            # Flat: a list among them may grow later, and a cache computes where it is built anew.
+            self._calls.append(_Call(path, module, pytree.tree_flatten((args, kwargs))))
 
         return note
 

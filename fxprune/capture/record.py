@@ -30,7 +30,7 @@ class UnsupportedError(Exception):
 
 
 class Ref(NamedTuple):
-    """Stands for a tensor: an output of a call, or a source, which have negative numbers."""
+    """Stands for a tensor: an output of a call, or a source or constant, which have negative numbers."""
 
     call: int
     output: int | None = None
@@ -64,11 +64,30 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """The calls of one run, and what it returned: tensors by reference, and None."""
+    """The calls of one run, and what it returned: tensors by reference, and None.
+
+    Attributes:
+        calls: in order.
+        constants: made of Python's numbers, by `torch.tensor`; they are numbered behind the sources.
+        outputs: flat.
+        out_spec: how they are nested.
+    """
 
     calls: list[Call]
+    constants: list[torch.Tensor]
     outputs: list[Ref | None]
     out_spec: pytree.TreeSpec
+
+    def named_constants(self) -> dict[str, torch.Tensor]:
+        """The constants by the names that export gives them."""
+        return {f"lifted_tensor_{i}": x for i, x in enumerate(self.constants)}
+
+    def has_constants_of(self, other: Record) -> bool:
+        """Whether the runs made the same constants."""
+        return len(self.constants) == len(other.constants) and all(
+            _sizes(x) == _sizes(y) and (x.is_meta or torch.equal(x, y))
+            for x, y in zip(self.constants, other.constants, strict=True)
+        )
 
 
 def record(
@@ -94,7 +113,8 @@ def record(
     with recorder.watching(autograd=autograd):
         result = run()
     outputs, spec = pytree.tree_flatten(result)
-    return Record(recorder.calls, [_output(recorder, x) for x in outputs], spec)
+    found = [_output(recorder, x) for x in outputs]
+    return Record(recorder.calls, recorder.constants, found, spec)
 
 
 def _output(recorder: _Recorder, x: Any) -> Ref | None:
@@ -126,6 +146,8 @@ def _trains(args: Any, kwargs: Any) -> bool:
 class _Recorder:
     def __init__(self, sources: Sequence[Any], paths: Mapping[nn.Module, str]) -> None:
         self.calls: list[Call] = []
+        self.constants: list[torch.Tensor] = []
+        self._sources = len(sources)
         self._alive: list[torch.Tensor] = []  # so that no id is given twice
         found = enumerate(sources)
         self._refs = {id(x): Ref(-1 - i) for i, x in found if isinstance(x, torch.Tensor)}
@@ -165,6 +187,11 @@ class _Recorder:
             raise UnsupportedError(
                 "a region with autocast, or without gradients that there would be"
             )
+        if op is torch.ops.aten.lift_fresh.default and type(args[0]) is torch.Tensor:
+            op = (
+                torch.ops.aten.lift_fresh_copy.default
+            )  # as export has it: the constant stays as it is
+            self._add_constant(args[0])
         if op is torch.ops.aten.scaled_dot_product_attention.default:
             _check_mask(args[0], args[1], args[3] if len(args) > 3 else kwargs.get("attn_mask"))
         given = pytree.tree_map_only(torch.Tensor, self.ref, (args, kwargs))
@@ -182,6 +209,10 @@ class _Recorder:
         self.calls.append(
             Call(op, given[0], given[1], sizes, container, self._stacks[-1], self._frames())
         )
+
+    def _add_constant(self, x: torch.Tensor) -> None:
+        self._refs[id(x)] = Ref(-1 - self._sources - len(self.constants))
+        self.constants.append(x)
 
     def _note_memory(self, op: Any, args: Any, sizes: Sizes | None, result: Any) -> None:
         """Follows which memory holds what a factory made and no more."""

@@ -68,7 +68,9 @@ def write_graph(
     """
     one, two = runs.values()
     writer = _Writer(network, runs)
-    writer.add_sources(names, batched)
+    writer.add_sources(names, batched, one.named_constants())
+    if not one.has_constants_of(two):
+        raise UnsupportedError("other constants at another batch")
     if len(one.calls) != len(two.calls):
         raise UnsupportedError("another number of calls at another batch")
     for number, calls in enumerate(zip(one.calls, two.calls, strict=True)):
@@ -88,16 +90,21 @@ class _Writer:
         self._numbers: dict[int, fx.Node] = {}
         self._meta: dict[str, Any] = {}
 
-    def add_sources(self, names: list[str], batched: list[int]) -> None:
-        """Adds parameters, buffers and inputs, and the batch."""
+    def add_sources(
+        self, names: list[str], batched: list[int], constants: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Adds parameters, buffers, constants and inputs, and the batch."""
         free, inputs = self._free, self._network.inputs
         for name, value in self._network.state.items():
             self._add_source(self.graph.get_attr(name), value)
+        lifted = [self.graph.get_attr(name) for name in constants]
         nodes = [self.graph.placeholder(name) for name in names]
         for i, (node, x) in enumerate(zip(nodes, inputs, strict=True)):
             self._add_source(
                 node, free.free(x, names[i]) if i in batched else self._network.fixed(x)
             )
+        for node, x in zip(lifted, constants.values(), strict=True):
+            self._add_source(node, self._network.fixed(x))
         batch = self.graph.call_function(torch.ops.aten.sym_size.int, (nodes[batched[0]], 0))
         batch.meta["val"] = free.times(1)
         self._numbers[1] = batch

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
 import fxprune as fp
@@ -39,6 +46,26 @@ def test_a_returned_cache_is_captured_and_said_to_freeze_values(gpt2: Any) -> No
     torch.testing.assert_close(out.logits, gpt2(IDS).logits)
     assert "capture.cache-output" in codes(program)
     assert not cuts_values(program)
+
+
+def test_a_cache_handed_to_modules_that_read_training_needs_no_export(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their inputs are noted for the other mode; a cache copied then would compute what is no part of it."""
+    config = LlamaConfig(
+        vocab_size=60,
+        hidden_size=16,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = LlamaForCausalLM(config).eval()
+    monkeypatch.setattr(torch.export, "export", None)
+    program = fp.capture(model, IDS)
+    assert codes(program) == {"capture.cache-output"}
+    ids = torch.cat((IDS, IDS, IDS))[:5]
+    torch.testing.assert_close(program(ids).logits, model(ids).logits, rtol=0, atol=0)
 
 
 def test_without_a_cache_keys_and_values_may_go(gpt2: Any) -> None:

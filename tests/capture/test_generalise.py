@@ -64,6 +64,11 @@ class Two(nn.Module):
         return {"y": (x * scale).relu(), "parts": x.chunk(2, 1), "none": None}
 
 
+class Sizes(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return x + torch.tensor(float(len(x))), y
+
+
 class Sums(nn.Module):
     def forward(self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Tensor:
         return a + b + c + d + e
@@ -174,6 +179,12 @@ COVERED: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]
     "rows of another input": lambda: (Picked(), (image(), torch.randn(2, 8)), {}),
     "a module made while running": lambda: (Fn(lambda x: nn.GELU()(x)), (image(),), {}),
     "an order, turned round": lambda: (Fn(turned), (image(),), {}),
+    "a constant": lambda: (Fn(lambda x: x + torch.tensor([1.0])), (image(),), {}),
+    "constants, one of them written": lambda: (
+        Fn(lambda x: x * torch.tensor([2, 3])[1] + torch.tensor([[0.5]]).add_(1)),
+        (image(),),
+        {},
+    ),
     "constants among the inputs": lambda: (Optional(), (image(), None, 2), {}),
     "constants among the keywords": lambda: (Optional(), (image(),), {"mask": None, "times": 3}),
     "several results": lambda: (Fn(lambda x: x.flatten(1).topk(2)), (image(),), {}),
@@ -195,7 +206,21 @@ LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[st
         {},
     ),
     "parts of the batch": lambda: (Fn(lambda x: x.chunk(2)), (image(),), {}),
-    "a constant": lambda: (Fn(lambda x: x + torch.tensor([1.0])), (image(),), {}),
+    "a constant of the batch": lambda: (
+        Fn(lambda x: x + torch.tensor([1.0, len(x)]).sum()),
+        (image(),),
+        {},
+    ),
+    "the value of a constant": lambda: (
+        Fn(lambda x: x * torch.tensor([1.0, 2.0]).sum().item()),
+        (image(),),
+        {},
+    ),
+    "a constant of a batch of its own": lambda: (
+        Sizes(),
+        (image(), torch.randn(2, 4)),
+        {},
+    ),
     "an attribute": lambda: (Writes(lambda x: len(x)), (image(),), {}),
     "a buffer": lambda: (Writes(lambda x: x.sum((0, 1, 2))[:3], buffer=True), (image(),), {}),
     "a keyword that is no position": lambda: (Fn(torch.relu), (image(),), {"more": 3}),
@@ -308,7 +333,7 @@ def test_what_is_not_covered_is_not_guessed(name: str) -> None:
     model, args, kwargs = LEFT_TO_EXPORT[name]()
     with pytest.raises(Exception) as caught:  # noqa: PT011
         trace(model, args, kwargs)
-    assert isinstance(caught.value, UnsupportedError) or name in ("a value", "a constant")
+    assert isinstance(caught.value, UnsupportedError) or name == "a value"
 
 
 def test_a_full_slice_of_the_batch_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +366,23 @@ def test_a_recurrent_module_follows_its_weights_afterwards() -> None:
     torch.testing.assert_close(program(x)[0], before, rtol=0, atol=0)
     model.weight_hh_l0 = nn.Parameter(torch.zeros_like(model.weight_hh_l0))
     assert not torch.equal(model(x)[0], before)
+
+
+def test_a_constant_keeps_its_value() -> None:
+    """It is copied each time, so what is written into the copy is not there at the next call."""
+    model, x = Fn(lambda x: x + torch.tensor([0.5]).add_(1)).eval(), image()
+    program = capture(model, x)
+    assert program.module.state_dict().keys() == model.state_dict().keys()
+    for _ in range(2):
+        torch.testing.assert_close(program(x), model.conv(x) + 1.5, rtol=0, atol=0)
+
+
+def test_the_name_of_a_constant_may_be_taken() -> None:
+    model = Fn(lambda x: x + torch.tensor([1.0]))
+    model.register_buffer("lifted_tensor_0", torch.ones(1))
+    with pytest.raises(UnsupportedError, match="taken"):
+        trace(model, (image(),), {})
+    capture(model, image())
 
 
 def test_the_model_is_as_before_where_the_record_gives_up() -> None:
