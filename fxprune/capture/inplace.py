@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def make_functional(graph: fx.Graph) -> list[Remark]:
     Buffers and parameters stay written in place. So does a tensor whose memory another value that
     is read later may share; the solver treats what stays with care.
     """
-    writes = [n for n in graph.nodes if (op := overload(n)) is not None and mutated(op)]
+    writes = _writes(graph)
     if not writes:
         return []
     memory, remarks = Memory(graph), []
@@ -71,6 +72,20 @@ def make_functional(graph: fx.Graph) -> list[Remark]:
     return remarks
 
 
+def written_memory(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose memory an operator writes, and those that may share it."""
+    ops = [(node, overload(node)) for node in _writes(graph)]
+    if not ops:
+        return set()
+    memory = Memory(graph)
+    written = [x for node, op in ops for x in _operands(node, op, mutated(op))]
+    return {other for x in written for other in memory.sharing(x)}
+
+
+def _writes(graph: fx.Graph) -> list[fx.Node]:
+    return [n for n in graph.nodes if (op := overload(n)) is not None and mutated(op)]
+
+
 def _shares_with(node: fx.Node) -> list[fx.Node]:
     if node.op == "output":
         return []
@@ -80,11 +95,15 @@ def _shares_with(node: fx.Node) -> list[fx.Node]:
         return list(node.all_input_nodes)
     if (op := overload(node)) is None:
         return [] if node.op == "call_function" else list(node.all_input_nodes)
+    return _operands(node, op, aliased(op))
+
+
+def _operands(node: fx.Node, op: Any, numbers: Iterable[int]) -> list[fx.Node]:
+    """The nodes among the arguments of these numbers."""
     found: list[fx.Node] = []
-    for i in aliased(op):
-        value = (
-            node.args[i] if i < len(node.args) else node.kwargs.get(op._schema.arguments[i].name)
-        )
+    for i in numbers:
+        name = op._schema.arguments[i].name
+        value = node.args[i] if i < len(node.args) else node.kwargs.get(name)
         fx.node.map_arg(value, found.append)
     return found
 

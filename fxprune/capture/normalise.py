@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.capture.inplace import make_functional
+from fxprune.capture.inplace import make_functional, written_memory
 from fxprune.errors import CaptureError
 from fxprune.program import describe
 from fxprune.remark import Remark
@@ -36,6 +36,10 @@ _SPLITS = {
     "aten.tensor_split.sections",
     "aten.tensor_split.indices",
 }
+_VIEWS = {
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten.view_as.default: torch.ops.aten.reshape_as.default,
+}
 
 
 def normalise(module: fx.GraphModule) -> list[Remark]:
@@ -57,6 +61,7 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
     remarks += make_functional(module.graph)
     if decompose_without_rule(module):
         remarks += make_functional(module.graph)
+    free_layouts(module.graph)
     spell_splits(module.graph)
     name_squeezed(module.graph)
     drop_aliases(module.graph)
@@ -250,6 +255,18 @@ def _redirect(node: fx.Node, result: Any, *, several: bool) -> None:
         user.replace_all_uses_with(result[user.args[1]])
         node.graph.erase_node(user)
     node.graph.erase_node(node)
+
+
+def free_layouts(graph: fx.Graph) -> None:
+    """Writes a view as a reshape, where nothing is written through it.
+
+    A view is possible in some layouts of memory only, and kernels choose theirs by sizes, dtype and
+    gradients; the `.contiguous()` that provided for it is not in the graph where it had nothing to copy.
+    """
+    written = written_memory(graph)
+    for node in graph.nodes:
+        if node.target in _VIEWS and node not in written:
+            node.target = _VIEWS[node.target]
 
 
 def spell_splits(graph: fx.Graph) -> None:

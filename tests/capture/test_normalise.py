@@ -142,3 +142,15 @@ def test_a_transform_whose_halves_would_stand_in_the_graph_is_refused() -> None:
     with pytest.raises(CaptureError, match=r"torch\.func") as caught:
         capture(model, torch.randn(2, 4, 3, 3))
     assert "test_normalise.py" in str(caught.value)
+
+
+def test_a_view_is_a_reshape_but_where_it_is_written_through() -> None:
+    free = captured(lambda x: x.view(x.shape[0], 12, 3).view_as(x))
+    assert names(free)[-2:] == ["aten.reshape", "aten.reshape_as"]
+
+    def written(x: Tensor) -> Tensor:
+        y = x.view(x.shape[0], 12, 3)
+        y.add_(1)
+        return x * 2
+
+    assert "aten.view" in names(captured(written))

@@ -348,6 +348,23 @@ def test_multihead_attention_in_train_mode() -> None:
     )
 
 
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_heads_joined_by_a_view_of_the_layout_that_a_kernel_chose(contiguous: bool) -> None:
+    """Another dtype, head size or mode brings another kernel; `.contiguous()` that copied nothing is in no graph."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        heads = (y.view(b, n, 3, d // 3).transpose(1, 2) for y in m.qkv(m.first(x)).split(d, 2))
+        y = F.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2)
+        joined = y.contiguous() if contiguous else y
+        out: Tensor = m.last(joined.view(b, n, d))
+        return out
+
+    model = Net(run, first=nn.Linear(12, 12), qkv=nn.Linear(12, 36), last=nn.Linear(12, 4))
+    prunable: dict[str, Any] = {"qkv.weight": (0, 1), "last.weight": 1, "first.weight": 0}
+    check_network(model, (tokens(),), prunable=prunable)
+
+
 def test_dropout_and_batch_norm_in_train_mode() -> None:
     model = nn.Sequential(
         conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), conv(8, 4)
