@@ -355,7 +355,8 @@ def test_heads_joined_by_a_view_of_the_layout_that_a_kernel_chose(contiguous: bo
     def run(m: Any, x: Tensor) -> Tensor:
         b, n, d = x.shape
         heads = (y.view(b, n, 3, d // 3).transpose(1, 2) for y in m.qkv(m.first(x)).split(d, 2))
-        y = F.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2)
+        q, k, v = heads
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         joined = y.contiguous() if contiguous else y
         out: Tensor = m.last(joined.view(b, n, d))
         return out
