@@ -20,21 +20,47 @@ from fxprune.torch_private import (
     overload,
 )
 
+_SPLITS = {f"aten::{n}" for n in ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")}
+
 
 class Memory:
-    """Which nodes may share memory: one set per storage, merged at every view."""
+    """Which nodes may share memory: one set per storage, merged at every view.
+
+    The parts of a tensor that is all of its memory, once split, are known to be apart.
+    """
 
     def __init__(self, graph: fx.Graph) -> None:
         self.order = {node: i for i, node in enumerate(graph.nodes)}
         self._sets: dict[fx.Node, list[fx.Node]] = {}
+        self._whole: set[fx.Node] = set()
+        self._parts: dict[fx.Node, tuple[fx.Node, Any]] = {}  # of which split which part
         for node in graph.nodes:
             self._sets[node] = [node]
-            for source in _shares_with(node):
+            sources = _shares_with(node)
+            for source in sources:
                 self._merge(source, node)
+            self._note_part(node, sources)
+
+    def _note_part(self, node: fx.Node, sources: list[fx.Node]) -> None:
+        op = overload(node)
+        if not sources or (self._whole.issuperset(sources) and op is not None and mutated(op)):
+            self._whole.add(node)
+        elif node.target is operator.getitem:
+            if _splits(sources[0]) and self._whole.issuperset(_shares_with(sources[0])):
+                self._parts[node] = sources[0], node.args[1]
+        elif len(sources) == 1 and sources[0] in self._parts:
+            self._parts[node] = self._parts[sources[0]]
 
     def sharing(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that may share memory with `node`, itself included."""
         return self._sets[node]
+
+    def apart(self, a: fx.Node, b: fx.Node) -> bool:
+        """Whether they belong to different parts of one split tensor."""
+        if a not in self._parts or b not in self._parts:
+            return False
+        (one, part), (two, other) = self._parts[a], self._parts[b]
+        return one is two and part != other
 
     def replaced(self, old: fx.Node, new: fx.Node) -> None:
         """Lets `new` stand where `old` stood."""
@@ -98,6 +124,12 @@ def _shares_with(node: fx.Node) -> list[fx.Node]:
     return _operands(node, op, aliased(op))
 
 
+def _splits(node: fx.Node) -> bool:
+    """Whether its results are views of parts that have nothing in common."""
+    op = overload(node)
+    return op is not None and op._schema.name in _SPLITS
+
+
 def _operands(node: fx.Node, op: Any, numbers: Iterable[int]) -> list[fx.Node]:
     """The nodes among the arguments of these numbers."""
     found: list[fx.Node] = []
@@ -126,6 +158,7 @@ def _is_safe(node: fx.Node, memory: Memory) -> bool:
         if other.op == "get_attr":
             return False
         before = other is not target and memory.order[other] < now
+        before = before and not memory.apart(other, target)
         if before and any(memory.order[u] > now for u in other.users):
             return False
     return _same_type(node, functional(op))

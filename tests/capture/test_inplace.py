@@ -54,6 +54,29 @@ def view_after(x: Tensor, _: Fn) -> Tensor:
     return x[:, :2] + x.view(-1, 2, 2).sum((1, 2)).unsqueeze(1)
 
 
+def parts(x: Tensor, _: Fn) -> Tensor:
+    with torch.no_grad():
+        a, b = (x * 2).mul_(3).chunk(2, 1)
+        a.sigmoid_()
+        b.tanh_()
+    return a * b
+
+
+def part_read_before(x: Tensor, _: Fn) -> Tensor:
+    with torch.no_grad():
+        a, b = (x * 2).chunk(2, 1)
+        again = a[:, :1]
+        a.relu_()
+    return a + b + again
+
+
+def parts_that_overlap(x: Tensor, _: Fn) -> Tensor:
+    with torch.no_grad():
+        a, b = (x[:, :1] * 2).expand(-1, 2).unbind(1)
+        a.mul_(3)
+    return a + b
+
+
 def sum_before(x: Tensor, _: Fn) -> Tensor:
     total = x.sum(1, keepdim=True)
     x.sub_(total)
@@ -92,6 +115,9 @@ def fill_and_copy(x: Tensor, _: Fn) -> Tensor:
         (write_a_view, 1),
         (keeps_dtype, 1),
         (through_dropout, 0),
+        (parts, 0),
+        (part_read_before, 1),
+        (parts_that_overlap, 1),
     ],
 )
 def test_functional_where_safe(function: Callable[[Tensor, Fn], Tensor], left: int) -> None:
@@ -101,6 +127,27 @@ def test_functional_where_safe(function: Callable[[Tensor, Fn], Tensor], left: i
     x = torch.randn(3, 4)
     with torch.no_grad():
         torch.testing.assert_close(program(x), model(x))
+
+
+def test_an_unrolled_cell_can_be_trained() -> None:
+    """Its gates are parts of one tensor, each of which its decomposition writes in place."""
+    cell, head = nn.LSTMCell(4, 3), nn.Linear(3, 2)
+
+    def run(x: Tensor, _: Fn) -> Tensor:
+        h = c = x.new_zeros(x.shape[0], 3)
+        for _i in range(2):
+            h, c = cell(x, (h, c))
+        return head(h)
+
+    model = Fn(run)
+    model.cell, model.head = cell, head
+    program = capture(model, torch.randn(2, 4))
+    assert writes(program) == 0
+    x = torch.randn(5, 4)
+    program(x).sum().backward()
+    grad = program.tensors()["cell.weight_hh"].grad
+    assert grad is not None
+    torch.testing.assert_close(program(x), model(x))
 
 
 def count(x: Tensor, model: Fn) -> Tensor:
