@@ -212,7 +212,11 @@ TASKS: tuple[Task, ...] = (
         prepare="insert-skips",
         quick=Length(2, 2_000),
         full=Length(160),
-        arms=(DENSE, Arm("layers, price 0.1", layers(0.1, estimator="first-order", rate=0.5))),
+        arms=(
+            DENSE,
+            Arm("layers, price 0.1", layers(0.1, estimator="first-order", rate=0.5)),
+            *controls("layers, price 0.1"),
+        ),
         metric="macs",
         rate=0.01,
         note="Short: it shows that the method runs there, not what it reaches.",
