@@ -55,10 +55,10 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
         CaptureError: the network calls vmap or another function transform.
     """
     refuse_transforms(module.graph)
-    remarks = inline_regions(module)
+    inline_regions(module)
     drop_guards(module.graph)
     trim_meta(module.graph)
-    remarks += make_functional(module.graph)
+    remarks = make_functional(module.graph)
     if decompose_without_rule(module):
         remarks += make_functional(module.graph)
     free_layouts(module.graph)
@@ -105,14 +105,15 @@ def trim_meta(graph: fx.Graph) -> None:
             }
 
 
-def inline_regions(module: fx.GraphModule) -> list[Remark]:
-    """Inlines `with no_grad()` and disabled autocast regions, which export makes submodules of."""
-    remarks = []
+def inline_regions(module: fx.GraphModule) -> None:
+    """Inlines `with no_grad()` and disabled autocast regions, which export makes submodules of.
+
+    What enters the former, and would have a gradient, is detached.
+    """
     while found := [n for n in module.graph.nodes if _is_region(n)]:
         trained = _depend_on_parameters(module)
         for node in found:
-            remarks += _inline_region(module, node, trained)
-    return remarks
+            _inline_region(module, node, trained)
 
 
 def _depend_on_parameters(module: fx.GraphModule) -> set[fx.Node]:
@@ -120,6 +121,8 @@ def _depend_on_parameters(module: fx.GraphModule) -> set[fx.Node]:
     trainable = {n for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
     found: set[fx.Node] = set()
     for node in module.graph.nodes:
+        if node.target is torch.ops.aten.detach.default:
+            continue
         parameter = node.op == "get_attr" and node.target in trainable
         if parameter or not found.isdisjoint(node.all_input_nodes):
             found.add(node)
@@ -133,29 +136,26 @@ def _is_region(node: fx.Node) -> bool:
     )
 
 
-def _inline_region(module: fx.GraphModule, node: fx.Node, trained: set[fx.Node]) -> list[Remark]:
-    at = 1 if higher_order(node) == "wrap_with_set_grad_enabled" else 4
+def _inline_region(module: fx.GraphModule, node: fx.Node, trained: set[fx.Node]) -> None:
+    of_gradients = higher_order(node) == "wrap_with_set_grad_enabled"
+    at = 1 if of_gradients else 4
     source, operands = node.args[at], list(node.args[at + 1 :])
     assert isinstance(source, fx.Node)
     body = getattr(module, str(source.target))
-    stopped = at == 1 and node.args[0] is False and not trained.isdisjoint(operands)
-    where = describe(node)
+    if of_gradients and node.args[0] is False:
+        operands = [_detached(x, node) if x in trained else x for x in operands]
     _replace_by_graph(module, node, body, operands)
     if not source.users:
         module.graph.erase_node(source)
         module.delete_submodule(str(source.target))
-    if not stopped:
-        return []
-    return [
-        Remark(
-            "analysis",
-            "capture.grad-mode-dropped",
-            where,
-            "a `torch.no_grad()` region around parameters became ordinary operators",
-            "the numbers are the same; in training, gradients flow through the region",
-            "freeze the parameters with requires_grad_(False) where they must not train",
-        )
-    ]
+
+
+def _detached(value: Any, region: fx.Node) -> fx.Node:
+    with region.graph.inserting_before(region):
+        node = region.graph.call_function(torch.ops.aten.detach.default, (value,))
+    kept = ("nn_module_stack", "stack_trace")
+    node.meta = {"val": value.meta["val"], **{k: region.meta[k] for k in kept if k in region.meta}}
+    return node
 
 
 def decompose_without_rule(module: fx.GraphModule) -> bool:

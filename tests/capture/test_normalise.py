@@ -111,10 +111,46 @@ def test_a_split_of_the_batch_stays() -> None:
 
 def test_regions_are_inlined() -> None:
     program = captured(no_grad)
-    assert names(program) == ["aten.conv2d", "aten.mul.Tensor", "aten.add.Tensor"]
-    assert [r.code for r in program.remarks] == ["capture.grad-mode-dropped"]
+    assert names(program) == ["aten.conv2d", "aten.detach", "aten.mul.Tensor", "aten.add.Tensor"]
     assert set(dict(program.module.named_modules())) == {"", "conv"}
     assert names(captured(no_autocast)) == ["aten.conv2d", "aten.mul.Tensor"]
+
+
+def partly_no_grad(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y = x * 2
+        with torch.enable_grad():
+            z = y * x
+        w = z + x
+    return z.exp() + w
+
+
+@pytest.mark.parametrize("function", [no_grad, partly_no_grad])
+def test_a_region_without_gradients_has_none(function: Function) -> None:
+    model, x = Fn(function), torch.randn(2, 4, 3, 3)
+    program = capture(model, x)
+    assert not program.remarks
+    for run in (model, program):
+        run(x).square().sum().backward()
+    torch.testing.assert_close(program.tensors()["conv.weight"].grad, model.conv.weight.grad)
+
+
+def test_spectral_norm_trains_as_the_model_does() -> None:
+    """It writes its estimates in a region without gradients, by out=."""
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        normed = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5))
+        return nn.Sequential(normed, nn.Linear(5, 2)).train()
+
+    model, x = build(), torch.randn(3, 4)
+    program = capture(build(), x)
+    for _ in range(2):
+        for run in (model, program):
+            run(x).square().sum().backward()
+    grads = {k: p.grad for k, p in model.named_parameters()}
+    found = {k: program.tensors()[k].grad for k in grads}
+    torch.testing.assert_close(found, grads)
 
 
 def test_enabled_autocast_stays_one_opaque_call() -> None:
