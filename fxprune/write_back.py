@@ -14,16 +14,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import fx, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
+from fxprune.agreement import check_numbers, check_sizes
 from fxprune.algebra.label import IntArray
-from fxprune.capture.failure import first_line, own_line
+from fxprune.capture.failure import first_line
 from fxprune.errors import PlanError
-from fxprune.plan import Kept, Plan, Rescale, SetArgument
+from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
 from fxprune.program import Program, module_path
+from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.torch_private import WithoutData
+from fxprune.solve import solve
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -54,11 +55,6 @@ class Cut:
         return len(np.unique(positions // (self.before[tensor] // groups)))
 
 
-_TEACH = (
-    "some class spells a size itself: teach it with fxprune.write_back.register_sizes, "
-    "ignore that module, or use the smaller program (fp.shrink)"
-)
-
 Attributes = dict[str, Any]
 Sizer = Callable[[Cut], Attributes]
 _table: dict[type[nn.Module], Sizer] = {}
@@ -74,23 +70,44 @@ def register_sizes(*kinds: type[nn.Module]) -> Callable[[Sizer], Sizer]:
     return register
 
 
-def write_back(model: M, plan: Plan, *, inplace: bool = False) -> M:
+def write_back(
+    model: M,
+    plan: Plan,
+    *,
+    inplace: bool = False,
+    program: Program | None = None,
+    verify: bool = True,
+) -> M:
     """The model with everything removed that the plan removes; class and forward code untouched.
 
     Args:
         model: the model that was captured.
         plan: a plan for its program.
         inplace: change `model` itself; as before if this fails. Its parameters are new objects.
-
-    Returns:
-        The smaller model. That its forward computes what the smaller program computes is for
-        `agreement` to say.
+        program: what was captured, for a plan that was read from a file.
+        verify: run the model's forward, and hold it to what the smaller program computes.
 
     Raises:
-        PlanError: the plan is for another model, or the model's own forward cannot express it.
+        PlanError: the plan is for another model, the model's own forward cannot express it, or
+            there is no program to verify with.
     """
+    if program is not None:
+        plan = check_plan(program, plan, solve)
+    if verify and plan.program is None:
+        raise PlanError(
+            "there is no program to verify the model with",
+            why="the plan was read from a file",
+            do="pass program=fp.capture(model, args), or verify=False",
+        )
     refuse_edits(plan)
-    return write_tensors(model, plan, inplace=inplace, check=_check_runs)
+    return write_tensors(model, plan, inplace=inplace, check=_check if verify else None)
+
+
+def _check(model: nn.Module, plan: Plan) -> None:
+    program = plan.program
+    assert program is not None
+    check_sizes(model, program)
+    check_numbers(model, apply_plan(program, solve(program), plan))
 
 
 def write_tensors(
@@ -107,36 +124,6 @@ def write_tensors(
         if check is not None:
             check(target, plan)
     return target
-
-
-def agreement(model: nn.Module, program: Program, *, seed: int = 0) -> float:
-    """Largest relative difference of a model's and a program's outputs.
-
-    Args:
-        model: in the mode of the program.
-        program: its example inputs are replaced by random ones of the same sizes.
-        seed: of those.
-    """
-    rng = torch.Generator().manual_seed(seed)
-
-    def like(x: torch.Tensor) -> torch.Tensor:
-        if not x.is_floating_point():
-            return x
-        return torch.randn(x.shape, generator=rng).to(x)
-
-    args, kwargs = pytree.tree_map_only(torch.Tensor, like, (program.args, dict(program.kwargs)))
-    with torch.no_grad():
-        runs = [pytree.tree_leaves(run(*args, **kwargs)) for run in (model, program)]
-    return max((_difference(a, b) for a, b in zip(*runs, strict=True)), default=0.0)
-
-
-def _difference(a: Any, b: Any) -> float:
-    if not isinstance(a, torch.Tensor):
-        return 0.0 if a == b else float("inf")
-    if a.shape != b.shape:
-        return float("inf")
-    scale = float(b.double().abs().max()) if b.numel() else 1.0
-    return float((a.double() - b.double()).abs().max()) / (scale or 1.0) if b.numel() else 0.0
 
 
 def refuse_edits(plan: Plan) -> None:
@@ -262,50 +249,6 @@ def _set_attributes(cut: Cut) -> None:
     for name, value in found(cut).items():
         if getattr(cut.module, name) != value:
             setattr(cut.module, name, value)
-
-
-def _check_runs(model: nn.Module, plan: Plan) -> None:
-    """Runs the model's forward without data, and compares the sizes of what it returns.
-
-    Raises:
-        PlanError: it fails, or returns other sizes than before.
-    """
-    program = plan.program
-    if program is None:
-        return
-    try:
-        inputs = pytree.tree_flatten((program.args, dict(program.kwargs)))
-        out = WithoutData(model, *inputs)()
-    except Exception as error:
-        line = own_line(error)
-        raise PlanError(
-            f"the forward of {type(model).__name__} cannot run at the new sizes",
-            where=line,
-            why=f"{type(error).__name__}: {first_line(error)}",
-            do=_TEACH,
-        ) from error
-    _compare_sizes(model, out, program)
-
-
-def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:
-    """Outputs lose nothing: only their free lengths may be other numbers."""
-    returned = program.graph.output_node().args[0]
-    wanted = [n.meta.get("val") for n in pytree.tree_leaves(returned) if isinstance(n, fx.Node)]
-    found = [x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
-    for i, (a, b) in enumerate(zip(found, wanted, strict=False)):
-        if isinstance(b, torch.Tensor) and not _fits(a, b):
-            raise PlanError(
-                f"output {i} of {type(model).__name__} has the shape {tuple(a.shape)}",
-                why=f"it was {tuple(b.shape)} before: some class spells a size itself",
-                do=_TEACH,
-            )
-
-
-def _fits(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    if found.dim() != wanted.dim():
-        return False
-    pairs = zip(found.shape, wanted.shape, strict=True)
-    return all(not isinstance(b, int) or a == b for a, b in pairs)
 
 
 # The attributes of torch's own modules

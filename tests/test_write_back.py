@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fxprune.agreement import agreement
 from fxprune.axes import Axes
 from fxprune.capture import capture
 from fxprune.errors import PlanError
@@ -16,7 +17,7 @@ from fxprune.plan import Plan, plan_removal, units_of
 from fxprune.program import Program
 from fxprune.shrink import apply_plan
 from fxprune.solve import solve
-from fxprune.write_back import Cut, agreement, register_sizes, write_back
+from fxprune.write_back import Cut, register_sizes, write_back
 
 
 def prune(
@@ -271,3 +272,61 @@ def test_vit_without_its_attention() -> None:
     _, plan, small = prune(model, torch.randn(2, 3, 32, 32), only="mlp")
     assert plan.kept
     assert agreement(write_back(model, plan), small) < 1e-5
+
+
+class Scaled(nn.Module):
+    """Works out the scale of its attention from its width; no size that it spells is in the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.query, self.out = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 6)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.inner(x)
+        q = self.query(y)
+        weights = (q @ q.transpose(1, 2) / y.shape[-1] ** 0.5).softmax(-1)
+        return self.out(weights @ y)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_number_worked_out_from_a_size_is_noticed(inplace: bool) -> None:
+    model = Scaled().train()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    _, plan, _ = prune(model, torch.randn(2, 5, 6))
+    with pytest.raises(PlanError, match="something else") as error:
+        write_back(model, plan, inplace=inplace)
+    assert "fp.shrink" in str(error.value)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert model.training
+    assert write_back(model, plan, verify=False).inner.out_features == 8
+
+
+def test_weights_trained_since_are_compared_as_they_are() -> None:
+    norm, last = nn.BatchNorm1d(9), nn.Linear(9, 2)
+    model = nn.Sequential(nn.Linear(4, 9), norm, nn.Dropout(), last).train()
+    _, plan, _ = prune(model, torch.randn(3, 4))
+    nn.init.zeros_(last.weight)
+    nn.init.ones_(last.bias)
+    written = write_back(model, plan)
+    assert written.training
+    assert torch.equal(written.get_parameter("3.weight"), torch.zeros(2, 6))
+    assert torch.equal(written.get_buffer("1.running_mean"), torch.zeros(6))
+    assert torch.equal(last.weight, torch.zeros(2, 9))
+
+
+def test_a_plan_read_from_a_file_wants_its_program(tmp_path: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2))
+    program, plan, small = prune(model, torch.randn(3, 4))
+    plan.save(tmp_path / "plan.json")
+    read = Plan.load(tmp_path / "plan.json")
+    with pytest.raises(PlanError, match="no program") as error:
+        write_back(model, read)
+    assert "program=fp.capture" in str(error.value)
+    assert agreement(write_back(model, read, program=program), small) < 1e-5
+    assert sizes(write_back(model, read, verify=False)) == sizes(small.module)
+
+
+def test_a_model_on_meta_has_no_numbers() -> None:
+    model = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2)).to("meta")
+    _, plan, _ = prune(model, torch.randn(3, 4))
+    assert write_back(model, plan)[0].weight.shape == (6, 4)
