@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,10 +10,12 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line, own_line
-from fxprune.errors import PlanError
+from fxprune.capture.unchanged import unchanged
+from fxprune.errors import PlanError, VerifyError
 from fxprune.program import Program
+from fxprune.remark import Remark
 from fxprune.torch_private import WithoutData
-from fxprune.verify import TOLERANCE, constant, noise, relative_error
+from fxprune.verify import TOLERANCE, Check, batches_of, constant, noise, relative_error
 
 _TEACH = (
     "some class spells a size itself: teach it with fxprune.write_back.register_sizes, "
@@ -63,48 +63,124 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
     """
     if _on_meta(model):
         return
-    error = agreement(model, small, seed=seed)
-    types = {t.dtype for t in _tensors(model).values() if t.is_floating_point()}
-    allowed = max((TOLERANCE[t] for t in types if t in TOLERANCE), default=0.0)
-    if not error <= allowed:
+    check = compare_model(model, small, seed=seed)
+    if not check.ok:
         raise PlanError(
             f"the forward of {type(model).__name__} computes something else than the smaller program",
-            where="its outputs",
-            why=f"relative error {error:.1e}, allowed {allowed:.0e}: it works out a number from a size, "
-            "as the scale of attention from its width, and the size is another now",
+            where=check.worst_output,
+            why=f"relative error {check.max_relative_error:.1e}, allowed {check.tolerance:.0e}: it works out "
+            "a number from a size, as the scale of attention from its width, and the size is another now",
             do="use the smaller program (fp.shrink), or ignore that module",
         )
 
 
-def agreement(model: nn.Module, program: Program, *, seed: int = 0) -> float:
-    """Largest relative difference of a model's and a program's outputs, both with the model's tensors.
+def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check:
+    """Runs a model and a program, both with the model's tensors, on the same random inputs.
 
-    Tensors of one repeated value have noise for the comparison. Both run in eval mode, unless the program's
-    mode is fixed.
+    Tensors of one repeated value have noise for that. Both run in eval mode, unless the program's mode is
+    fixed; random operators are seeded alike. A second size of a free batch is tried where the model takes it.
 
     Args:
-        model: whose tensors are as long as the program's.
-        program: its example inputs are replaced by random ones of the same sizes.
-        seed: of inputs, noise, and random operators.
+        model: whose tensors are as long as the program's; it stays as it is.
+        program: which should compute the same.
+        seed: of inputs, noise and random operators.
+
+    Raises:
+        Exception: what the model raised at the batch of the program's example.
     """
     state = _noisy(model, seed)
     known = {name: state[name] for name in program.tensors() if name in state}
-    rng = torch.Generator().manual_seed(seed)
+    worst, where, batches = 0.0, "", list[int]()
+    for args, kwargs, batch in batches_of(program, seed):
+        try:
+            wanted = _run(model, state, args, kwargs, program, seed)
+        except Exception:
+            if not batches:
+                raise
+            break
+        batches.append(batch)
+        found = _run(program.module, known, args, kwargs, program, seed)
+        if len(found) != len(wanted):
+            worst, where = float("inf"), f"{len(found)} outputs in place of {len(wanted)}"
+            break
+        for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
+            error = relative_error(a, b)
+            if not error <= worst or not where:
+                worst, where = error, f"output {i} (batch {batch}, error {error:.1e})"
+    dtype, allowed = _tolerance(model)
+    return Check(
+        ok=worst <= allowed,
+        max_relative_error=worst,
+        dtype=dtype,
+        tolerance=allowed,
+        worst_output=where,
+        first_bad_node="",
+        groups=(),
+        batches=tuple(batches),
+        against="the model",
+    )
 
-    def like(x: torch.Tensor) -> torch.Tensor:
-        if not x.is_floating_point():
-            return x
-        return torch.randn(x.shape, generator=rng).to(x)
 
-    inputs = pytree.tree_map_only(torch.Tensor, like, (program.args, dict(program.kwargs)))
-    runs = []
-    with torch.no_grad(), torch.random.fork_rng(), _comparable(model, program):
-        for module, tensors in ((model, state), (program.module, known)):
-            torch.manual_seed(seed)
-            runs.append(pytree.tree_leaves(functional_call(module, tensors, *inputs)))
-    if len(runs[0]) != len(runs[1]):
-        return float("inf")
-    return max((relative_error(a, b) for a, b in zip(*runs, strict=True)), default=0.0)
+def check_capture(
+    model: nn.Module, program: Program, *, seed: int = 0
+) -> tuple[list[Check], list[Remark]]:
+    """Holds a captured program against its model; a remark where the model does not run.
+
+    On the meta device there is nothing to compare.
+
+    Raises:
+        VerifyError: they compute different things.
+    """
+    if _on_meta(model):
+        return [], []
+    try:
+        check = compare_model(model, program, seed=seed)
+    except Exception as error:
+        return [], [
+            Remark(
+                "missed",
+                "verify.model-not-run",
+                type(model).__name__,
+                "what was captured was not compared with the model, which does not run on random inputs",
+                f"{type(error).__name__}: {first_line(error)}",
+                "compare program.module with the model on inputs of your own",
+            )
+        ]
+    if not check.ok:
+        raise VerifyError(
+            f"what was captured differs from the model in {check.worst_output}",
+            where=type(model).__name__,
+            why=f"{check}",
+            do="report this network, or take what torch.export makes of it: "
+            "fp.prune(torch.export.export(model, args), args)",
+        )
+    return [check], []
+
+
+def _run(
+    module: nn.Module,
+    state: dict[str, torch.Tensor],
+    args: Any,
+    kwargs: Any,
+    program: Program,
+    seed: int,
+) -> list[Any]:
+    """Its outputs, flat; whatever is written is a copy."""
+    copied = {id(t): t.clone() for t in state.values()}
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
+    with unchanged(module), torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if not any(r.code == "capture.mode-fixed" for r in program.remarks):
+            module.eval()
+        tensors = {name: copied[id(t)] for name, t in state.items()}
+        return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
+
+
+def _tolerance(model: nn.Module) -> tuple[str, float]:
+    """The least exact of its types, and what that allows."""
+    types = {t.dtype for t in _tensors(model).values()} & TOLERANCE.keys() or {torch.float32}
+    dtype = max(types, key=TOLERANCE.__getitem__)
+    return str(dtype).removeprefix("torch."), TOLERANCE[dtype]
 
 
 def _on_meta(model: nn.Module) -> bool:
@@ -129,24 +205,6 @@ def _noisy(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
         if x.numel() > 1 and x.is_floating_point() and constant(x):
             copy += noise(name, x, seed).to(x)
     return {name: found[id(x)] for name, x in tensors.items()}
-
-
-@contextmanager
-def _comparable(model: nn.Module, program: Program) -> Iterator[None]:
-    """Both in eval mode for the time being, where the program can switch."""
-    if any(r.code == "capture.mode-fixed" for r in program.remarks):
-        yield
-        return
-    flags = [(m, m.training) for m in model.modules()]
-    training = program.module.training
-    try:
-        model.eval()
-        program.module.eval()
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-        program.module.train(training)
 
 
 def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Literal
 
 import torch
 
+from fxprune.agreement import check_capture
 from fxprune.axes import Axes, BoolArray
 from fxprune.capture import capture
 from fxprune.choose import Candidates, Metric, Target, choose, find_candidates, ignored_parameters
@@ -153,7 +154,8 @@ def prune(
         scope: global: all units compete; group: each group loses the same share.
         ignore: globs of module paths whose own outputs stay as they are; their inputs may still narrow.
         multiple_of: lengths of shrunk axes are multiples of this.
-        verify: hold the result against the silenced original in float64; an error where they differ.
+        verify: hold the result against the silenced original in float64, and what was captured against the
+            model in its own precision; an error where they differ.
         seed: for random scores and for the inputs of the check.
         at_least: units that every group keeps.
         dynamic_batch: see `capture`.
@@ -176,6 +178,10 @@ def prune(
     clock.lap("shrink")
     model = partial.apply(decided) if partial else None
     checks = _checks(program, partial, decided, small, seed) if verify else []
+    unchecked: list[Remark] = []
+    if verify and isinstance(model_or_program, torch.nn.Module):
+        captured, unchecked = check_capture(model_or_program, program, seed=seed)
+        checks += captured
     clock.lap("verify")
     report = Report(
         before=summary(program),
@@ -186,6 +192,7 @@ def prune(
             *program.remarks,
             *(partial.opaque if partial else ()),
             *axes.remarks,
+            *unchecked,
             *_left(candidates),
         ),
         seconds=clock.laps,
@@ -215,7 +222,8 @@ def run(
         args: example inputs of a model; None for a Program.
         pipeline: text, passes, or functions on a GraphModule; or a sequence of these.
         kwargs: example keyword inputs of a model.
-        verify: hold each pass to what it declares to keep; one that does not is rolled back.
+        verify: hold each pass to what it declares to keep, one that does not is rolled back; and what was
+            captured to the model.
         instruments: what looks on.
         disable: names (globs) of passes to leave out.
         limit: apply no more than so many single rewrites.
@@ -224,15 +232,19 @@ def run(
 
     Raises:
         PipelineError: a pass failed, or broke what it declares; `error.program` is the program before it.
-        CaptureError, OptionError: nothing has run.
+        CaptureError, OptionError, VerifyError: nothing has run.
     """
     asked = read_environment()
+    verify = verify if asked.verify is None else asked.verify
     program = _as_program(model_or_program, args, kwargs, dynamic_batch=dynamic_batch)
+    if verify and isinstance(model_or_program, torch.nn.Module):
+        _, unchecked = check_capture(model_or_program, program, seed=seed)
+        program = replace(program, remarks=(*program.remarks, *unchecked))
     return run_pipeline(
         program,
         pipeline,
         instruments=(*instruments, *asked.instruments),
-        verify=verify if asked.verify is None else asked.verify,
+        verify=verify,
         disable=(*disable, *asked.disable),
         limit=asked.limit if limit is None else limit,
         seed=seed,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any, NamedTuple, cast
@@ -20,6 +20,7 @@ from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
+from fxprune.capture.unchanged import unchanged
 from fxprune.errors import CaptureError
 from fxprune.garbage import without_collection
 from fxprune.program import Program, TracedModule, build_module, share_tensors
@@ -68,7 +69,7 @@ def capture(
         return _from_exported(model, _example_inputs(model, args, kwargs))
     inputs = _checked_inputs(model, args, kwargs)
     register_caches()
-    with _unchanged(model), unlogged_failures():
+    with unchanged(model), unlogged_failures():
         suspects = Suspects(model)
         traced, free, remarks = _trace_batched(
             model, _on_device_of(model, inputs), dynamic_batch, suspects
@@ -134,25 +135,6 @@ def _on_device_of(model: nn.Module, inputs: _Inputs) -> _Inputs:
     return inputs
 
 
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Puts every attribute, buffer, hook and flag of the model back afterwards."""
-    saved = [(m, dict(vars(m))) for m in model.modules()]
-    inner = [(v, v.copy()) for _, d in saved for v in d.values() if isinstance(v, dict)]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, attributes in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
-        for mapping, items in inner:
-            mapping.clear()
-            mapping.update(items)
-
-
 def _trace_batched(
     model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
 ) -> tuple[_Traced, bool, list[Remark]]:
@@ -172,7 +154,7 @@ class _Traced(NamedTuple):
 
 def _recorded(model: nn.Module, inputs: _Inputs, suspects: Suspects) -> _Traced | None:
     try:
-        with _unchanged(model), warnings.catch_warnings(), torch.enable_grad():
+        with unchanged(model), warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             found = trace(model, inputs.args, inputs.kwargs, suspects.watch)
     except Exception:  # the export says what is wrong with the network, if anything is
