@@ -19,6 +19,7 @@ from torch import nn
 from fxprune.agreement import check_numbers, check_sizes
 from fxprune.algebra.label import IntArray
 from fxprune.capture.failure import first_line
+from fxprune.capture.unchanged import remember
 from fxprune.errors import PlanError
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
 from fxprune.program import Program, module_path
@@ -194,18 +195,11 @@ def _twin(model: M) -> M:
 
 @contextmanager
 def _all_or_nothing(model: nn.Module) -> Iterator[None]:
-    """Puts every attribute, parameter and buffer back if the block fails."""
-    saved = [(m, dict(vars(m))) for m in model.modules()]
-    inner = [(v, dict(v)) for _, d in saved for v in d.values() if isinstance(v, dict)]
+    put_back = remember(model)
     try:
         yield
     except BaseException:
-        for module, attributes in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
-        for mapping, items in inner:
-            mapping.clear()
-            mapping.update(items)
+        put_back()
         raise
 
 

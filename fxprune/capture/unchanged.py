@@ -1,8 +1,8 @@
-"""A model that is as it was before it ran."""
+"""A model that is as it was before something was done with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,18 +11,28 @@ from torch import nn
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Puts every attribute, buffer, hook and flag of the model back afterwards; attention takes no fast path."""
-    saved = [(m, dict(vars(m))) for m in model.modules()]
-    inner = [(v, v.copy()) for _, d in saved for v in d.values() if isinstance(v, dict)]
+    """Puts the model back afterwards; in between attention takes no fast path."""
+    put_back = remember(model)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        put_back()
+
+
+def remember(model: nn.Module) -> Callable[[], None]:
+    """What puts every attribute, parameter, buffer, hook and flag of the model back to what it is now."""
+    saved = [(m, dict(vars(m))) for m in model.modules()]
+    inner = [(v, v.copy()) for _, d in saved for v in d.values() if isinstance(v, dict)]
+
+    def put_back() -> None:
         for module, attributes in saved:
             vars(module).clear()
             vars(module).update(attributes)
         for mapping, items in inner:
             mapping.clear()
             mapping.update(items)
+
+    return put_back
