@@ -80,3 +80,35 @@ def test_not_finite_and_misshapen_are_infinitely_wrong() -> None:
     assert relative_error(torch.ones(4), one) == float("inf")
     assert relative_error(torch.tensor([1, 2]), torch.tensor([1, 3])) == float("inf")
     assert relative_error(one * 1.5, one) == 0.5
+
+
+class Faint(nn.Module):
+    """What its layers compute is next to nothing of its output."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.last(self.first(x))
+        return x + y * self.scale
+
+
+@pytest.mark.parametrize(("scale", "blind"), [(1.0, False), (1e-12, True), (0.0, True)])
+def test_a_check_that_could_not_fail_says_so(scale: float, blind: bool) -> None:
+    program = fp.capture(Faint(scale).eval(), torch.randn(3, 4))
+    plan = fp.plan(program, {"first.weight": (0, [1, 2])})
+    check = fp.verify(program, plan, fp.shrink(program, plan))
+    assert check.ok
+    assert check.blind == blind
+    assert ("do not show whether it is right" in str(check)) == blind
+
+
+def test_nothing_removed_changes_nothing() -> None:
+    program = fp.capture(Faint(1.0).eval(), torch.randn(3, 4))
+    plan = fp.plan(program, [])
+    check = fp.verify(program, plan, fp.shrink(program, plan))
+    assert check.ok
+    assert check.change is None
+    assert not check.blind
