@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.failure import first_line, own_line
 from fxprune.capture.unchanged import unchanged
 from fxprune.errors import PlanError, VerifyError
-from fxprune.program import Program
+from fxprune.program import Program, named_tensors
 from fxprune.remark import Remark
 from fxprune.torch_private import WithoutData
 from fxprune.verify import TOLERANCE, Check, batches_of, constant, noise, relative_error
@@ -178,26 +178,19 @@ def _run(
 
 def _tolerance(model: nn.Module) -> tuple[str, float]:
     """The least exact of its types, and what that allows."""
-    types = {t.dtype for t in _tensors(model).values()} & TOLERANCE.keys() or {torch.float32}
+    types = {t.dtype for t in named_tensors(model).values()} & TOLERANCE.keys() or {torch.float32}
     dtype = max(types, key=TOLERANCE.__getitem__)
     return str(dtype).removeprefix("torch."), TOLERANCE[dtype]
 
 
 def _on_meta(model: nn.Module) -> bool:
-    return any(t.is_meta for t in _tensors(model).values())
-
-
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    return any(t.is_meta for t in named_tensors(model).values())
 
 
 def _noisy(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     """Copies of its tensors, a tied one once."""
     found: dict[int, torch.Tensor] = {}
-    tensors = _tensors(model)
+    tensors = named_tensors(model)
     for name, x in tensors.items():
         if id(x) in found:
             continue

@@ -103,10 +103,15 @@ class Program:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every parameter and buffer by name; a tensor of two names stands under both."""
-        found: dict[str, torch.Tensor] = {}
-        found.update(self.module.named_parameters(remove_duplicate=False))
-        found.update(self.module.named_buffers(remove_duplicate=False))
-        return found
+        return named_tensors(self.module)
+
+
+def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer of a module by name; a tensor of two names stands under both."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
 
 
 def module_path(node: fx.Node) -> str:

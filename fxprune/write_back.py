@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from torch import nn
 
 from fxprune.agreement import check_numbers, check_sizes
@@ -22,7 +21,7 @@ from fxprune.capture.failure import first_line
 from fxprune.capture.unchanged import remember
 from fxprune.errors import PlanError
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
-from fxprune.program import Program, module_path
+from fxprune.program import Program, module_path, named_tensors
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.solve import solve
@@ -158,8 +157,7 @@ def _paths(plan: Plan) -> dict[str, str]:
 
 
 def _check_names(model: nn.Module, plan: Plan) -> None:
-    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
+    tensors = named_tensors(model)
     for name, cut in plan.kept.items():
         tensor = tensors.get(name)
         if tensor is None:

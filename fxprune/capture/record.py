@@ -188,9 +188,8 @@ class _Recorder:
                 "a region with autocast, or without gradients that there would be"
             )
         if op is torch.ops.aten.lift_fresh.default and type(args[0]) is torch.Tensor:
-            op = (
-                torch.ops.aten.lift_fresh_copy.default
-            )  # as export has it: the constant stays as it is
+            # As export has it: the constant stays as it is.
+            op = torch.ops.aten.lift_fresh_copy.default
             self._add_constant(args[0])
         if op is torch.ops.aten.scaled_dot_product_attention.default:
             _check_mask(args[0], args[1], args[3] if len(args) > 3 else kwargs.get("attn_mask"))
