@@ -9,8 +9,8 @@ import torchvision
 
 import fxprune as fp
 from benchmarks.bench import RATIO_HEAD, Row, alternate, markdown, ratio_cells
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 
 THREADS = 2
 ALONE = True

@@ -37,7 +37,7 @@ def measure(network: Network, seed: int = 0) -> Row:
 
     from fxprune.capture import capture
     from fxprune.equivalence import compare_functions, in_double, randomised
-    from fxprune.gate import gates
+    from fxprune.graph.gate import gates
     from fxprune.pipeline import run_pipeline
     from fxprune.structure.blocks import find_blocks
 

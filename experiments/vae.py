@@ -26,7 +26,7 @@ from benchmarks.commit import commit
 from benchmarks.page import renew
 from experiments.data import Data, load
 from experiments.page import FILE
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.training import Shrinker
 from fxprune.training.history import size_of
 from fxprune_passes.methods import NeuronImportance

@@ -21,9 +21,9 @@ import fxprune as fp
 from benchmarks.commit import commit
 from benchmarks.page import renew
 from experiments.page import FILE
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 from fxprune.training import Shrinker
 from fxprune.training.history import size_of
 from fxprune_passes.methods import BernoulliLayers, ComplexityAware, EntropyGuided

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from fxprune.capture import capture
     from fxprune.errors import FxpruneError
+    from fxprune.graph.program import Program
     from fxprune.group import Group, Member
     from fxprune.importance import Importance, criterion, unit_criterion
     from fxprune.instruments import PrintGraph, Reproducer, TimePasses
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
         fx_pass,
     )
     from fxprune.plan import Plan
-    from fxprune.program import Program
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
     from fxprune.write_back import write_back
@@ -115,7 +115,7 @@ _HOME = {
     "Importance": "fxprune.importance",
     "Member": "fxprune.group",
     "Plan": "fxprune.plan",
-    "Program": "fxprune.program",
+    "Program": "fxprune.graph.program",
     "Remark": "fxprune.remark",
     "capture": "fxprune.capture",
     "capture_partial": "fxprune.partial",

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.failure import first_line, own_line
 from fxprune.capture.unchanged import unchanged
 from fxprune.errors import PlanError, VerifyError
-from fxprune.program import Program, named_tensors
+from fxprune.graph.program import Program, named_tensors
 from fxprune.remark import Remark
 from fxprune.torch_private import WithoutData
 from fxprune.verify import TOLERANCE, Check, batches_of, constant, noise, relative_error

@@ -15,6 +15,7 @@ from fxprune.capture import capture
 from fxprune.choose import Candidates, Metric, Target, choose, find_candidates, ignored_parameters
 from fxprune.cost import Cost, mac_terms, param_terms
 from fxprune.errors import BudgetError
+from fxprune.graph.program import Program, module_path
 from fxprune.group import Groups, find_groups
 from fxprune.importance import Importance, score_units
 from fxprune.instruments import bisect, read_environment, replay
@@ -23,7 +24,6 @@ from fxprune.pipeline import Instrument, Result, run_pipeline
 from fxprune.pipeline.cache import solved
 from fxprune.pipeline.manager import Steps
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
-from fxprune.program import Program, module_path
 from fxprune.remark import Remark
 from fxprune.report import GroupRow, Report, compare, summary
 from fxprune.shrink import apply_plan

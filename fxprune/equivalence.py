@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxprune.editor import Editor
 from fxprune.errors import VerifyError
-from fxprune.evaluate import Evaluator
-from fxprune.leaf import is_inside_leaf
-from fxprune.program import Program, describe
+from fxprune.graph.editor import Editor
+from fxprune.graph.evaluate import Evaluator
+from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.program import Program, describe
 from fxprune.verify import TOLERANCE, Check, batches_of, constant, noise, relative_error
 
 Tensor = torch.Tensor

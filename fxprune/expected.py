@@ -30,9 +30,9 @@ from torch import fx
 from fxprune.algebra.label import IntArray, Label
 from fxprune.axes import Axes, BoolArray
 from fxprune.cost import Term, mac_terms, param_terms
-from fxprune.gate import gates
-from fxprune.leaf import is_inside_leaf
-from fxprune.program import Program
+from fxprune.graph.gate import gates
+from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.program import Program
 from fxprune.structure.formula import ALWAYS, Chances, Formula, assume
 from fxprune.structure.need import find_need
 

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from fxprune.algebra.label import IntArray
 from fxprune.axes import Axes
-from fxprune.garbage import without_collection
+from fxprune.graph.gc_pause import without_collection
 
 Role = Literal["producer", "consumer", "elementwise"]
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import OptionError
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from torch import fx
 from fxprune.algebra.label import IntArray, Label
 from fxprune.axes import Axes, BoolArray, lost_positions
 from fxprune.errors import PlanError
-from fxprune.garbage import without_collection
-from fxprune.mode import is_counter, without_mode
-from fxprune.operands import get_argument
+from fxprune.graph.gc_pause import without_collection
+from fxprune.graph.mode import is_counter, without_mode
+from fxprune.graph.operands import get_argument
+from fxprune.graph.program import Program
+from fxprune.graph.sizes import Sizes, is_symbolic
 from fxprune.plan_json import PlanData, read_plan, to_text
-from fxprune.program import Program
-from fxprune.sizes import Sizes, is_symbolic
 
 Kept = Mapping[str, Mapping[int, IntArray]]
 

@@ -16,9 +16,9 @@ from torch import fx
 from fxprune.algebra.label import Label
 from fxprune.axes import Axes
 from fxprune.errors import VerifyError
-from fxprune.evaluate import Evaluator, Provide
-from fxprune.operands import bind
-from fxprune.program import Program
+from fxprune.graph.evaluate import Evaluator, Provide
+from fxprune.graph.operands import bind
+from fxprune.graph.program import Program
 
 Tensor = torch.Tensor
 

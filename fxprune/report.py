@@ -13,9 +13,9 @@ from torch import fx
 
 from fxprune.cost import node_macs, tensor_bytes
 from fxprune.cost.macs import example_sizes
-from fxprune.program import Program, module_path
+from fxprune.graph.program import Program, module_path
+from fxprune.graph.sizes import Sizes
 from fxprune.remark import Remark
-from fxprune.sizes import Sizes
 from fxprune.verify import Check
 
 Shape = tuple[int, ...]

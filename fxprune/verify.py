@@ -17,13 +17,13 @@ from torch.utils import _pytree as pytree
 
 from fxprune.axes import Axes
 from fxprune.errors import VerifyError
-from fxprune.evaluate import Evaluator, Provide, flat_inputs
-from fxprune.leaf import is_inside_leaf
+from fxprune.graph.evaluate import Evaluator, Provide, flat_inputs
+from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.program import Program, describe
+from fxprune.graph.sizes import Sizes, symbolic_axes
 from fxprune.plan import Kept, Plan
-from fxprune.program import Program, describe
 from fxprune.reference import Silenced
 from fxprune.shrink.tensors import slice_axes
-from fxprune.sizes import Sizes, symbolic_axes
 
 Tensor = torch.Tensor
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}

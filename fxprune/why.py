@@ -14,8 +14,8 @@ from fxprune.algebra.label import IntArray, Label
 from fxprune.algebra.units import Coupling
 from fxprune.axes import Axes
 from fxprune.errors import PlanError
+from fxprune.graph.program import describe, source_line
 from fxprune.group import Group, find_groups
-from fxprune.program import describe, source_line
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from fxprune.algebra.label import IntArray
 from fxprune.capture.failure import first_line
 from fxprune.capture.unchanged import remember
 from fxprune.errors import PlanError
+from fxprune.graph.program import Program, module_path, named_tensors
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
-from fxprune.program import Program, module_path, named_tensors
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.solve import solve

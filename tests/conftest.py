@@ -8,7 +8,7 @@ from hypothesis import settings
 from torch import nn
 
 import fxprune as fp
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 # The same examples in every run: a search for others is `-m slow`.
 settings.register_profile("suite", derandomize=True, deadline=None)

@@ -6,7 +6,7 @@ import pytest
 import fxprune as fp
 from fxprune.api import cost_of, solved
 from fxprune.errors import BudgetError, OptionError, PlanError
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 def share(outcome: fp.Outcome, metric: str) -> float:

@@ -6,8 +6,8 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import OptionError
+from fxprune.graph.program import Program
 from fxprune.latency import Latency, compare_latency
-from fxprune.program import Program
 
 
 def linear(width: int) -> Program:

@@ -10,7 +10,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import PlanError
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 def test_positions_take_everything_coupled_with_them(program: Program) -> None:

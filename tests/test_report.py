@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.remark import Remark
 from fxprune.report import Comparison, GroupRow, Report, Summary, compare, fold, summary
 

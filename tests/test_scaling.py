@@ -14,9 +14,9 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.axes import Axes
+from fxprune.graph.program import Program
 from fxprune.group import find_groups
 from fxprune.plan import plan_removal
-from fxprune.program import Program
 from fxprune.solve import solve
 
 

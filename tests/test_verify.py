@@ -8,7 +8,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import VerifyError
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.verify import relative_error
 
 

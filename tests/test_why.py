@@ -4,7 +4,7 @@ import pytest
 
 import fxprune as fp
 from fxprune.errors import PlanError
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 def test_members_come_with_the_operators_that_couple_them(program: Program) -> None:

@@ -12,9 +12,9 @@ from fxprune.agreement import compare_model
 from fxprune.axes import Axes
 from fxprune.capture import capture
 from fxprune.errors import PlanError
+from fxprune.graph.program import Program
 from fxprune.group import find_groups
 from fxprune.plan import Plan, plan_removal, units_of
-from fxprune.program import Program
 from fxprune.shrink import apply_plan
 from fxprune.solve import solve
 from fxprune.write_back import Cut, register_sizes, write_back

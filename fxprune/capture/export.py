@@ -22,8 +22,8 @@ from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
 from fxprune.capture.unchanged import unchanged
 from fxprune.errors import CaptureError
-from fxprune.garbage import without_collection
-from fxprune.program import Program, TracedModule, build_module, share_tensors
+from fxprune.graph.gc_pause import without_collection
+from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
 from fxprune.remark import Remark
 from fxprune.torch_private import static_size, unlogged_failures
 

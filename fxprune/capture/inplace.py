@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.program import describe
+from fxprune.graph.program import describe
 from fxprune.remark import Remark
 from fxprune.torch_private import (
     aliased,

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from torch import fx, nn
 
 from fxprune.capture.mode_check import ModeCheck, reads_training
-from fxprune.mode import MODE, mode_argument
-from fxprune.operands import get_argument
-from fxprune.program import module_path
+from fxprune.graph.mode import MODE, mode_argument
+from fxprune.graph.operands import get_argument
+from fxprune.graph.program import module_path
 from fxprune.remark import Remark
 
 

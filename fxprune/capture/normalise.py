@@ -11,7 +11,7 @@ from torch import fx
 
 from fxprune.capture.inplace import make_functional, written_memory
 from fxprune.errors import CaptureError
-from fxprune.program import describe
+from fxprune.graph.program import describe
 from fxprune.remark import Remark
 from fxprune.rulebook import find_rule
 from fxprune.torch_private import (

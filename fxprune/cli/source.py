@@ -16,9 +16,9 @@ from torch import nn
 from fxprune.capture import capture
 from fxprune.capture.inputs import default_inputs, load_model, parse_input
 from fxprune.errors import CaptureError, OptionError
+from fxprune.graph.program import Program
 from fxprune.io import load
 from fxprune.partial import Partial, capture_partial
-from fxprune.program import Program
 
 _stderr = Console(stderr=True, highlight=False)
 

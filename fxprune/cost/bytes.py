@@ -6,7 +6,7 @@ import torch
 
 from fxprune.axes import Axes
 from fxprune.cost.terms import Term, tensor_term
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 def tensor_bytes(tensor: torch.Tensor) -> int:

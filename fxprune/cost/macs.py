@@ -12,10 +12,10 @@ from torch import fx
 
 from fxprune.axes import Axes
 from fxprune.cost.terms import Term
-from fxprune.evaluate import flat_inputs
-from fxprune.operands import bind, is_operator
-from fxprune.program import Program
-from fxprune.sizes import Sizes, symbolic_axes
+from fxprune.graph.evaluate import flat_inputs
+from fxprune.graph.operands import bind, is_operator
+from fxprune.graph.program import Program
+from fxprune.graph.sizes import Sizes, symbolic_axes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fxprune.algebra.label import IntArray, Label
 from fxprune.axes import Axes, BoolArray
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 FloatArray = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.algebra.label import Label
-from fxprune.evaluate import Evaluator
+from fxprune.graph.evaluate import Evaluator
 from fxprune.importance.table import Evidence, FloatArray, unit_criterion
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import fx
 
+from fxprune.graph.operands import is_operator
 from fxprune.importance.table import Evidence, criterion
-from fxprune.operands import is_operator
 
 NORMS = (
     "aten::batch_norm",

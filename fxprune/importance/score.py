@@ -12,9 +12,9 @@ import torch
 from fxprune.algebra.label import IntArray
 from fxprune.axes import Axes
 from fxprune.errors import OptionError, ScoreError
+from fxprune.graph.program import Program
 from fxprune.group import Group
 from fxprune.importance.table import Criterion, Evidence, FloatArray, find_criterion
-from fxprune.program import Program
 
 REDUCTIONS = ("mean", "sum", "max")
 

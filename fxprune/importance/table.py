@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from fxprune.axes import Axes
 from fxprune.errors import OptionError
+from fxprune.graph.program import Program
 from fxprune.group import Group
 from fxprune.plugins import load_plugins
-from fxprune.program import Program
 
 FloatArray = NDArray[np.float64]
 Finish = Callable[[FloatArray], FloatArray]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fxprune.errors import FxpruneError, OptionError, PipelineError
+from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
 from fxprune.pipeline.kinds import Pass, Rewrite
 from fxprune.pipeline.manager import Steps, as_pipeline, run_pipeline
 from fxprune.pipeline.pipeline import Pipeline
 from fxprune.pipeline.verify_each import VerifyEach
-from fxprune.program import Program
 from fxprune.remark import Remark
 
 Predicate = Callable[[Program], bool]

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.text import Text
 from torch import fx
 
-from fxprune.leaf import leaf_of
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.program import Program, module_path
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
 from fxprune.pipeline.kinds import Pass
 from fxprune.pipeline.pipeline import Pipeline
-from fxprune.program import Program, module_path
 
 _STYLES = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
 Line = tuple[str, str]

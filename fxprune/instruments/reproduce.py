@@ -15,6 +15,7 @@ import torch
 
 from fxprune import __version__
 from fxprune.errors import FxpruneError, LoadError
+from fxprune.graph.program import Program
 from fxprune.io import load, save
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
@@ -24,7 +25,6 @@ from fxprune.pipeline.pipeline import Pipeline
 from fxprune.pipeline.registry import find_pass
 from fxprune.pipeline.result import Result
 from fxprune.pipeline.text import parse
-from fxprune.program import Program
 
 FACTS, PROGRAM, ERROR = "reproducer.json", "program", "error.txt"
 

@@ -8,12 +8,12 @@ from typing import Any, TextIO
 
 from tabulate import tabulate
 
+from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
 from fxprune.pipeline.kinds import Pass
 from fxprune.pipeline.pipeline import Pipeline
 from fxprune.pipeline.result import Result
-from fxprune.program import Program
 
 _KIB = 1024 if sys.platform == "darwin" else 1  # the system counts the peak in bytes or in KiB
 

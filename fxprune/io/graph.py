@@ -16,10 +16,10 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture
 from fxprune.cost.macs import example_symbols
-from fxprune.evaluate import flat_inputs
-from fxprune.mode import MODE
-from fxprune.program import Program, source_line
-from fxprune.sizes import Sizes, symbolic_axes
+from fxprune.graph.evaluate import flat_inputs
+from fxprune.graph.mode import MODE
+from fxprune.graph.program import Program, source_line
+from fxprune.graph.sizes import Sizes, symbolic_axes
 
 Known = dict[str, Any]
 Stack = tuple[tuple[str, str, str], ...]

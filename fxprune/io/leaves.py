@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from fxprune.editor import Editor
 from fxprune.errors import LoadError
-from fxprune.leaf import Leaf, leaf_of
-from fxprune.program import Program
+from fxprune.graph.editor import Editor
+from fxprune.graph.leaf import Leaf, leaf_of
+from fxprune.graph.program import Program
 
 _OF_TORCH = frozenset(vars(nn.Module()))
 Row = dict[str, Any]

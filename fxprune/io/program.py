@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fxprune.errors import LoadError
+from fxprune.graph.program import Program, build_module
 from fxprune.io.directory import PROGRAM, check_directory, write_json, written
 from fxprune.io.graph import load_graph, restore, save_graph
 from fxprune.io.leaves import put_back, take_out
 from fxprune.io.parts import PLAN, REPORT, WEIGHTS, save_parts
 from fxprune.io.weights import load_weights, save_weights
 from fxprune.plan import Plan
-from fxprune.program import Program, build_module
 from fxprune.remark import Remark
 from fxprune.report import Report
 

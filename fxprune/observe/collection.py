@@ -8,9 +8,9 @@ from typing import Any, Self
 from tabulate import tabulate
 from torch import fx
 
-from fxprune.leaf import leaf_of
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.program import Program
 from fxprune.observe.observer import Observer
-from fxprune.program import Program
 
 
 def observers(program: Program) -> Observers:

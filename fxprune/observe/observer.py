@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from fxprune.errors import OptionError
-from fxprune.leaf import Leaf
+from fxprune.graph.leaf import Leaf
 
 Tensor = torch.Tensor
 

@@ -9,9 +9,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.evaluate import flat_inputs
+from fxprune.graph.evaluate import flat_inputs
+from fxprune.graph.program import Program, build_module, share_tensors
 from fxprune.partial.parts import Part
-from fxprune.program import Program, build_module, share_tensors
 
 
 def join_parts(model: nn.Module, parts: Sequence[Part]) -> Program:

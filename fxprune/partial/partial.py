@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from fxprune.errors import CaptureError
+from fxprune.graph.program import Program
 from fxprune.io.parts import load_parts, put_state
 from fxprune.partial.calls import record, restored
 from fxprune.partial.join import join_parts
 from fxprune.partial.parts import FoundParts, Part
 from fxprune.partial.verify import Silencing, verify_parts
 from fxprune.plan import Plan, check_plan
-from fxprune.program import Program
 from fxprune.remark import Remark
 from fxprune.solve import solve
 from fxprune.verify import Check

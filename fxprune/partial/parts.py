@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture
 from fxprune.errors import FxpruneError
+from fxprune.graph.program import Program
 from fxprune.partial.calls import Call, Signature
-from fxprune.program import Program
 from fxprune.remark import Remark
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from fxprune.axes import Axes
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.solve import solve
 
 T = TypeVar("T")

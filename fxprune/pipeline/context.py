@@ -11,11 +11,11 @@ import numpy as np
 from torch import fx
 
 from fxprune.axes import Axes
-from fxprune.editor import Editor
+from fxprune.graph.editor import Editor
+from fxprune.graph.program import Program, describe
 from fxprune.pipeline.cache import remember, solved
 from fxprune.pipeline.kinds import Analysis, Branch, Pass, Unit
 from fxprune.plan import Plan, plan_removal
-from fxprune.program import Program, describe
 from fxprune.remark import Kind, Remark
 from fxprune.shrink import apply_plan
 from fxprune.verify import Check

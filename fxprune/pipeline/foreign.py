@@ -14,12 +14,12 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture
 from fxprune.errors import CaptureError, OptionError
-from fxprune.leaf import leaf_of
-from fxprune.operands import is_operator
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.operands import is_operator
+from fxprune.graph.program import Program, TracedModule
+from fxprune.graph.sizes import Sizes, is_symbolic, symbolic_axes
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.kinds import Rewrite
-from fxprune.program import Program, TracedModule
-from fxprune.sizes import Sizes, is_symbolic, symbolic_axes
 from fxprune.torch_private import fake_mode_of, fake_result, pytree_specs
 
 GraphFunction = Callable[..., Any]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.kinds import Pass
-from fxprune.program import Program
 
 if TYPE_CHECKING:
     from fxprune.pipeline.pipeline import Pipeline

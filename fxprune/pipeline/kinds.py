@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, over
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 if TYPE_CHECKING:
     from fxprune.pipeline.context import Context

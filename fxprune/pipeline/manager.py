@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from fxprune.errors import FxpruneError, OptionError, PipelineError
+from fxprune.graph.program import Program
 from fxprune.pipeline.cache import hand_on
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
@@ -18,7 +19,6 @@ from fxprune.pipeline.pipeline import Pipeline, Repeat
 from fxprune.pipeline.result import Result, Step
 from fxprune.pipeline.verify_each import VerifyEach
 from fxprune.plan import Plan
-from fxprune.program import Program
 
 Steps = str | Pass | Repeat | Pipeline | Callable[..., Any] | Sequence[Any]
 

@@ -9,10 +9,10 @@ import torch
 
 from fxprune.equivalence import compare_functions, in_double, new_types, randomised
 from fxprune.errors import VerifyError
+from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
 from fxprune.pipeline.kinds import Pass, Rewrite
-from fxprune.program import Program
 from fxprune.verify import Check, compare_programs
 
 

@@ -6,9 +6,9 @@ import copy
 from dataclasses import replace
 
 from fxprune.axes import Axes
-from fxprune.garbage import without_collection
+from fxprune.graph.gc_pause import without_collection
+from fxprune.graph.program import Program, build_module
 from fxprune.plan import Plan
-from fxprune.program import Program, build_module
 from fxprune.shrink.nodes import edit_graph
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.shrink.values import update_values

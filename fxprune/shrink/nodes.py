@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.errors import PlanError
-from fxprune.operands import get_argument, set_argument
+from fxprune.graph.operands import get_argument, set_argument
 from fxprune.plan import Edit, Rescale, ScaleArgument, SetArgument
 
 

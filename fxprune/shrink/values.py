@@ -10,8 +10,8 @@ from torch import fx
 
 from fxprune.algebra.label import Label
 from fxprune.axes import Axes, BoolArray
+from fxprune.graph.program import Program
 from fxprune.plan import Plan
-from fxprune.program import Program
 from fxprune.torch_private import resized
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxprune.operands import get_argument, is_operator
-from fxprune.program import Program
+from fxprune.graph.operands import get_argument, is_operator
+from fxprune.graph.program import Program
 from fxprune.structure.paths import operator
 
 # What they make of a number depends on its sign: below 0 they are off, or nearly so.

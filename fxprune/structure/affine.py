@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.operands import bind, get_argument, is_operator
+from fxprune.graph.operands import bind, get_argument, is_operator
 from fxprune.structure.paths import Flow, draws, operator, reads_sizes
 
 # Linear in the first argument; the others say where and how.

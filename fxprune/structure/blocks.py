@@ -18,9 +18,9 @@ from tabulate import tabulate
 from torch import fx
 
 from fxprune.cost import node_macs
-from fxprune.operands import get_argument
-from fxprune.program import Program
-from fxprune.sizes import Sizes
+from fxprune.graph.operands import get_argument
+from fxprune.graph.program import Program
+from fxprune.graph.sizes import Sizes
 from fxprune.structure.names import class_of, unique_paths
 from fxprune.structure.paths import Flow, PostDominators, operator
 from fxprune.structure.shortcut import View, views

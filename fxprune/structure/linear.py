@@ -13,7 +13,7 @@ from typing import overload
 from tabulate import tabulate
 from torch import fx
 
-from fxprune.program import Program, module_path
+from fxprune.graph.program import Program, module_path
 from fxprune.structure.affine import is_weighted, why_not_affine
 from fxprune.structure.paths import Flow
 

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 
 from torch import fx
 
-from fxprune.program import module_path
+from fxprune.graph.program import module_path
 from fxprune.structure.paths import Flow
 
 Part = tuple[fx.Node, frozenset[fx.Node]]

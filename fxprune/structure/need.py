@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxprune.evaluate import is_mutable
-from fxprune.gate import Gate
-from fxprune.leaf import leaf_of
-from fxprune.program import Program
+from fxprune.graph.evaluate import is_mutable
+from fxprune.graph.gate import Gate
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.program import Program
 from fxprune.structure.formula import ALWAYS, NEVER, Formula, both, either, gate
 from fxprune.structure.paths import Flow
 from fxprune.structure.zeros import KEEP_ZERO, PRODUCTS, bias_of, is_norm, leaves_bias, operation

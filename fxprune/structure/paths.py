@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 
-from fxprune.operands import is_operator
-from fxprune.program import Program
+from fxprune.graph.operands import is_operator
+from fxprune.graph.program import Program
 from fxprune.structure.writes import Writes, find_writes
 
 # These read how long or of what type a tensor is, not what is in it.

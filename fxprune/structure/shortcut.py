@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from fxprune.operands import get_argument
+from fxprune.graph.operands import get_argument
 from fxprune.structure.paths import Flow, operator
 
 # Hands on the elements as they are, perhaps in another type, order or shape; as gates and observers do.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from fxprune.capture.inplace import Memory
-from fxprune.evaluate import is_mutable
+from fxprune.graph.evaluate import is_mutable
 
 
 @dataclass(frozen=True)

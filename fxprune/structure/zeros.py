@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxprune.operands import get_argument
+from fxprune.graph.operands import get_argument
 from fxprune.structure.paths import operator
 
 # 0 in their first operand gives 0, whatever the others are.

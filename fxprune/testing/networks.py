@@ -12,7 +12,7 @@ from fxprune.algebra.label import IntArray
 from fxprune.api import groups, plan, shrink, solved, verify
 from fxprune.axes import Axes
 from fxprune.capture import capture
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.verify import Check
 
 Where = Mapping[str, int | Sequence[int]]

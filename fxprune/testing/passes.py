@@ -8,8 +8,8 @@ from typing import ClassVar, cast
 import torch
 from torch import fx, nn
 
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Keeps, Rewrite
-from fxprune.program import Program
 
 
 @dataclass(frozen=True)

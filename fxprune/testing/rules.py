@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 from fxprune.algebra.label import IntArray, Label
 from fxprune.axes import Axes, BoolArray
 from fxprune.errors import PlanError
-from fxprune.evaluate import Evaluator
+from fxprune.graph.evaluate import Evaluator
+from fxprune.graph.program import Program
 from fxprune.plan import plan_removal
-from fxprune.program import Program
 from fxprune.reference import Silenced
 from fxprune.shrink.engine import apply_plan
 from fxprune.shrink.tensors import slice_axes

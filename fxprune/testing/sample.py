@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.program import Program, build_module
+from fxprune.graph.program import Program, build_module
 
 Kind = Literal["normal", "positive", "probability", "index", "mask", "complex", "single", "ends"]
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 import fxprune as fp
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 
 Tensor = torch.Tensor
 Batch = tuple[Tensor, Tensor]

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fxprune.errors import OptionError
+from fxprune.graph.program import Program
 from fxprune.pipeline.manager import Steps
 from fxprune.plan import Plan
-from fxprune.program import Program
 from fxprune.training.errors import TrainingError
 from fxprune.training.shrinker import Change, Shrinker
 

@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.training.ema import Ema
 from fxprune.training.errors import TrainingError
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from fxprune.algebra.label import IntArray
-from fxprune.leaf import is_inside_leaf
+from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.program import Program
 from fxprune.plan import Plan
-from fxprune.program import Program
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.errors import TrainingError
 

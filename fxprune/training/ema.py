@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.correspondence import Correspondence
 from fxprune.training.errors import TrainingError

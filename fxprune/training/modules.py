@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fxprune.program import Program, TracedModule, build_module, share_tensors
+from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
 
 Tensor = torch.Tensor
 

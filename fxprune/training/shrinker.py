@@ -12,13 +12,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.capture import capture
+from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.program import Program, TracedModule
 from fxprune.instruments import read_environment
-from fxprune.leaf import is_inside_leaf
 from fxprune.pipeline import Result, run_pipeline
 from fxprune.pipeline.cache import solved
 from fxprune.pipeline.manager import Steps
 from fxprune.plan import Plan, check_plan
-from fxprune.program import Program, TracedModule
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.checkpoint import read_state, write_state

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.export import capture
 from fxprune.capture.failure import at_fixed_batch
 from fxprune.errors import CaptureError
-from fxprune.program import Program, build_module, module_class, module_path, source_line
+from fxprune.graph.program import Program, build_module, module_class, module_path, source_line
 
 
 def small() -> nn.Module:

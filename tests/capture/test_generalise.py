@@ -17,7 +17,7 @@ from fxprune.capture import generalise
 from fxprune.capture.export import capture
 from fxprune.capture.generalise import trace
 from fxprune.capture.record import UnsupportedError
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.torch_private import pytree_specs, static_size
 
 

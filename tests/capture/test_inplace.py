@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxprune.capture.export import capture
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 class Fn(nn.Module):

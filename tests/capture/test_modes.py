@@ -1,4 +1,4 @@
-"""Tests of fxprune.capture.modes, and of fxprune.mode through captured programs."""
+"""Tests of fxprune.capture.modes, and of fxprune.graph.mode through captured programs."""
 
 import copy
 from typing import Any

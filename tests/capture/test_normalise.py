@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.capture.export import capture
 from fxprune.errors import CaptureError
-from fxprune.program import Program, module_path, source_line
+from fxprune.graph.program import Program, module_path, source_line
 from fxprune.rulebook import find_rule
 from fxprune.torch_private import operator_name, overload
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.program import Program, TracedModule
+from fxprune.graph.program import Program, TracedModule
 
 LOG = logging.getLogger("chaining")
 SLOW = (pytest.mark.slow, pytest.mark.timeout(1800))

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fxprune.gate import Gate
+from fxprune.graph.gate import Gate
 from fxprune.observe import Observer, count_apart
 from fxprune.testing.processes import leave_group
 

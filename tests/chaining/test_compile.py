@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.gate import Gate
+from fxprune.graph.gate import Gate
 from fxprune.observe import Observer
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")

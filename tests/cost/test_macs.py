@@ -14,7 +14,7 @@ import fxprune as fp
 from fxprune.api import solved
 from fxprune.cost import Cost, mac_terms, node_macs, param_terms
 from fxprune.cost.macs import example_sizes
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 def transposed() -> nn.Module:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune as fp
-from fxprune.operands import get_argument
+from fxprune.graph.operands import get_argument
 from fxprune.testing.networks import check_network, check_removal, random_units
 
 

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fxprune as fp
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 from fxprune.testing.blocks import SIZE, random_network
 
 REWRITES = (

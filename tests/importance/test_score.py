@@ -11,10 +11,10 @@ from torch import nn
 import fxprune as fp
 from fxprune.api import solved
 from fxprune.errors import ScoreError
+from fxprune.graph.program import Program
 from fxprune.group import Group
 from fxprune.importance import criterion_names, score_units
 from fxprune.importance.table import _table
-from fxprune.program import Program
 
 
 def scores(program: Program, group: Group, how: fp.Importance, seed: int = 0) -> np.ndarray:

@@ -12,12 +12,12 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import LoadError, OptionError, PipelineError
-from fxprune.gate import Gate
+from fxprune.graph.gate import Gate
+from fxprune.graph.program import Program
 from fxprune.instruments import read_environment
 from fxprune.instruments.printing import changes, listing
 from fxprune.io.leaves import put_back, take_out
 from fxprune.pipeline import Context, Pipeline, Repeat, run_pipeline
-from fxprune.program import Program
 from fxprune.testing.passes import DropOnes, Raises, Scale
 
 X = (torch.randn(2, 4),)

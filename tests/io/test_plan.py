@@ -12,8 +12,8 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import PlanError
+from fxprune.graph.program import Program
 from fxprune.plan_json import parse_ranges, show_ranges
-from fxprune.program import Program
 
 
 class Net(nn.Module):

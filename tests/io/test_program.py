@@ -13,11 +13,11 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import LoadError
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
+from fxprune.graph.program import Program
 from fxprune.io import load, save
 from fxprune.pipeline import run_pipeline
 from fxprune.plan import fingerprint
-from fxprune.program import Program
 from fxprune.report import Report, summary
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import OptionError
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.testing.training import ConvNet, Transformer, captured, loss_of
 from fxprune_passes.methods import BernoulliLayers
 

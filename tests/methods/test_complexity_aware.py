@@ -10,8 +10,8 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import OptionError
-from fxprune.gate import gates
-from fxprune.program import Program
+from fxprune.graph.gate import gates
+from fxprune.graph.program import Program
 from fxprune.testing.training import ConvNet, Mlp, captured, loss_of, make_batches
 from fxprune_passes.methods import ComplexityAware
 from fxprune_passes.methods.method import Loss

@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 
 import fxprune as fp
 from fxprune.errors import OptionError
+from fxprune.graph.program import Program
 from fxprune.observe import observers
-from fxprune.program import Program
 from fxprune.structure.activations import find_activations
 from fxprune.testing.training import Batch, ConvNet, capture, loss_of, make_batches, make_model
 from fxprune.training import Shrinker, TrainingError

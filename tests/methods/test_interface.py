@@ -13,8 +13,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import fxprune as fp
+from fxprune.graph.program import Program
 from fxprune.observe import observers
-from fxprune.program import Program
 from fxprune.testing.training import (
     ConvNet,
     assert_same,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-from fxprune.gate import gates
-from fxprune.program import Program
+from fxprune.graph.gate import gates
+from fxprune.graph.program import Program
 from fxprune.testing.training import ConvNet, captured, loss_of, make_batches, make_model, weights
 from fxprune.training import Shrinker
 from fxprune_passes.methods import BernoulliLayers

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import fxprune as fp
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Shrinker, TrainingError
 from fxprune_passes.methods import BernoulliLayers, ComplexityAware, EntropyGuided, NeuronImportance

@@ -12,8 +12,8 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import OptionError
+from fxprune.graph.program import Program
 from fxprune.observe import Contribution, observers
-from fxprune.program import Program
 from fxprune.testing.training import ConvNet, Mlp, assert_same, captured, loss_of, make_batches
 from fxprune.training import Shrinker, TrainingError
 from fxprune_passes.methods import NeuronImportance

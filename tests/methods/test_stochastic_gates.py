@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import fxprune as fp
 from fxprune.errors import OptionError, PipelineError
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
+from fxprune.graph.program import Program
 from fxprune.observe import observers
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
 from fxprune.testing.training import (
     ConvNet,

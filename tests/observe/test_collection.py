@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.evaluate import Evaluator
+from fxprune.graph.evaluate import Evaluator
 from fxprune.observe import observers
 from fxprune.pipeline import run_pipeline
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import fxprune as fp
+from fxprune.graph.program import Program
 from fxprune.pipeline import Result, run_pipeline
-from fxprune.program import Program
 
 Rewritten = Callable[..., Result]
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune as fp
+from fxprune.graph.program import Program
 from fxprune.observe import observers
 from fxprune.pipeline import run_pipeline
 from fxprune.pipeline.result import Result
-from fxprune.program import Program
 from fxprune_passes.rewrite.constant_units import constant_units
 
 Rewritten = Callable[..., Result]

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxprune as fp
-from fxprune.editor import Editor
-from fxprune.gate import Gate
+from fxprune.graph.editor import Editor
+from fxprune.graph.gate import Gate
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 from fxprune_passes.rewrite.fold_batchnorm import FoldBatchnorm
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 def calls(program: Program) -> int:

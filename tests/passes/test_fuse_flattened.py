@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import fxprune as fp
 from fxprune.cost.macs import node_macs
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
 from fxprune.pipeline.result import Result
-from fxprune.program import Program
 from fxprune_passes.rewrite.affine_layer import read_layer
 
 Rewritten = Callable[..., Result]

@@ -12,8 +12,8 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.cost.macs import node_macs
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 from fxprune_passes.rewrite.affine_layer import read_layer
 from fxprune_passes.rewrite.fuse_linear import FuseLinear
 

@@ -10,10 +10,10 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import PipelineError
-from fxprune.gate import gate_nodes, gates
+from fxprune.graph.gate import gate_nodes, gates
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
 from fxprune.pipeline.result import Result
-from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
+from fxprune.graph.program import Program
 from fxprune.observe import Contribution, OnFraction, observer_nodes, observers
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 from fxprune.structure.activations import find_activations
 from fxprune.structure.blocks import find_blocks
 from fxprune.structure.linear import find_linear_regions

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
+from fxprune.graph.program import Program
 from fxprune.pipeline import Result, run_pipeline
-from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
 
 

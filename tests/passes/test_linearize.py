@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
+from fxprune.graph.program import Program
 from fxprune.observe import OnFraction, observers
 from fxprune.pipeline import Result, run_pipeline
-from fxprune.program import Program
 from fxprune.structure.activations import find_activations
 from fxprune_passes.rewrite.linearize import Linearize
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import fxprune as fp
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 
 
 def calls(program: Program) -> int:

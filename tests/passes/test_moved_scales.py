@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune as fp
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
 from fxprune.pipeline.result import Result
-from fxprune.program import Program
 from fxprune_passes.rewrite.affine_layer import read_layer
 
 Rewritten = Callable[..., Result]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 
 
 def test_a_pipeline_prints_blocks_and_regions(program: Program) -> None:

@@ -16,12 +16,12 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 import fxprune as fp
 from fxprune.errors import CaptureError, PipelineError
-from fxprune.gate import Gate
+from fxprune.graph.gate import Gate
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Pass, Rewrite
 from fxprune.pipeline.foreign import FxPass
 from fxprune.pipeline.kinds import option_fields
 from fxprune.pipeline.registry import find_pass, installed
-from fxprune.program import Program
 
 X = (torch.randn(2, 4),)
 

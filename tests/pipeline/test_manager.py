@@ -14,8 +14,8 @@ from torch import fx, nn
 
 import fxprune as fp
 from fxprune.errors import OptionError, PipelineError, VerifyError
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Repeat, run_pipeline
-from fxprune.program import Program
 from fxprune.testing.passes import DropOnes, Raises, Scale
 
 X = (torch.randn(2, 4),)

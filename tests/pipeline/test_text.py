@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fxprune.errors import OptionError
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Pass, Pipeline, Repeat, Rewrite
 from fxprune.pipeline.kinds import option_fields
 from fxprune.pipeline.registry import find_pass, installed
 from fxprune.pipeline.text import parse
-from fxprune.program import Program
 
 
 @dataclass(frozen=True)

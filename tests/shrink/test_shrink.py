@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 import fxprune as fp
 from fxprune.errors import PlanError
+from fxprune.graph.program import Program
 from fxprune.plan import Rescale, ScaleArgument, SetArgument
-from fxprune.program import Program
 from fxprune.shrink import tensors
 from fxprune.shrink.nodes import edit_graph
 from fxprune.shrink.tensors import memory_format, run_length, slice_axes

@@ -15,8 +15,8 @@ import torchvision.models as tv
 from torch import Tensor, fx, nn
 
 import fxprune as fp
-from fxprune.evaluate import is_mutable
-from fxprune.program import Program, build_module
+from fxprune.graph.evaluate import is_mutable
+from fxprune.graph.program import Program, build_module
 from fxprune.structure.blocks import Block, Blocks, find_blocks
 
 IMAGE = (torch.randn(2, 8, 8, 8),)

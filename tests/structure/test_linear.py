@@ -12,7 +12,7 @@ import torchvision.models as tv
 from torch import Tensor, fx, nn
 
 import fxprune as fp
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.structure.linear import Region, Regions, find_linear_regions
 
 IMAGE = (torch.randn(2, 8, 8, 8),)

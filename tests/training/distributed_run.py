@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import fxprune as fp
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
 from fxprune.testing.processes import leave_group
 from fxprune.testing.training import ConvNet, capture, make_batches, make_model, train, weights
 

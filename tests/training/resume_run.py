@@ -9,7 +9,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 import fxprune as fp
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
 from fxprune.testing.training import ConvNet, make_batches, train
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.testing.training import Mlp, capture, make_batches, make_model, train, weights
 
 PLAN = {"one.weight": (0, [1, 4])}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fxprune as fp
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.testing.training import ConvNet, Mlp, capture, make_model
 from fxprune.training.history import size_of, spell
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fxprune as fp
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
 from fxprune.testing.training import (
     OPTIMIZERS,
     ConvNet,

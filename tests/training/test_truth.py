@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.gate import gates
-from fxprune.program import Program
+from fxprune.graph.gate import gates
+from fxprune.graph.program import Program
 from fxprune.shrink.tensors import slice_axes
 from fxprune.testing.training import (
     INSIDE,

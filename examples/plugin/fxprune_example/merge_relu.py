@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
 
 RELU = torch.ops.aten.relu.default
 

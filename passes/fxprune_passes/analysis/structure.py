@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fxprune.graph.program import Program
 from fxprune.pipeline import Analysis, Context
-from fxprune.program import Program
 from fxprune.structure.blocks import Blocks, find_blocks
 from fxprune.structure.linear import Regions, find_linear_regions
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from fxprune.axes import Axes
-from fxprune.gate import Gate, gate_nodes, gates
+from fxprune.graph.gate import Gate, gate_nodes, gates
+from fxprune.graph.program import Program
 from fxprune.pipeline import Branch, Context, Decision, Unit
-from fxprune.program import Program
 
 ALL = ("*",)
 

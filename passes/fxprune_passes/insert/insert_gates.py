@@ -11,11 +11,11 @@ import torch
 from torch import fx
 
 from fxprune.axes import Axes
-from fxprune.editor import Editor
-from fxprune.gate import Estimator, Gate, Kind
+from fxprune.graph.editor import Editor
+from fxprune.graph.gate import Estimator, Gate, Kind
+from fxprune.graph.program import Program, module_path
 from fxprune.group import find_groups
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program, module_path
 from fxprune.structure.blocks import find_blocks
 from fxprune.structure.paths import operator
 from fxprune_passes.insert.layer_ends import find_layers
@@ -38,8 +38,8 @@ class InsertGates(Rewrite):
     Args:
         scope: see above.
         where: glob of the paths of blocks and layers, or of the tensors that name groups.
-        kind: see `fxprune.gate.Gate`.
-        estimator: see `fxprune.gate.Gate`.
+        kind: see `fxprune.graph.gate.Gate`.
+        estimator: see `fxprune.graph.gate.Gate`.
         ignore: globs of the same paths, or of what holds them, that get no gate.
     """
 

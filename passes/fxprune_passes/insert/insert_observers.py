@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from fxprune.editor import Editor
-from fxprune.leaf import leaf_of
+from fxprune.graph.editor import Editor
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.program import Program, module_path
 from fxprune.observe import KINDS, Stat
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program, module_path
 from fxprune.structure.activations import Activation, find_activations
 from fxprune.structure.paths import operator
 from fxprune_passes.insert.channels import channel_axis

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from fxprune.editor import Editor
+from fxprune.graph.editor import Editor
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Keeps, Rewrite
-from fxprune.program import Program
 from fxprune.structure.activations import find_activations
 from fxprune_passes.insert.layer_ends import weight_of
 

@@ -9,8 +9,8 @@ import networkx as nx
 import torch
 from torch import fx
 
-from fxprune.operands import is_operator
-from fxprune.program import Program
+from fxprune.graph.operands import is_operator
+from fxprune.graph.program import Program
 from fxprune.structure.paths import operator
 
 WEIGHTED = frozenset(

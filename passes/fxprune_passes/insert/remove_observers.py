@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
+from fxprune.graph.program import Program
 from fxprune.observe import observer_nodes, observers
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
 
 
 @dataclass(frozen=True)

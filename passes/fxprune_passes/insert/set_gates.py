@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
-from fxprune.gate import gate_nodes, gates
+from fxprune.graph.gate import gate_nodes, gates
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Keeps, Rewrite
-from fxprune.program import Program
 
 
 @dataclass(frozen=True)

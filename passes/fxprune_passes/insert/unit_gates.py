@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.editor import Editor
+from fxprune.graph.editor import Editor
 from fxprune_passes.insert.unit_places import Places
 
 aten = torch.ops.aten

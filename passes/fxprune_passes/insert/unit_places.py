@@ -10,9 +10,9 @@ from torch import fx
 
 from fxprune.algebra.label import IntArray
 from fxprune.axes import Axes
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.program import Program
 from fxprune.group import Group
-from fxprune.leaf import leaf_of
-from fxprune.program import Program
 from fxprune.structure.paths import operator
 
 # They hand every number on, or drop or repeat it: a gate may stand before them as well as behind.

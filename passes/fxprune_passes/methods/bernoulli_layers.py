@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from fxprune.errors import OptionError
-from fxprune.gate import Gate
-from fxprune.leaf import is_inside_leaf
+from fxprune.graph.gate import Gate
+from fxprune.graph.leaf import is_inside_leaf
 from fxprune.pipeline.cache import remember
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Shrinker

@@ -10,11 +10,11 @@ import torch
 from fxprune.cost import node_macs
 from fxprune.errors import OptionError
 from fxprune.expected import Expected, ExpectedCost
-from fxprune.gate import Gate, gate_nodes, gates
+from fxprune.graph.gate import Gate, gate_nodes, gates
+from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.program import Program
 from fxprune.group import Groups, find_groups
-from fxprune.leaf import is_inside_leaf
 from fxprune.pipeline.cache import remember, solved
-from fxprune.program import Program
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.insert.insert_gates import Scope

@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 
 from torch import fx
 
-from fxprune.leaf import leaf_of
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.program import Program
 from fxprune.observe import OnFraction
-from fxprune.program import Program
 from fxprune.structure.activations import Activation, find_activations
 from fxprune.structure.paths import operator
 from fxprune_passes.insert.layer_ends import WEIGHTED, weight_of

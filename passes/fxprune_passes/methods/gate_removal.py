@@ -7,7 +7,7 @@ from glob import escape
 
 import torch
 
-from fxprune.gate import gates
+from fxprune.graph.gate import gates
 from fxprune.training import Change, Shrinker
 from fxprune_passes.rewrite.delete_gated import DeleteGated
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.training import Shrinker
 from fxprune_passes.methods.measure import Measure, in_eval_mode
 from fxprune_passes.methods.packed_program import pack_program, unpack_program

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fxprune.graph.program import Program
 from fxprune.observe import observers
 from fxprune.pipeline import Context, Keeps, Rewrite
-from fxprune.program import Program
 from fxprune.training import Change, Shrinker
 from fxprune_passes.methods.entropy_layers import find_entropy_layers
 from fxprune_passes.rewrite.dead_units import DeadUnitsSeen

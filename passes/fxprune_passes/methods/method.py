@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fxprune.errors import OptionError
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune.training.history import spell
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import fxprune as fp
-from fxprune.program import Program
+from fxprune.graph.program import Program
 
 
 def pack_program(program: Program) -> dict[str, torch.Tensor]:

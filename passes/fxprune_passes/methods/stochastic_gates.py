@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from fxprune.gate import Gate, gates
-from fxprune.program import Program
+from fxprune.graph.gate import Gate, gates
+from fxprune.graph.program import Program
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.insert.insert_gates import InsertGates, Scope
 from fxprune_passes.methods.gate_removal import remove_gated

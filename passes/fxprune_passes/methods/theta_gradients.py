@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fxprune.gate import Gate
-from fxprune.leaf import Leaf
+from fxprune.graph.gate import Gate
+from fxprune.graph.leaf import Leaf
 from fxprune.training import TrainingError, all_reduced
 from fxprune.training.checkpoint import random_state, set_random_state
 from fxprune_passes.methods.method import Loss

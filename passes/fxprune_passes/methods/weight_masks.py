@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fxprune.program import Program
+from fxprune.graph.program import Program
 from fxprune.training import Shrinker, TrainingError
 
 Tensor = torch.Tensor

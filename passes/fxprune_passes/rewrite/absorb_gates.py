@@ -10,11 +10,11 @@ from typing import ClassVar, cast
 import torch
 from torch import fx
 
-from fxprune.editor import Editor
-from fxprune.gate import Gate, gate_nodes, gates, spread
-from fxprune.operands import get_argument
+from fxprune.graph.editor import Editor
+from fxprune.graph.gate import Gate, gate_nodes, gates, spread
+from fxprune.graph.operands import get_argument
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
 from fxprune.structure.paths import operator, value_readers
 from fxprune_passes.rewrite.affine_layer import (
     channel_axis,

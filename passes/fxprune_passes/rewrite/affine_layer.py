@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from fxprune.editor import Editor
-from fxprune.operands import get_argument, set_argument
+from fxprune.graph.editor import Editor
+from fxprune.graph.operands import get_argument, set_argument
 from fxprune.structure.paths import operator
 
 Tensor = torch.Tensor

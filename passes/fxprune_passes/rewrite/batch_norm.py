@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxprune.editor import Editor
-from fxprune.operands import get_argument
+from fxprune.graph.editor import Editor
+from fxprune.graph.operands import get_argument
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from fxprune.editor import Editor
-from fxprune.gate import Gate
-from fxprune.leaf import Leaf
-from fxprune.operands import get_argument, is_operator
+from fxprune.graph.editor import Editor
+from fxprune.graph.gate import Gate
+from fxprune.graph.leaf import Leaf
+from fxprune.graph.operands import get_argument, is_operator
 from fxprune.structure.zeros import KEEP_ZERO, PRODUCTS, bias_of, operation
 
 aten = torch.ops.aten

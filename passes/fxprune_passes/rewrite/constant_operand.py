@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.editor import Editor
-from fxprune.operands import get_argument
+from fxprune.graph.editor import Editor
+from fxprune.graph.operands import get_argument
 from fxprune.structure.paths import operator
 from fxprune.torch_private import aliased, overload
 from fxprune_passes.rewrite.effects import Memory

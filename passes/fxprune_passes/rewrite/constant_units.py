@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from fxprune.gate import Gate
-from fxprune.leaf import leaf_of
-from fxprune.operands import get_argument, is_operator
-from fxprune.program import Program
+from fxprune.graph.gate import Gate
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.operands import get_argument, is_operator
+from fxprune.graph.program import Program
 from fxprune.structure.paths import operator
 from fxprune_passes.rewrite.affine_layer import Layer, channel_axis, read_layer
 

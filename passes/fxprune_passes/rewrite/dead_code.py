@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.editor import gathers_statistics, is_dead
+from fxprune.graph.editor import gathers_statistics, is_dead
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
 from fxprune_passes.rewrite.effects import draws_now
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import fx
 
 from fxprune.axes import Axes, lost_positions
-from fxprune.editor import Editor
+from fxprune.graph.editor import Editor
+from fxprune.graph.program import Program
 from fxprune.group import find_groups
 from fxprune.pipeline import Context, Keeps, Rewrite, Unit
-from fxprune.program import Program
 from fxprune_passes.rewrite.affine_layer import (
     Layer,
     channel_axis,

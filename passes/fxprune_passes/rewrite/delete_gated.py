@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxprune.editor import Editor
-from fxprune.gate import gate_nodes, gates
+from fxprune.graph.editor import Editor
+from fxprune.graph.gate import gate_nodes, gates
+from fxprune.graph.program import Program
 from fxprune.pipeline import Branch, Context, Keeps, Rewrite, Unit
-from fxprune.program import Program
 from fxprune.structure.paths import operator
 from fxprune_passes.decide.decide_gated import ALL, closed, closed_units, gates_under
 from fxprune_passes.rewrite.branch import StuckError, follow_zero

@@ -8,9 +8,9 @@ from typing import ClassVar, cast
 
 from torch import fx
 
-from fxprune.operands import get_argument, is_operator
+from fxprune.graph.operands import get_argument, is_operator
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
 from fxprune.structure.paths import operator
 
 DROPOUT = (

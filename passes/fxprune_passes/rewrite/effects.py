@@ -7,8 +7,8 @@ from collections.abc import Hashable
 import torch
 from torch import fx
 
-from fxprune.editor import Editor, gathers_statistics
-from fxprune.operands import get_argument, is_operator
+from fxprune.graph.editor import Editor, gathers_statistics
+from fxprune.graph.operands import get_argument, is_operator
 from fxprune.torch_private import aliased, mutated, overload
 
 # It may hand on its argument itself, which its schema does not say.

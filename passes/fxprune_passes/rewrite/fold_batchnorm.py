@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.editor import Editor
-from fxprune.operands import get_argument
+from fxprune.graph.editor import Editor
+from fxprune.graph.operands import get_argument
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
 from fxprune.structure.paths import operator
 from fxprune_passes.rewrite.affine_layer import (
     Layer,

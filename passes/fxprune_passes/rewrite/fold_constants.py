@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.editor import Editor
+from fxprune.graph.editor import Editor
+from fxprune.graph.program import Program, module_path
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program, module_path
 from fxprune.structure.paths import operator
 from fxprune.torch_private import aliased, overload
 from fxprune_passes.rewrite.effects import Memory, is_random, written

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from fxprune.operands import get_argument
+from fxprune.graph.operands import get_argument
 from fxprune.structure.paths import operator, value_readers
 from fxprune_passes.rewrite.affine_layer import (
     Layer,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxprune.operands import get_argument
+from fxprune.graph.operands import get_argument
 from fxprune.structure.paths import operator
 from fxprune_passes.rewrite.affine_layer import (
     Geometry,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxprune.editor import Editor
-from fxprune.operands import get_argument
+from fxprune.graph.editor import Editor
+from fxprune.graph.operands import get_argument
 from fxprune.pipeline import Context
 from fxprune_passes.rewrite.affine_layer import Geometry
 from fxprune_passes.rewrite.effects import Memory, Ownership

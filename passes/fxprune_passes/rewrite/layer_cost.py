@@ -9,8 +9,8 @@ import torch
 from torch import fx, nn
 
 from fxprune.cost.macs import example_sizes
+from fxprune.graph.program import Program, build_module
 from fxprune.latency import compare_latency
-from fxprune.program import Program, build_module
 from fxprune_passes.rewrite.affine_layer import Geometry
 
 By = Literal["macs", "latency"]

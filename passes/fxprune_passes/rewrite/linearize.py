@@ -10,10 +10,10 @@ import torch
 
 from fxprune.algebra.label import Label
 from fxprune.axes import Axes
-from fxprune.editor import Editor
+from fxprune.graph.editor import Editor
+from fxprune.graph.program import Program
 from fxprune.observe import observer_nodes
 from fxprune.pipeline import Context, Keeps, Rewrite
-from fxprune.program import Program
 from fxprune_passes.rewrite.branch import StuckError, follow_zero
 from fxprune_passes.rewrite.constant_units import constant_units
 from fxprune_passes.rewrite.dead_units import find_dead

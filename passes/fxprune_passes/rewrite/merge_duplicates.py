@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from fxprune.editor import Editor
-from fxprune.mode import MODE
-from fxprune.operands import bind
+from fxprune.graph.editor import Editor
+from fxprune.graph.mode import MODE
+from fxprune.graph.operands import bind
+from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune.program import Program
 from fxprune.torch_private import overload
 from fxprune_passes.rewrite.effects import Memory, is_random, tensor_key, written
 

@@ -12,8 +12,8 @@ import torch
 from torch import fx
 
 from fxprune.algebra.reshape import runs
-from fxprune.operands import get_argument
-from fxprune.sizes import Sizes
+from fxprune.graph.operands import get_argument
+from fxprune.graph.sizes import Sizes
 from fxprune.structure.paths import operator
 
 Tensor = torch.Tensor

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fxprune.leaf import leaf_of
+from fxprune.graph.leaf import leaf_of
+from fxprune.graph.program import Program
 from fxprune.observe import OnFraction
 from fxprune.pipeline import Context
-from fxprune.program import Program
 from fxprune.structure.activations import Activation, find_activations
 from fxprune_passes.rewrite.constant_units import Constant
 

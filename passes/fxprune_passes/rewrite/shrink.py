@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.gate import gate_nodes
+from fxprune.graph.gate import gate_nodes
+from fxprune.graph.program import Program
 from fxprune.pipeline import Branch, Context, Keeps, Rewrite
-from fxprune.program import Program
 from fxprune_passes.rewrite.branch import StuckError, follow_zero
 
 

@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.fx._pytree import tree_flatten_spec
 from torch.utils import _pytree as pytree
 
-from fxprune.operands import is_operator
-from fxprune.program import Program
+from fxprune.graph.operands import is_operator
+from fxprune.graph.program import Program
 from fxprune.torch_private import pytree_specs
 
 Provide = Callable[[str, torch.Tensor], torch.Tensor]

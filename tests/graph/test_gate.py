@@ -1,4 +1,4 @@
-"""Tests of fxprune.gate: values, gradients, samples, types, compilation, copies."""
+"""Tests of fxprune.graph.gate: values, gradients, samples, types, compilation, copies."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.gate import Gate, gate_nodes, gates
+from fxprune.graph.gate import Gate, gate_nodes, gates
+from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.program import Program
 
 KINDS = ("hard", "soft", "bernoulli")
 

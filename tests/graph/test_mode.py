@@ -1,11 +1,11 @@
-"""Tests of fxprune.mode."""
+"""Tests of fxprune.graph.mode."""
 
 import torch
 from torch import nn
 
 from fxprune.capture.export import capture
-from fxprune.mode import MODE, mode_argument, set_training
-from fxprune.operands import get_argument
+from fxprune.graph.mode import MODE, mode_argument, set_training
+from fxprune.graph.operands import get_argument
 
 
 def test_set_training_says_whether_it_changed() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.leaf import Leaf, leaf_of
-from fxprune.operands import get_argument, is_operator
-from fxprune.program import Program, build_module, share_tensors
+from fxprune.graph.leaf import Leaf, leaf_of
+from fxprune.graph.operands import get_argument, is_operator
+from fxprune.graph.program import Program, build_module, share_tensors
 from fxprune.torch_private import fake_mode_of, fake_result
 
 _STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.leaf import Leaf
-from fxprune.mode import MODE, set_training
+from fxprune.graph.leaf import Leaf
+from fxprune.graph.mode import MODE, set_training
 from fxprune.remark import Remark
 from fxprune.torch_private import higher_order, overload
 

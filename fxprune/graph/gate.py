@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
-from fxprune.leaf import Leaf
-from fxprune.program import Program
+from fxprune.graph.leaf import Leaf
+from fxprune.graph.program import Program
 
 Kind = Literal["hard", "soft", "bernoulli"]
 Estimator = Literal["straight-through", "score"]

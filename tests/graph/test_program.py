@@ -1,4 +1,4 @@
-"""Tests of fxprune.program: a traced module that was copied or pickled still switches modes."""
+"""Tests of fxprune.graph.program: a traced module that was copied or pickled still switches modes."""
 
 import copy
 import io
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.mode import MODE
-from fxprune.program import TracedModule, module_path
+from fxprune.graph.mode import MODE
+from fxprune.graph.program import TracedModule, module_path
 
 
 class Net(nn.Module):

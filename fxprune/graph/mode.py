@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from fxprune.operands import bind, get_argument, set_argument
+from fxprune.graph.operands import bind, get_argument, set_argument
 
 MODE = "fxprune_mode"
 

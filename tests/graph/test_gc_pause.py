@@ -10,7 +10,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.errors import CaptureError
-from fxprune.garbage import without_collection
+from fxprune.graph.gc_pause import without_collection
 
 
 @pytest.fixture(autouse=True)
