@@ -56,8 +56,8 @@ def cases() -> list[str]:
 
 def measure(case: str) -> Row:
     """The shortest of several solutions of one program."""
+    from fxprune.analysis.solve import solve
     from fxprune.capture import capture
-    from fxprune.solve import solve
 
     kind, blocks = case.split()
     model, x = build(kind, int(blocks))

@@ -40,10 +40,10 @@ def measure(case: str) -> Row:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from fxprune.analysis.group import find_groups
+    from fxprune.analysis.solve import solve
     from fxprune.capture import capture
-    from fxprune.group import find_groups
     from fxprune.plan import plan_removal
-    from fxprune.solve import solve
 
     config = LlamaConfig(
         **SIZES[case],

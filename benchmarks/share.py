@@ -43,11 +43,11 @@ def warm_up() -> None:
 
 def prune(clock: Clock, example: Example, seed: int = 0) -> dict[str, Any]:
     """From a model to the smaller program, 30 % of each group at random; every stage timed."""
+    from fxprune.analysis.group import find_groups
+    from fxprune.analysis.solve import solve
     from fxprune.capture import capture
-    from fxprune.group import find_groups
     from fxprune.plan import plan_removal
     from fxprune.shrink import apply_plan
-    from fxprune.solve import solve
 
     model, args, kwargs = example
     program = clock("capture", lambda: capture(model, args, kwargs))

@@ -167,10 +167,10 @@ def _errors(
 
 def _silenced(model: nn.Module, args: Any, kwargs: Any, left: Tensors) -> list[Any]:
     """Our silenced reference of the same removal; nothing where our labels do not allow it."""
+    from fxprune.analysis.solve import solve
     from fxprune.capture import capture
     from fxprune.plan import plan_removal, units_of_kept
     from fxprune.reference import Silenced
-    from fxprune.solve import solve
 
     program = capture(model, args, kwargs)
     axes = solve(program)

@@ -71,11 +71,11 @@ def _measure_program(
 ) -> None:
     import torch
 
+    from fxprune.analysis.group import find_groups
+    from fxprune.analysis.solve import solve
     from fxprune.capture import capture
-    from fxprune.group import find_groups
     from fxprune.plan import plan_removal
     from fxprune.shrink import apply_plan
-    from fxprune.solve import solve
     from fxprune.verify import compare_programs
 
     if network.partial:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fxprune import training as training
+    from fxprune.analysis.group import Group, Member
     from fxprune.api import (
         Outcome,
         bisect,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from fxprune.capture import capture
     from fxprune.errors import FxpruneError
     from fxprune.graph.program import Program
-    from fxprune.group import Group, Member
     from fxprune.importance import Importance, criterion, unit_criterion
     from fxprune.instruments import PrintGraph, Reproducer, TimePasses
     from fxprune.io import load, save
@@ -111,9 +111,9 @@ _HOME = {
     "TimePasses": "fxprune.instruments",
     "fx_pass": "fxprune.pipeline",
     "FxpruneError": "fxprune.errors",
-    "Group": "fxprune.group",
+    "Group": "fxprune.analysis.group",
     "Importance": "fxprune.importance",
-    "Member": "fxprune.group",
+    "Member": "fxprune.analysis.group",
     "Plan": "fxprune.plan",
     "Program": "fxprune.graph.program",
     "Remark": "fxprune.remark",

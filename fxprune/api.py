@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 
 from fxprune.agreement import check_capture
-from fxprune.axes import Axes, BoolArray
+from fxprune.analysis.axes import Axes, BoolArray
+from fxprune.analysis.explain import Explanation, explain_axis
+from fxprune.analysis.group import Groups, find_groups
 from fxprune.capture import capture
 from fxprune.choose import Candidates, Metric, Target, choose, find_candidates, ignored_parameters
 from fxprune.cost import Cost, mac_terms, param_terms
 from fxprune.errors import BudgetError
 from fxprune.graph.program import Program, module_path
-from fxprune.group import Groups, find_groups
 from fxprune.importance import Importance, score_units
 from fxprune.instruments import bisect, read_environment, replay
 from fxprune.partial import Partial
@@ -28,7 +29,6 @@ from fxprune.remark import Remark
 from fxprune.report import GroupRow, Report, compare, summary
 from fxprune.shrink import apply_plan
 from fxprune.verify import Check, compare_programs
-from fxprune.why import Explanation, explain_axis
 
 __all__ = [
     "Outcome",

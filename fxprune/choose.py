@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from fxprune.algebra.label import IntArray, Label
-from fxprune.axes import Axes, BoolArray, lost_positions
+from fxprune.analysis.axes import Axes, BoolArray, lost_positions
+from fxprune.analysis.group import Group, distinct
 from fxprune.errors import BudgetError, OptionError
-from fxprune.group import Group, distinct
 from fxprune.importance.table import FloatArray
 
 Metric = Literal["macs", "params", "units"]

@@ -28,7 +28,7 @@ import torch
 from torch import fx
 
 from fxprune.algebra.label import IntArray, Label
-from fxprune.axes import Axes, BoolArray
+from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.cost import Term, mac_terms, param_terms
 from fxprune.graph.gate import gates
 from fxprune.graph.leaf import is_inside_leaf

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from fxprune.algebra.label import IntArray, Label
-from fxprune.axes import Axes, BoolArray, lost_positions
+from fxprune.analysis.axes import Axes, BoolArray, lost_positions
 from fxprune.errors import PlanError
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.mode import is_counter, without_mode

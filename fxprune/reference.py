@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from fxprune.algebra.label import Label
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.errors import VerifyError
 from fxprune.graph.evaluate import Evaluator, Provide
 from fxprune.graph.operands import bind

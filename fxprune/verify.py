@@ -15,7 +15,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.errors import VerifyError
 from fxprune.graph.evaluate import Evaluator, Provide, flat_inputs
 from fxprune.graph.leaf import is_inside_leaf

@@ -17,6 +17,7 @@ from torch import nn
 
 from fxprune.agreement import check_numbers, check_sizes
 from fxprune.algebra.label import IntArray
+from fxprune.analysis.solve import solve
 from fxprune.capture.failure import first_line
 from fxprune.capture.unchanged import remember
 from fxprune.errors import PlanError
@@ -24,7 +25,6 @@ from fxprune.graph.program import Program, module_path, named_tensors
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.solve import solve
 
 M = TypeVar("M", bound=nn.Module)
 

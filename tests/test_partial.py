@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import find_groups
+from fxprune.analysis.solve import solve
 from fxprune.errors import CaptureError, LoadError, PlanError, VerifyError
-from fxprune.group import find_groups
 from fxprune.partial import Partial, capture_partial
 from fxprune.plan import Plan, plan_removal
 from fxprune.shrink import apply_plan
-from fxprune.solve import solve
 from fxprune.verify import compare_programs
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import find_groups
+from fxprune.analysis.solve import solve
 from fxprune.graph.program import Program
-from fxprune.group import find_groups
 from fxprune.plan import plan_removal
-from fxprune.solve import solve
 
 
 class Block(nn.Module):

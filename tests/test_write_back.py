@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from fxprune.agreement import compare_model
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import find_groups
+from fxprune.analysis.solve import solve
 from fxprune.capture import capture
 from fxprune.errors import PlanError
 from fxprune.graph.program import Program
-from fxprune.group import find_groups
 from fxprune.plan import Plan, plan_removal, units_of
 from fxprune.shrink import apply_plan
-from fxprune.solve import solve
 from fxprune.write_back import Cut, register_sizes, write_back
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.analysis.rulebook import find_rule
 from fxprune.capture.inplace import make_functional, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
 from fxprune.remark import Remark
-from fxprune.rulebook import find_rule
 from fxprune.torch_private import (
     decompose,
     higher_order,

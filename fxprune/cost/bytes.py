@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.cost.terms import Term, tensor_term
 from fxprune.graph.program import Program
 

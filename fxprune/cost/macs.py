@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.cost.terms import Term
 from fxprune.graph.evaluate import flat_inputs
 from fxprune.graph.operands import bind, is_operator

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fxprune.algebra.label import IntArray, Label
-from fxprune.axes import Axes, BoolArray
+from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.graph.program import Program
 
 FloatArray = NDArray[np.float64]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from fxprune.algebra.label import IntArray
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import Group
 from fxprune.errors import OptionError, ScoreError
 from fxprune.graph.program import Program
-from fxprune.group import Group
 from fxprune.importance.table import Criterion, Evidence, FloatArray, find_criterion
 
 REDUCTIONS = ("mean", "sum", "max")

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import Group
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
-from fxprune.group import Group
 from fxprune.plugins import load_plugins
 
 FloatArray = NDArray[np.float64]

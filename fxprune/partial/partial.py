@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.analysis.solve import solve
 from fxprune.errors import CaptureError
 from fxprune.graph.program import Program
 from fxprune.io.parts import load_parts, put_state
@@ -26,7 +27,6 @@ from fxprune.partial.parts import FoundParts, Part
 from fxprune.partial.verify import Silencing, verify_parts
 from fxprune.plan import Plan, check_plan
 from fxprune.remark import Remark
-from fxprune.solve import solve
 from fxprune.verify import Check
 from fxprune.write_back import refuse_edits, write_tensors
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.capture.failure import first_line, own_line
 from fxprune.errors import PlanError, VerifyError
 from fxprune.partial.calls import Call, Signature

@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.solve import solve
 from fxprune.graph.program import Program
-from fxprune.solve import solve
 
 T = TypeVar("T")
 _known: WeakKeyDictionary[Program, dict[Hashable, Any]] = WeakKeyDictionary()

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from torch import fx
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.graph.editor import Editor
 from fxprune.graph.program import Program, describe
 from fxprune.pipeline.cache import remember, solved

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program, build_module
 from fxprune.plan import Plan

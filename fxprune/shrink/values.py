@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxprune.algebra.label import Label
-from fxprune.axes import Axes, BoolArray
+from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.graph.program import Program
 from fxprune.plan import Plan
 from fxprune.torch_private import resized

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from fxprune.algebra.label import IntArray
+from fxprune.analysis.axes import Axes
 from fxprune.api import groups, plan, shrink, solved, verify
-from fxprune.axes import Axes
 from fxprune.capture import capture
 from fxprune.graph.program import Program
 from fxprune.verify import Check

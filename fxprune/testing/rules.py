@@ -12,7 +12,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.algebra.label import IntArray, Label
-from fxprune.axes import Axes, BoolArray
+from fxprune.analysis.axes import Axes, BoolArray
+from fxprune.analysis.solve import solve
 from fxprune.errors import PlanError
 from fxprune.graph.evaluate import Evaluator
 from fxprune.graph.program import Program
@@ -20,7 +21,6 @@ from fxprune.plan import plan_removal
 from fxprune.reference import Silenced
 from fxprune.shrink.engine import apply_plan
 from fxprune.shrink.tensors import slice_axes
-from fxprune.solve import solve
 from fxprune.testing.sample import Sample, build_program
 from fxprune.verify import relative_error
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from fxprune.analysis.group import find_groups
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
-from fxprune.group import find_groups
 from fxprune.pipeline.cache import remember, solved
 from fxprune.report import summary
 

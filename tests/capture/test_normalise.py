@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.rulebook import find_rule
 from fxprune.capture.export import capture
 from fxprune.errors import CaptureError
 from fxprune.graph.program import Program, module_path, source_line
-from fxprune.rulebook import find_rule
 from fxprune.torch_private import operator_name, overload
 
 Function = Callable[[Tensor], Any]

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import fxprune as fp
+from fxprune.analysis.group import Group
 from fxprune.api import solved
 from fxprune.errors import ScoreError
 from fxprune.graph.program import Program
-from fxprune.group import Group
 from fxprune.importance import criterion_names, score_units
 from fxprune.importance.table import _table
 

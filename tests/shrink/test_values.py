@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
+from fxprune.analysis.solve import solve
 from fxprune.graph.program import Program
 from fxprune.plan import plan_removal
 from fxprune.shrink import apply_plan
-from fxprune.solve import solve
 from fxprune.testing.sample import build_program, sample, t
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.graph.gate import Gate, gate_nodes, gates
 from fxprune.graph.program import Program
 from fxprune.pipeline import Branch, Context, Decision, Unit

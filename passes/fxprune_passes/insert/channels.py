@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.structure.paths import operator
 from fxprune_passes.insert.layer_ends import weight_of
 from fxprune_passes.insert.unit_places import MOVERS

@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import fx
 
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import find_groups
 from fxprune.graph.editor import Editor
 from fxprune.graph.gate import Estimator, Gate, Kind
 from fxprune.graph.program import Program, module_path
-from fxprune.group import find_groups
 from fxprune.pipeline import Context, Rewrite
 from fxprune.structure.blocks import find_blocks
 from fxprune.structure.paths import operator

@@ -9,10 +9,10 @@ import numpy as np
 from torch import fx
 
 from fxprune.algebra.label import IntArray
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import Group
 from fxprune.graph.leaf import leaf_of
 from fxprune.graph.program import Program
-from fxprune.group import Group
 from fxprune.structure.paths import operator
 
 # They hand every number on, or drop or repeat it: a gate may stand before them as well as behind.

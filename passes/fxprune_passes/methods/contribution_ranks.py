@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fxprune.algebra.label import IntArray
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.importance.table import FloatArray
 from fxprune.observe import Contribution
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fxprune.analysis.group import find_groups
 from fxprune.api import module_paths, solved
 from fxprune.choose import Candidates, Target, find_candidates, give_back, ignored_parameters
-from fxprune.group import find_groups
 from fxprune.importance.table import FloatArray
 from fxprune.observe import Contribution, observers
 from fxprune.plan import Plan, plan_removal

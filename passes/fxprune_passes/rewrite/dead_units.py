@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.axes import Axes, lost_positions
+from fxprune.analysis.axes import Axes, lost_positions
+from fxprune.analysis.group import find_groups
 from fxprune.graph.editor import Editor
 from fxprune.graph.program import Program
-from fxprune.group import find_groups
 from fxprune.pipeline import Context, Keeps, Rewrite, Unit
 from fxprune_passes.rewrite.affine_layer import (
     Layer,

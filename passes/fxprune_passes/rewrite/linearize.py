@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from fxprune.algebra.label import Label
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.graph.editor import Editor
 from fxprune.graph.program import Program
 from fxprune.observe import observer_nodes

@@ -17,14 +17,14 @@ from fxprune.algebra.forest import UnitForest
 from fxprune.algebra.label import IntArray, Label
 from fxprune.algebra.units import Axes as Labels
 from fxprune.algebra.units import Units, frozen
-from fxprune.axes import Axes, Expansion, expand
+from fxprune.analysis.axes import Axes, Expansion, expand
+from fxprune.analysis.rulebook import find_rule
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.leaf import Leaf, leaf_of
 from fxprune.graph.operands import bind
 from fxprune.graph.program import Program, describe
 from fxprune.graph.sizes import Sizes, is_symbolic, shapes, symbolic_axes
 from fxprune.remark import Remark
-from fxprune.rulebook import find_rule
 from fxprune.rules.table import Rule
 
 

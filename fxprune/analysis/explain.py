@@ -12,10 +12,10 @@ from torch import fx
 
 from fxprune.algebra.label import IntArray, Label
 from fxprune.algebra.units import Coupling
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import Group, find_groups
 from fxprune.errors import PlanError
 from fxprune.graph.program import describe, source_line
-from fxprune.group import Group, find_groups
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from tabulate import tabulate
 
 from fxprune.algebra.label import IntArray
-from fxprune.axes import Axes
+from fxprune.analysis.axes import Axes
 from fxprune.graph.gc_pause import without_collection
 
 Role = Literal["producer", "consumer", "elementwise"]
