@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 
-from fxprune.agreement import check_capture
 from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.analysis.explain import Explanation, explain_axis
 from fxprune.analysis.group import Groups, find_groups
@@ -35,7 +34,8 @@ from fxprune.plan.choose import (
 from fxprune.remark import Remark
 from fxprune.report import GroupRow, Report, compare, summary
 from fxprune.shrink import apply_plan
-from fxprune.verify import Check, compare_programs
+from fxprune.verify.agreement import check_capture
+from fxprune.verify.silenced import Check, compare_programs
 
 __all__ = [
     "Outcome",
