@@ -9,12 +9,10 @@ from typing import Any, Literal
 
 import torch
 
-from fxprune.agreement import check_capture
 from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.analysis.explain import Explanation, explain_axis
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.capture import capture
-from fxprune.choose import Candidates, Metric, Target, choose, find_candidates, ignored_parameters
 from fxprune.cost import Cost, mac_terms, param_terms
 from fxprune.errors import BudgetError
 from fxprune.graph.program import Program, module_path
@@ -25,10 +23,19 @@ from fxprune.pipeline import Instrument, Result, run_pipeline
 from fxprune.pipeline.cache import solved
 from fxprune.pipeline.manager import Steps
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
+from fxprune.plan.choose import (
+    Candidates,
+    Metric,
+    Target,
+    choose,
+    find_candidates,
+    ignored_parameters,
+)
 from fxprune.remark import Remark
 from fxprune.report import GroupRow, Report, compare, summary
 from fxprune.shrink import apply_plan
-from fxprune.verify import Check, compare_programs
+from fxprune.verify.agreement import check_capture
+from fxprune.verify.silenced import Check, compare_programs
 
 __all__ = [
     "Outcome",

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
-from fxprune.agreement import check_numbers, check_sizes
 from fxprune.algebra.label import IntArray
 from fxprune.analysis.solve import solve
 from fxprune.capture.failure import first_line
@@ -25,6 +24,7 @@ from fxprune.graph.program import Program, module_path, named_tensors
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
+from fxprune.verify.agreement import check_numbers, check_sizes
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.agreement import compare_model
 from fxprune.analysis.axes import Axes
 from fxprune.analysis.group import find_groups
 from fxprune.analysis.solve import solve
@@ -17,6 +16,7 @@ from fxprune.errors import PlanError
 from fxprune.graph.program import Program
 from fxprune.plan import Plan, plan_removal, units_of
 from fxprune.shrink import apply_plan
+from fxprune.verify.agreement import compare_model
 from fxprune.write_back import Cut, register_sizes, write_back
 
 

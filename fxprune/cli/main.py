@@ -144,9 +144,9 @@ def prune(
 ) -> None:
     """Remove the least important units until a share of a metric is left; verify; save."""
     from fxprune.api import prune as run
-    from fxprune.choose import Metric
     from fxprune.cli.source import open_source, parse_keep, progress, show
     from fxprune.io import save
+    from fxprune.plan.choose import Metric
 
     metric, share = parse_keep(keep)
     source = open_source(model, inputs, seed, partial=partial)

@@ -19,9 +19,9 @@ from fxprune.partial.calls import Call, Signature
 from fxprune.partial.join import get_tensor, path_under
 from fxprune.partial.parts import Part
 from fxprune.plan import Plan
-from fxprune.reference import Silenced
 from fxprune.torch_private import pytree_specs
-from fxprune.verify import TOLERANCE, Check, relative_error
+from fxprune.verify.reference import Silenced
+from fxprune.verify.silenced import TOLERANCE, Check, relative_error
 from fxprune.write_back import write_tensors
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]

@@ -18,11 +18,11 @@ from fxprune.errors import PlanError
 from fxprune.graph.evaluate import Evaluator
 from fxprune.graph.program import Program
 from fxprune.plan import plan_removal
-from fxprune.reference import Silenced
 from fxprune.shrink.engine import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.testing.sample import Sample, build_program
-from fxprune.verify import relative_error
+from fxprune.verify.reference import Silenced
+from fxprune.verify.silenced import relative_error
 
 Tensor = torch.Tensor
 TOLERANCE = 1e-9

@@ -8,12 +8,12 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.cost.macs import node_macs
-from fxprune.expected import ExpectedCost
 from fxprune.graph.gate import gate_nodes, gates
 from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
 from fxprune.pipeline.cache import solved
 from fxprune.pipeline.result import Result
+from fxprune.structure.expected_cost import ExpectedCost
 from fxprune.structure.paths import operator
 
 

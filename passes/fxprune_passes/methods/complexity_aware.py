@@ -10,12 +10,12 @@ import torch
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.cost import node_macs
 from fxprune.errors import OptionError
-from fxprune.expected import Expected, ExpectedCost
 from fxprune.graph.gate import Gate, gate_nodes, gates
 from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program
 from fxprune.pipeline.cache import remember, solved
 from fxprune.structure.blocks import find_blocks
+from fxprune.structure.expected_cost import Expected, ExpectedCost
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.insert.insert_gates import Scope
 from fxprune_passes.methods.gate_removal import remove_gated
@@ -50,8 +50,9 @@ class ComplexityAware(StochasticGates):
         d/dtheta_B = sum(theta_a) sum(theta_b) k k H W,    d/dtheta_a = theta_B sum(theta_b) k k H W:
 
     a unit costs less the fewer units it is joined to and the less likely its block is, and nothing once that is gone.
-    `fxprune.expected` has this in closed form for any graph. With no gate twice in a product it is affine in each
-    theta alone, like E[J]: a theta stays between 0 and 1 only where what it saves and what it costs are equal.
+    `fxprune.structure.expected_cost` has this in closed form for any graph. With no gate twice in a product it is
+    affine in each theta alone, like E[J]: a theta stays between 0 and 1 only where what it saves and what it costs are
+    equal.
     Prices follow the shrinking network; MACs_0 and params_0 stay those of the network at the start.
 
     **Reconstructions**: that beta = 1 is compute and beta = 0 parameters; J as the mean loss of a batch; the product

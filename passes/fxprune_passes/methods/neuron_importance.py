@@ -9,10 +9,10 @@ import numpy as np
 
 from fxprune.analysis.group import find_groups
 from fxprune.api import module_paths, solved
-from fxprune.choose import Candidates, Target, find_candidates, give_back, ignored_parameters
 from fxprune.importance.table import FloatArray
 from fxprune.observe import Contribution, observers
 from fxprune.plan import Plan, plan_removal
+from fxprune.plan.choose import Candidates, Target, find_candidates, give_back, ignored_parameters
 from fxprune.remark import Remark
 from fxprune.training import Change, Shrinker, TrainingError, check_agreed
 from fxprune_passes.methods.contribution_ranks import rank_contributions

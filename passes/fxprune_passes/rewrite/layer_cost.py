@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from fxprune.cost.macs import example_sizes
 from fxprune.graph.program import Program, build_module
-from fxprune.latency import compare_latency
+from fxprune.report.latency import compare_latency
 from fxprune_passes.rewrite.affine_layer import Geometry
 
 By = Literal["macs", "latency"]

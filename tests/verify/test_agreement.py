@@ -1,4 +1,4 @@
-"""Tests of fxprune.agreement."""
+"""Tests of fxprune.verify.agreement."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
-from fxprune.agreement import check_capture, compare_model
 from fxprune.errors import VerifyError
+from fxprune.verify.agreement import check_capture, compare_model
 
 
 class Net(nn.Module):

@@ -15,11 +15,11 @@ from torch import nn
 import fxprune as fp
 from fxprune.api import solved
 from fxprune.cost import node_macs
-from fxprune.expected import Expected, ExpectedCost
 from fxprune.graph.gate import gates
 from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
+from fxprune.structure.expected_cost import Expected, ExpectedCost
 from fxprune.testing.training import ConvNet, Mlp, Transformer
 
 Tensor = torch.Tensor

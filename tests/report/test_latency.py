@@ -7,7 +7,7 @@ from torch import nn
 import fxprune as fp
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
-from fxprune.latency import Latency, compare_latency
+from fxprune.report.latency import Latency, compare_latency
 
 
 def linear(width: int) -> Program:

@@ -15,7 +15,7 @@ from fxprune.errors import PlanError, VerifyError
 from fxprune.graph.program import Program, named_tensors
 from fxprune.remark import Remark
 from fxprune.torch_private import WithoutData
-from fxprune.verify import TOLERANCE, Check, batches_of, constant, noise, relative_error
+from fxprune.verify.silenced import TOLERANCE, Check, batches_of, constant, noise, relative_error
 
 _TEACH = (
     "some class spells a size itself: teach it with fxprune.write_back.register_sizes, "

@@ -1,10 +1,10 @@
-"""Summaries, comparisons and the report of a pruning: tables for people, JSON for programs."""
+"""Cost tables: what each module of a network costs, and two networks side by side."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,6 @@ from fxprune.cost import node_macs, tensor_bytes
 from fxprune.cost.macs import example_sizes
 from fxprune.graph.program import Program, module_path
 from fxprune.graph.sizes import Sizes
-from fxprune.remark import Remark
-from fxprune.verify import Check
 
 Shape = tuple[int, ...]
 
@@ -85,7 +83,7 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` gives the summary back."""
-        return {**_plain(asdict(self)), "total": _plain(asdict(self.total))}
+        return {**plain(asdict(self)), "total": plain(asdict(self.total))}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Summary:
@@ -137,76 +135,6 @@ class Comparison:
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         """The comparison of `to_json()`."""
         return cls(Summary.from_json(data["before"]), Summary.from_json(data["after"]))
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """A group of a pruning: how many units it had, how many stay, whether its removal is exact."""
-
-    name: str
-    units: int
-    kept: int
-    exact: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a pruning did; prints as text.
-
-    Attributes:
-        before: the network as it was, every module.
-        after: the smaller network, every module.
-        groups: units and how many of them stay.
-        checks: verifications, in the order they were made.
-        remarks: what was done, what was left, and why.
-        seconds: wall time of each stage.
-    """
-
-    before: Summary
-    after: Summary
-    groups: Sequence[GroupRow] = ()
-    checks: Sequence[Check] = ()
-    remarks: Sequence[Remark] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.text()
-
-    @property
-    def comparison(self) -> Comparison:
-        """Before beside after."""
-        return Comparison(self.before, self.after)
-
-    def text(self, depth: int | None = 2) -> str:
-        """The report for a person, modules folded to a depth; None shows them all."""
-        table = Comparison(fold(self.before, depth), fold(self.after, depth))
-        parts = [str(table), _groups_text(self.groups)]
-        parts += ["\n".join(f"check    {c}" for c in self.checks)]
-        parts += ["\n".join(map(str, self.remarks))]
-        parts += [", ".join(f"{name} {s:.2f} s" for name, s in self.seconds.items() if s >= 0.005)]
-        return "\n\n".join(p for p in parts if p)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` gives the report back."""
-        return {
-            **self.comparison.to_json(),
-            "groups": [asdict(g) for g in self.groups],
-            "checks": [_plain(asdict(c)) for c in self.checks],
-            "remarks": [r.to_json() for r in self.remarks],
-            "seconds": dict(self.seconds),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Report:
-        """The report of `to_json()`."""
-        return cls(
-            Summary.from_json(data["before"]),
-            Summary.from_json(data["after"]),
-            tuple(GroupRow(**g) for g in data["groups"]),
-            tuple(_check(c) for c in data["checks"]),
-            tuple(Remark(**r) for r in data["remarks"]),
-            dict(data["seconds"]),
-        )
 
 
 def summary(program: Program, depth: int | None = None) -> Summary:
@@ -339,26 +267,10 @@ def _table(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     return "\n".join([*body, body[1], last])
 
 
-def _groups_text(groups: Sequence[GroupRow], shown: int = 20) -> str:
-    if not groups:
-        return ""
-    cut = [g for g in groups if g.kept < g.units]
-    lines = [(g.name, g.units, g.kept, "exact" if g.exact else "renormalises") for g in cut[:shown]]
-    title = f"{len(cut)} of {len(groups)} groups lose units"
-    title += f"; the first {shown}:" if len(cut) > shown else ""
-    return f"{title}\n{tabulate(lines, ['group', 'units', 'kept', 'removal'], tablefmt='simple')}"
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples become lists and infinite numbers text, as JSON has neither."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _check(data: Mapping[str, Any]) -> Check:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    values["max_relative_error"] = float(data["max_relative_error"])
-    return Check(**values)

@@ -13,7 +13,7 @@ from torch import nn
 import fxprune as fp
 from fxprune.errors import PlanError
 from fxprune.graph.program import Program
-from fxprune.plan_json import parse_ranges, show_ranges
+from fxprune.plan.json import parse_ranges, show_ranges
 
 
 class Net(nn.Module):

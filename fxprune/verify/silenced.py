@@ -22,8 +22,8 @@ from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program, describe
 from fxprune.graph.sizes import Sizes, symbolic_axes
 from fxprune.plan import Kept, Plan
-from fxprune.reference import Silenced
 from fxprune.shrink.tensors import slice_axes
+from fxprune.verify.reference import Silenced
 
 Tensor = torch.Tensor
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
