@@ -74,7 +74,7 @@ def _fill(nav: list[Any], pages: list[str]) -> Iterator[Any]:
 
 
 def _link(found: re.Match[str], here: str, uri: str, files: Files) -> str:
-    """A link of the page at `uri`, whose source is `here`, as the site spells it; one to what is no page is its text."""
+    """A link of the page at `uri`, written in the file `here`, as the site spells it; to what is no page: its text."""
     if found["page"]:
         return f"[`docs/{found['page']}`]({_relative(found['page'], uri)})"
     target = os.path.normpath(Path(here).parent / found["to"])
