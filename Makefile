@@ -24,7 +24,7 @@ test: install ## the test suite, doctests included
 chaining: install ## networks pruned here, handed to other tools, the slow tests too
 	$(PYTEST) -m "slow or not slow" tests/chaining $(ARGS)
 
-check: install ## the whole gate: format, lint, types, layers, tests, wheel
+check: install ## the whole gate: format, lint, types, layers, docs, tests, wheel
 	scripts/check
 
 zoo: $(VENV)/.zoo ## every model of the zoo, verified -> docs/zoo.md
@@ -40,7 +40,7 @@ experiments: install ## the four methods against their controls, resumable -> do
 	$(BIN)/python experiments/run.py $(ARGS)
 
 docs: install ## the documentation as a web site -> site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	scripts/check docs
 
 mutate: install ## delete each statement of rules, algebra and rewrite: which do tests notice -> docs/mutation.md
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutate --jobs $(JOBS)
