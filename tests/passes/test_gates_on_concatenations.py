@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import fxprune as fp
+from fxprune.analysis.cache import solved
 from fxprune.cost.macs import node_macs
 from fxprune.graph.gate import gate_nodes, gates
 from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
-from fxprune.pipeline.cache import solved
 from fxprune.pipeline.result import Result
 from fxprune.structure.expected_cost import ExpectedCost
 from fxprune.structure.paths import operator

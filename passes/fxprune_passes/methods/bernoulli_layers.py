@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from fxprune.analysis.cache import remember
 from fxprune.errors import OptionError
 from fxprune.graph.gate import Gate
 from fxprune.graph.leaf import is_inside_leaf
-from fxprune.pipeline.cache import remember
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Shrinker
 from fxprune_passes.methods.method import check_options

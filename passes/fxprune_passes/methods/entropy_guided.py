@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from fxprune.analysis.cache import remember
 from fxprune.graph.program import Program
 from fxprune.observe import OnFraction, observers
-from fxprune.pipeline.cache import remember
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.methods.counted_steps import CountedSteps
 from fxprune_passes.methods.entropy_layers import EntropyLayer, find_entropy_layers

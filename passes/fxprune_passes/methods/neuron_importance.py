@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fxprune.analysis.cache import solved
 from fxprune.analysis.group import find_groups
-from fxprune.api import module_paths, solved
+from fxprune.graph.program import module_paths
 from fxprune.importance.table import FloatArray
 from fxprune.observe import Contribution, observers
 from fxprune.plan import Plan, plan_removal
