@@ -50,8 +50,9 @@ class ComplexityAware(StochasticGates):
         d/dtheta_B = sum(theta_a) sum(theta_b) k k H W,    d/dtheta_a = theta_B sum(theta_b) k k H W:
 
     a unit costs less the fewer units it is joined to and the less likely its block is, and nothing once that is gone.
-    `fxprune.structure.expected_cost` has this in closed form for any graph. With no gate twice in a product it is affine
-    in each theta alone, like E[J]: a theta stays between 0 and 1 only where what it saves and what it costs are equal.
+    `fxprune.structure.expected_cost` has this in closed form for any graph. With no gate twice in a product it is
+    affine in each theta alone, like E[J]: a theta stays between 0 and 1 only where what it saves and what it costs are
+    equal.
     Prices follow the shrinking network; MACs_0 and params_0 stay those of the network at the start.
 
     **Reconstructions**: that beta = 1 is compute and beta = 0 parameters; J as the mean loss of a batch; the product
