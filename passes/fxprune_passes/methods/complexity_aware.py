@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from fxprune.pipeline.cache import remember, solved
 
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.cost import node_macs
@@ -13,7 +14,6 @@ from fxprune.errors import OptionError
 from fxprune.graph.gate import Gate, gate_nodes, gates
 from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program
-from fxprune.pipeline.cache import remember, solved
 from fxprune.structure.blocks import find_blocks
 from fxprune.structure.expected_cost import Expected, ExpectedCost
 from fxprune.training import Change, Shrinker, TrainingError
