@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from fxprune.pipeline.cache import remember, solved
 
+from fxprune.analysis.cache import remember, solved
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.cost import node_macs
 from fxprune.errors import OptionError
