@@ -18,7 +18,7 @@ from fxprune.pipeline.kinds import Analysis, Branch, Pass, Unit
 from fxprune.plan import Plan, plan_removal
 from fxprune.remark import Kind, Remark
 from fxprune.shrink import apply_plan
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from fxprune.remark import Remark
 from fxprune.report.summary import Comparison, Summary, fold, plain
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def test_saved_plan_verifies(run: Run) -> None:
 
 def test_failed_check_exits_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run("prune", *MODEL, "--plan-out", "plan.json", "--no-verify")
-    monkeypatch.setattr(import_module("fxprune.verify.silenced"), "relative_error", lambda *_: 1.0)
+    monkeypatch.setattr(import_module("fxprune.verify.check"), "relative_error", lambda *_: 1.0)
     code, out, _ = run("verify", *MODEL, "--plan", "plan.json")
     assert code == 1
     assert out.startswith("DIFFERS")
@@ -162,7 +162,7 @@ def test_saved_parts_are_no_program(run: Run) -> None:
 
 def test_failed_check_of_parts_exits_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run("prune", *PARTIAL, "--plan-out", "plan.json", "--no-verify")
-    monkeypatch.setattr(import_module("fxprune.partial.verify"), "relative_error", lambda *_: 1.0)
+    monkeypatch.setattr(import_module("fxprune.verify.check"), "relative_error", lambda *_: 1.0)
     code, out, _ = run("verify", *PARTIAL, "--plan", "plan.json")
     assert code == 1
     assert out.startswith("DIFFERS")
