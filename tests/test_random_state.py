@@ -29,9 +29,9 @@ class Drawing(nn.Module):
 class Parts(nn.Module):
     """Exports only in parts; between them it draws from Python's and numpy's generators."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: nn.Module) -> None:
         super().__init__()
-        self.body = Drawing()
+        self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.body(x)
@@ -56,7 +56,7 @@ VERBS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "prune": fp.prune,
     "run": lambda model, x: fp.run(model, x, "drop-identity | dead-code"),
     "verify": verify,
-    "prune in parts": lambda model, x: fp.prune(fp.capture_partial(Parts().eval(), (x,))),
+    "prune in parts": lambda model, x: fp.prune(fp.capture_partial(Parts(model).eval(), (x,))),
 }
 
 
