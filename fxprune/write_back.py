@@ -24,7 +24,7 @@ from fxprune.graph.program import Program, module_path, named_tensors
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.verify.agreement import check_numbers, check_sizes
+from fxprune.verify import check_numbers, check_sizes
 
 M = TypeVar("M", bound=nn.Module)
 

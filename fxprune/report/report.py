@@ -12,7 +12,7 @@ from fxprune.analysis.group import Groups
 from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.report.summary import Comparison, Summary, fold, plain
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 
 
 @dataclass(frozen=True)

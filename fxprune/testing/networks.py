@@ -13,7 +13,7 @@ from fxprune.analysis.axes import Axes
 from fxprune.api import groups, plan, shrink, solved, verify
 from fxprune.capture import capture
 from fxprune.graph.program import Program
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 
 Where = Mapping[str, int | Sequence[int]]
 

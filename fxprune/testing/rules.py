@@ -21,8 +21,7 @@ from fxprune.plan import plan_removal
 from fxprune.shrink.engine import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.testing.sample import Sample, build_program
-from fxprune.verify.reference import Silenced
-from fxprune.verify.silenced import relative_error
+from fxprune.verify import Silenced, relative_error
 
 Tensor = torch.Tensor
 TOLERANCE = 1e-9

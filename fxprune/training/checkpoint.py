@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from fxprune.graph.program import Program
+from fxprune.random_state import random_state, set_random_state
 from fxprune.training.ema import Ema
 from fxprune.training.errors import TrainingError
 
@@ -136,25 +135,3 @@ def _check_ema(ema: Any, saved: Any) -> None:
             ),
             do="make the AveragedModel of the program that was saved with the state",
         )
-
-
-def random_state() -> State:
-    """The state of the generators that training draws from: torch, its accelerators, numpy, Python."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (what users' code may draw from)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": random.getstate(),
-        "numpy": [str(kind), np.asarray(keys).tolist(), position, has_gauss, gauss],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Puts generators back into the state of `random_state`; accelerators where as many are there."""
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import fxprune as fp
 from fxprune.graph.gate import gates
+from fxprune.random_state import random_state, set_random_state
 from fxprune.testing.training import (
     ConvNet,
     Mlp,
@@ -26,7 +27,6 @@ from fxprune.testing.training import (
     train,
     weights,
 )
-from fxprune.training.checkpoint import random_state, set_random_state
 
 SCRIPT = Path(__file__).with_name("resume_run.py")
 
