@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from fxprune.algebra.label import IntArray
-from fxprune.analysis.solve import solve
+from fxprune.analysis.cache import solved
 from fxprune.capture.failure import first_line
 from fxprune.capture.unchanged import remember
 from fxprune.errors import PlanError
@@ -92,7 +92,7 @@ def write_back(
             there is no program to verify with.
     """
     if program is not None:
-        plan = check_plan(program, plan, solve)
+        plan = check_plan(program, plan)
     if verify and plan.program is None:
         raise PlanError(
             "there is no program to verify the model with",
@@ -107,7 +107,7 @@ def _check(model: nn.Module, plan: Plan) -> None:
     program = plan.program
     assert program is not None
     check_sizes(model, program)
-    check_numbers(model, apply_plan(program, solve(program), plan))
+    check_numbers(model, apply_plan(program, solved(program), plan))
 
 
 def write_tensors(

@@ -145,8 +145,8 @@ def prune(
     """Remove the least important units until a share of a metric is left; verify; save."""
     from fxprune.api import prune as run
     from fxprune.cli.source import open_source, parse_keep, progress, show
+    from fxprune.cost import Metric
     from fxprune.io import save
-    from fxprune.plan.choose import Metric
 
     metric, share = parse_keep(keep)
     source = open_source(model, inputs, seed, partial=partial)
@@ -198,7 +198,7 @@ def verify(
     seed: Seed = 0,
 ) -> None:
     """Apply a plan and compare the result with the silenced original; exit code 1 if they differ."""
-    from fxprune.api import shrink, solved
+    from fxprune.api import shrink
     from fxprune.api import verify as run
     from fxprune.cli.source import open_source, progress, show
     from fxprune.partial import Partial
@@ -210,7 +210,7 @@ def verify(
         if isinstance(source, Partial):
             check = source.verify(read, seed=seed)
         else:
-            checked = check_plan(source, read, solved)
+            checked = check_plan(source, read)
             check = run(source, checked, shrink(source, checked), seed=seed)
     show(check, asdict(check), as_json=as_json)
     raise typer.Exit(0 if check.ok else 1)

@@ -120,6 +120,15 @@ def module_path(node: fx.Node) -> str:
     return next(reversed(stack.values()))[0] if stack else ""
 
 
+def module_paths(program: Program) -> list[str]:
+    """Every module path that holds tensors or made a node."""
+    paths = {name.rpartition(".")[0] for name in program.tensors()} | {
+        module_path(n) for n in program.nodes
+    }
+    parents = {p.rsplit(".", i)[0] for p in paths for i in range(p.count(".") + 1)}
+    return sorted((paths | parents) - {""})
+
+
 def module_class(node: fx.Node) -> str:
     """Class name of the innermost module whose forward made the node."""
     stack = node.meta.get("nn_module_stack")

@@ -11,9 +11,9 @@ from fxprune.errors import FxpruneError, OptionError, PipelineError
 from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
-from fxprune.pipeline.kinds import Pass, Rewrite
-from fxprune.pipeline.manager import Steps, as_pipeline, run_pipeline
+from fxprune.pipeline.kinds import Pass, PlainRewrite
 from fxprune.pipeline.pipeline import Pipeline
+from fxprune.pipeline.run import Steps, as_pipeline, run_pipeline
 from fxprune.pipeline.verify_each import VerifyEach
 from fxprune.remark import Remark
 
@@ -146,8 +146,8 @@ class _Trial:
         """The verdict on a pass under a limit, and the context it left."""
         self.error, ctx = "", entry.start.fork()
         ctx.limit = limit
-        ctx.start(entry.one)
-        if not isinstance(entry.one, Rewrite):
+        ctx.start(entry.one.name)
+        if not isinstance(entry.one, PlainRewrite):
             return True, ctx
         watch = VerifyEach()
         try:

@@ -20,11 +20,10 @@ from fxprune.io import load, save
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
 from fxprune.pipeline.kinds import Pass
-from fxprune.pipeline.manager import run_pipeline
 from fxprune.pipeline.pipeline import Pipeline
 from fxprune.pipeline.registry import find_pass
 from fxprune.pipeline.result import Result
-from fxprune.pipeline.text import parse
+from fxprune.pipeline.run import run_pipeline
 
 FACTS, PROGRAM, ERROR = "reproducer.json", "program", "error.txt"
 
@@ -67,7 +66,7 @@ def replay(directory: str | os.PathLike[str]) -> Result:
     folder = Path(directory)
     facts = _read(folder)
     program = load(folder / PROGRAM)
-    pipeline = parse(facts["pipeline"], lambda name: _find(name, facts["passes"]))
+    pipeline = Pipeline.parse(facts["pipeline"], lambda name: _find(name, facts["passes"]))
     return run_pipeline(
         program,
         pipeline,

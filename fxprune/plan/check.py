@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from fxprune.analysis.axes import Axes
+from fxprune.analysis.cache import solved
 from fxprune.errors import PlanError
 from fxprune.graph.program import Program
 from fxprune.plan.build import plan_removal
@@ -15,7 +13,7 @@ from fxprune.plan.plan import Plan
 from fxprune.plan.select import units_of_kept
 
 
-def check_plan(program: Program, plan: Plan, solved: Callable[[Program], Axes]) -> Plan:
+def check_plan(program: Program, plan: Plan) -> Plan:
     """The plan as recomputed for `program` from what it keeps.
 
     Raises:

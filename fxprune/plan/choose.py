@@ -8,18 +8,18 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from math import gcd
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from fxprune.algebra.label import IntArray, Label
 from fxprune.analysis.axes import Axes, BoolArray, lost_positions
 from fxprune.analysis.group import Group, distinct
+from fxprune.cost import Metric
 from fxprune.errors import BudgetError, OptionError
 from fxprune.importance.table import FloatArray
 
-Metric = Literal["macs", "params", "units"]
-METRICS = ("macs", "params", "units")
+METRICS = get_args(Metric)
 SCOPES = ("global", "group")
 TOLERANCE = 0.01
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from fxprune.analysis.group import Groups
+from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.report.summary import Comparison, Summary, fold, plain
 from fxprune.verify.silenced import Check
@@ -21,6 +23,15 @@ class GroupRow:
     units: int
     kept: int
     exact: bool
+
+
+def group_rows(groups: Groups, plan: Plan) -> tuple[GroupRow, ...]:
+    """A row for each group, in order."""
+    gone = set(plan.removed.tolist())
+    return tuple(
+        GroupRow(g.name, len(g), len(g) - len(gone.intersection(g.units.tolist())), g.exact)
+        for g in groups
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
-from fxprune.pipeline.manager import Steps
+from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan
 from fxprune.training.errors import TrainingError
 from fxprune.training.shrinker import Change, Shrinker

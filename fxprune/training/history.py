@@ -14,10 +14,10 @@ from typing import Any
 
 from tabulate import tabulate
 
+from fxprune.analysis.cache import remember, solved
 from fxprune.analysis.group import find_groups
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
-from fxprune.pipeline.cache import remember, solved
 from fxprune.report import summary
 
 

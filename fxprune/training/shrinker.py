@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fxprune.analysis.cache import solved
 from fxprune.capture import capture
 from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program, TracedModule
 from fxprune.instruments import read_environment
 from fxprune.pipeline import Result, run_pipeline
-from fxprune.pipeline.cache import solved
-from fxprune.pipeline.manager import Steps
+from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan, check_plan
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_axes
@@ -158,7 +158,7 @@ class Shrinker:
             PlanError, VerifyError, TrainingError: nothing has changed.
         """
         before = self._program
-        checked = check_plan(before, plan, solved)
+        checked = check_plan(before, plan)
         with torch.random.fork_rng(enabled=verify):
             small = apply_plan(before, solved(before), checked)
             if verify:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import fxprune as fp
-from fxprune.api import cost_of, solved
+from fxprune.api import solved
+from fxprune.cost import cost_of
 from fxprune.errors import BudgetError, OptionError, PlanError
 from fxprune.graph.program import Program
 

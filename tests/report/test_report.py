@@ -9,7 +9,17 @@ from torch import nn
 import fxprune as fp
 from fxprune.graph.program import Program
 from fxprune.remark import Remark
-from fxprune.report import Comparison, GroupRow, Report, Summary, compare, fold, summary
+from fxprune.report import (
+    Clock,
+    Comparison,
+    GroupRow,
+    Report,
+    Summary,
+    compare,
+    fold,
+    group_rows,
+    summary,
+)
 
 
 class Twice(nn.Module):
@@ -113,6 +123,21 @@ def test_report_says_everything(program: Program, small: Program) -> None:
     text = str(report(program, small))
     for part in ("body.0.weight:0", "exact", "agrees with", "solve.unknown-op", "capture 1.50 s"):
         assert part in text
+
+
+def test_rows_of_groups_count_what_stays(program: Program) -> None:
+    plan = fp.plan(program, {"body.0.weight": (0, [1, 5])})
+    rows = {row.name: (row.units, row.kept) for row in group_rows(fp.groups(program), plan)}
+    assert rows.pop("body.0.weight:0") == (8, 6)
+    assert all(units == kept for units, kept in rows.values())
+
+
+def test_a_clock_has_a_lap_for_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.report.clock.perf_counter", iter((1.0, 3.0, 3.5)).__next__)
+    clock = Clock()
+    clock.lap("capture")
+    clock.lap("solve")
+    assert clock.laps == {"capture": 2.0, "solve": 0.5}
 
 
 def test_module_used_through_its_parent_stands_after_it() -> None:
