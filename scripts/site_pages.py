@@ -68,9 +68,14 @@ def _fill(nav: list[Any], pages: list[str]) -> Iterator[Any]:
         if isinstance(entry, dict):
             yield {k: list(_fill(v, pages)) if isinstance(v, list) else v for k, v in entry.items()}
         elif "*" in entry:
-            yield from sorted(p for p in pages if Path(p).match(entry))
+            yield from sorted((p for p in pages if Path(p).match(entry)), key=_without_suffix)
         else:
             yield entry
+
+
+def _without_suffix(page: str) -> str:
+    """The name by which pages are sorted: `dead-units` stands before `dead-units-seen`."""
+    return page.removesuffix(".md")
 
 
 def _link(found: re.Match[str], here: str, uri: str, files: Files) -> str:
@@ -100,7 +105,7 @@ def write_page(one: Installed) -> str:
         ("class", f"`{owner.__module__}.{owner.__qualname__}`"),
         ("package", one.package),
     ]
-    page = [f"# {one.name}", *texts, tabulate(facts, headers=("", ""), tablefmt="github")]
+    page = [f"# {one.name}", *texts, tabulate(facts, headers=("pass", one.name), tablefmt="github")]
     if options := list(_options(owner, parts)):
         head = ("option", "type", "default", "meaning")
         page += ["## Options", tabulate(options, headers=head, tablefmt="github")]

@@ -26,6 +26,7 @@ def test_torchvision_models_run_on_their_default_inputs() -> None:
 
 
 def test_timm_models_say_their_size() -> None:
+    pytest.importorskip("timm")
     model = load_model("timm:resnet10t")
     assert default_inputs("timm:resnet10t", model)[0].ndim == 4
 
