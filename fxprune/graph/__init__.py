@@ -1,1 +1,1 @@
-"""The captured network: the program, its graph, the operands and sizes in it, its mode, gates and other leaf modules."""
+"""The captured network: the program and its graph, operands and sizes, its mode, gates and other leaf modules."""
