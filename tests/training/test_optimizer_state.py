@@ -121,7 +121,7 @@ def test_names_tell_what_squares_do_not() -> None:
     ("value", "why"),
     [
         (torch.zeros(4), "several axes"),
-        (torch.zeros(7), "none of its axes"),
+        (torch.zeros(7), "none of the parameter's axes"),
         ([torch.zeros(16)], "holds tensors"),
         ({"a": torch.zeros(16)}, "holds tensors"),
     ],
