@@ -61,7 +61,7 @@ class Explanation:
         lines = [f"{self.param}, axis {self.axis}"]
         if self.groups:
             lines.append(
-                f"it can lose units of {', '.join(self.groups)}; these axes lose positions with it:"
+                f"units of {', '.join(self.groups)} can be removed; each removes positions of these axes:"
             )
             lines += [str(m) for m in self.members]
         if self.frozen:
@@ -83,9 +83,9 @@ def explain_axis(axes: Axes, param: str, axis: int) -> Explanation:
             else ""
         )
         raise PlanError(
-            f"the program has no axis {axis} of {param}",
+            f"the program has no tensor {param} with an axis {axis}",
             why=known,
-            do="take a name and an axis from fp.groups(program)",
+            do="take a name and an axis from fp.groups(program) or `fxprune groups`",
         )
     label = axes.params[first][axis]
     cut = np.unique(np.concatenate(label.columns)) if label.columns else np.zeros(0, np.int64)

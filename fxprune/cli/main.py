@@ -21,7 +21,7 @@ HELP = """Structured pruning of PyTorch models, verified numerically.
 MODEL is one of
   torchvision:resnet50          a torchvision model with random weights
   timm:vit_tiny_patch16_224     a timm model with random weights
-  package.module:callable       a function or class of yours that returns an nn.Module
+  package.module:callable       a function that returns an nn.Module
   path/to/directory             a directory written by --out or fp.save
 
 \b
@@ -39,7 +39,8 @@ To run a pipeline of passes, each of which is verified:
 \b
 To prune a model of which torch.export can capture only parts:
   fxprune prune my.detector:make --input 2x3x320x320 --partial --out smaller
-The directory then contains weights, plan and report, but no graph. To load it in Python:
+The directory then contains weights, plan and report, but no graph.
+To load it in Python:
   fp.capture_partial(model, args).load("smaller")
 
 Exit codes: 0 success, 1 a check or a pass failed, 2 invalid input.
@@ -148,9 +149,7 @@ def prune(
     multiple_of: Annotated[
         int, typer.Option(help="make the pruned axes multiples of this length")
     ] = 1,
-    verify: Annotated[
-        bool, typer.Option(help="compare the smaller model with the silenced original")
-    ] = True,
+    verify: Annotated[bool, typer.Option(help="verify the smaller model numerically")] = True,
     depth: Depth = 2,
     plan_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the pruning plan as JSON")
@@ -167,7 +166,7 @@ def prune(
 ) -> None:
     """Prune a model to a share of its MACs or parameters.
 
-    The units with the lowest importance are removed, and the smaller model is verified and saved.
+    The units with the lowest importance are removed, and the smaller model is verified. Use --out to save it.
     """
     from fxprune.api import prune as run
     from fxprune.cli.source import open_source, parse_keep, progress, show
@@ -232,8 +231,8 @@ def verify(
 ) -> None:
     """Apply a pruning plan and verify the smaller model.
 
-    Its outputs are compared with those of the original in which the removed units are silenced. The exit code
-    is 1 if they differ.
+    Its outputs are compared with those of the silenced original, in which the removed units are set to zero
+    wherever they are read. The exit code is 1 if they differ.
     """
     from fxprune.api import shrink, solved
     from fxprune.api import verify as run

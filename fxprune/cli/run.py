@@ -177,7 +177,10 @@ def _predicate(text: str) -> Any:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise OptionError(
-            f"there is no function {text}", where="--check", why=str(error)
+            f"there is no function {text}",
+            where="--check",
+            why=str(error),
+            do="write --check package.module:function",
         ) from error
 
 

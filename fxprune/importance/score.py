@@ -44,7 +44,8 @@ class Importance:
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:
             raise OptionError(
-                f"there is no reduction {self.reduction!r}", do=f"known: {', '.join(REDUCTIONS)}"
+                f"there is no reduction {self.reduction!r}",
+                do=f"choose one of {', '.join(REDUCTIONS)}",
             )
         find_criterion(self.criterion)
 

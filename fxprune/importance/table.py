@@ -130,6 +130,7 @@ def find_criterion(name: str) -> Criterion:
         near = get_close_matches(name, _table, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise OptionError(
-            f"there is no criterion {name!r}", do=f"{hint}known: {', '.join(criterion_names())}"
+            f"there is no criterion {name!r}",
+            do=f"{hint}the criteria are {', '.join(criterion_names())}",
         )
     return _table[name]

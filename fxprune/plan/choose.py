@@ -53,10 +53,12 @@ class Target:
             )
         if self.metric not in METRICS:
             raise OptionError(
-                f"there is no metric {self.metric!r}", do=f"known: {', '.join(METRICS)}"
+                f"there is no metric {self.metric!r}", do=f"choose one of {', '.join(METRICS)}"
             )
         if self.scope not in SCOPES:
-            raise OptionError(f"there is no scope {self.scope!r}", do=f"known: {', '.join(SCOPES)}")
+            raise OptionError(
+                f"there is no scope {self.scope!r}", do=f"choose one of {', '.join(SCOPES)}"
+            )
         if self.at_least < 1 or self.multiple_of < 1:
             raise OptionError("at_least and multiple_of must be at least 1")
 

@@ -131,7 +131,12 @@ def read_plan(path: Path, kinds: Mapping[str, type]) -> PlanData:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise PlanError("cannot read the plan", where=str(path), why=str(error)) from error
+        raise PlanError(
+            "cannot read the plan",
+            where=str(path),
+            why=str(error),
+            do="give the path of a file that plan.save wrote",
+        ) from error
     return from_text(text, kinds, str(path))
 
 

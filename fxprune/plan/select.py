@@ -28,7 +28,7 @@ def units_of(axes: Axes, removed: Mapping[str, tuple[int, Iterable[int]]]) -> In
         labels = axes.params.get(first.get(name, name))
         if labels is None or not 0 <= axis < len(labels):
             raise PlanError(
-                f"the program has no axis {axis} of {name}",
+                f"the program has no tensor {name} with an axis {axis}",
                 why="the graph uses no parameter or buffer of that name"
                 if labels is None
                 else "the tensor has fewer axes",
@@ -100,7 +100,9 @@ def units_of_kept(axes: Axes, kept: Kept, shapes: Mapping[str, tuple[int, ...]])
                 positions.size and positions.max() >= shapes[name][axis]
             ):
                 raise PlanError(
-                    "the plan keeps positions that do not exist", where=f"{name}, axis {axis}"
+                    "the plan keeps positions that do not exist",
+                    where=f"{name}, axis {axis}",
+                    do="make a new plan with fp.plan",
                 )
             lost = np.setdiff1d(np.arange(shapes[name][axis]), positions)
             label = axes.params[first[name]][axis]

@@ -39,6 +39,7 @@ def _checked(old: Any, edit: SetArgument) -> Any:
         raise PlanError(
             f"argument {edit.argument} is {old}, but the plan expects {edit.old}",
             where=f"node {edit.node}",
+            do="make a new plan with fp.plan",
         )
     return edit.new
 

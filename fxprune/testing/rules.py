@@ -46,7 +46,7 @@ def check_rule(sample: Sample) -> list[str]:
     - where no statistics change, the operator itself with zeros at removed positions, which uses no marks.
 
     Returns:
-        Where the rule is timid: axes that it froze although the operator does not need all their positions.
+        The axes about which the rule is timid, frozen although the operator does not need all their positions.
 
     Raises:
         WrongRuleError: values or sizes differ, or the rule could not handle the call.

@@ -147,7 +147,8 @@ class History:
         """
         if taken := extra.keys() & {f.name for f in fields(Epoch)}:
             raise OptionError(
-                f"a row already has a column {', '.join(sorted(taken))}", do="give it another name"
+                f"these columns exist already: {', '.join(sorted(taken))}",
+                do="give it another name",
             )
         size = size_of(program)
         row = Epoch(
