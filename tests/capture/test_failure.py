@@ -52,6 +52,10 @@ class Packed(nn.Module):
         return pad_packed_sequence(self.cell(packed)[0], batch_first=True)[0]
 
 
+def add_text(x: Any) -> Any:
+    return x + "text"
+
+
 def failure(model: nn.Module, args: Inputs) -> CaptureError:
     with pytest.raises(CaptureError) as error:
         fp.capture(model.eval(), args)
@@ -75,7 +79,7 @@ X = torch.randn(2, 4)
     ("make", "args", "what", "do"),
     [
         (small, (X, X), "does not accept these inputs", r"signature of the model's forward: \(input\)"),
-        (lambda: Then(lambda x: x + "a"), (X,), "cannot be run", "fp.capture_partial"),
+        (lambda: Then(add_text), (X,), "cannot be run", "fp.capture_partial"),
         (Packed, (torch.randn(2, 5, 4), torch.tensor([5, 3])), "packed sequence", "padded tensor"),
         (lambda: Then(Boxes), (X,), "type that torch.export does not know", "register_dataclass"),
         (of_inference_mode, (X,), "inference mode", r"outside torch\.inference_mode\(\)"),
