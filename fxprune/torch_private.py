@@ -32,6 +32,7 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 from torch.fx.node import _get_qualified_name
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 try:
     from torch.fx.experimental.symbolic_shapes import guarding_hint_or_throw as _hint
@@ -138,6 +139,43 @@ def fake_result(op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return op(*args, **kwargs)
     with mode:
         return op(*args, **kwargs)
+
+
+class _Casts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which of the given tensors are cast to another type of real numbers, and to which."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._given = {id(x) for x in tensors}
+        self.found: dict[int, torch.dtype] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        dtype = (kwargs or {}).get("dtype")
+        if func is torch.ops.aten._to_copy.default and id(args[0]) in self._given and dtype:
+            self.found[id(args[0])] = dtype
+        return func(*args, **(kwargs or {}))
+
+
+def made_casts(
+    op: Callable[..., Any], args: Any, kwargs: Any, device: str, dtype: torch.dtype
+) -> dict[fx.Node, torch.dtype]:
+    """Returns which arguments of a call autocast casts, and to which type; nodes stand for their `meta["val"]`."""
+    nodes: dict[fx.Node, Any] = {}
+    fx.node.map_arg((args, kwargs), lambda n: nodes.setdefault(n, _unlike(n.meta["val"])))
+    values = [x for x in pytree.tree_leaves([*nodes.values()]) if isinstance(x, torch.Tensor)]
+    args, kwargs = fx.node.map_arg((args, kwargs), nodes.__getitem__)
+    cast = torch.autocast(device, dtype, cache_enabled=False)
+    mode, casts = fake_mode_of(values) or nullcontext(), _Casts(values)
+    with enable_python_dispatcher(), mode, cast, casts:
+        op(*args, **kwargs)
+    return {n: casts.found[id(v)] for n, v in nodes.items() if id(v) in casts.found}
+
+
+def _unlike(value: Any) -> Any:
+    """Returns tensors that no other node has, since calls are told apart by their tensors."""
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, value)
 
 
 def fake_mode_of(values: Any) -> FakeTensorMode | None:

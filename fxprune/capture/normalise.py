@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
 
 from fxprune.analysis.rulebook import find_rule
+from fxprune.capture.autocast import NoCastError, spell_casts
 from fxprune.capture.inplace import make_functional, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
@@ -55,10 +56,10 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
         CaptureError: the network calls vmap or another function transform.
     """
     refuse_transforms(module.graph)
-    inline_regions(module)
+    kept = inline_regions(module)
     drop_guards(module.graph)
     trim_meta(module.graph)
-    remarks = make_functional(module.graph)
+    remarks = kept + make_functional(module.graph)
     if decompose_without_rule(module):
         remarks += make_functional(module.graph)
     free_layouts(module.graph)
@@ -105,15 +106,47 @@ def trim_meta(graph: fx.Graph) -> None:
             }
 
 
-def inline_regions(module: fx.GraphModule) -> None:
-    """Inlines `with no_grad()` and disabled autocast regions, which an export turns into submodules.
+def inline_regions(module: fx.GraphModule) -> list[Remark]:
+    """Inlines `with no_grad()` and autocast regions, which an export turns into submodules.
 
-    Inputs of a `no_grad()` region that would have a gradient are detached.
+    Inputs of a `no_grad()` region that would have a gradient are detached. In a region with autocast enabled, the
+    casts that it makes become calls of their own; a region stays where casts do not have the same effect.
+
+    Returns:
+        A remark on each region that stays.
     """
-    while found := [n for n in module.graph.nodes if _is_region(n)]:
+    stay: dict[fx.Node, Remark] = {}
+    while found := [n for n in module.graph.nodes if _is_region(n) and n not in stay]:
         trained = _depend_on_parameters(module)
         for node in found:
-            _inline_region(module, node, trained)
+            try:
+                _leave_autocast(module, node)
+            except NoCastError as error:
+                stay[node] = _autocast_remark(node, error)
+            else:
+                _inline_region(module, node, trained)
+    return [*stay.values()]
+
+
+def _leave_autocast(module: fx.GraphModule, node: fx.Node) -> None:
+    """Lets a region compute the same without autocast, by calls that make the same casts."""
+    if higher_order(node) == "wrap_with_autocast":
+        device, dtype, enabled, _, body = node.args[:5]
+        if enabled:
+            spell_casts(
+                getattr(module, str(cast(fx.Node, body).target)), str(device), cast(Any, dtype)
+            )
+
+
+def _autocast_remark(node: fx.Node, error: NoCastError) -> Remark:
+    return Remark(
+        "missed",
+        "capture.autocast-kept",
+        describe(node),
+        "a region under autocast stays one call, and the axes that it reads stay as they are",
+        str(error),
+        "enter torch.autocast outside the model, around its call",
+    )
 
 
 def _depend_on_parameters(module: fx.GraphModule) -> set[fx.Node]:
@@ -130,10 +163,7 @@ def _depend_on_parameters(module: fx.GraphModule) -> set[fx.Node]:
 
 
 def _is_region(node: fx.Node) -> bool:
-    name = higher_order(node)
-    return name == "wrap_with_set_grad_enabled" or (
-        name == "wrap_with_autocast" and node.args[2] is False
-    )
+    return higher_order(node) in ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
 def _inline_region(module: fx.GraphModule, node: fx.Node, trained: set[fx.Node]) -> None:

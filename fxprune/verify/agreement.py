@@ -103,7 +103,7 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
         _running(model, state, program),
         _running(program.module, known, program),
         batches_of(program, seed),
-        dtype=_least_exact(model),
+        dtype=_least_exact(model, program),
         against="the model",
         seed=seed,
         may_refuse=True,
@@ -161,9 +161,11 @@ def _running(module: nn.Module, state: Mapping[str, torch.Tensor], program: Prog
     return run
 
 
-def _least_exact(model: nn.Module) -> torch.dtype:
-    """The least exact type of its tensors that has a tolerance; float32 where none has."""
-    types = {t.dtype for t in named_tensors(model).values()} & TOLERANCE.keys() or {torch.float32}
+def _least_exact(model: nn.Module, program: Program) -> torch.dtype:
+    """The least exact type of the model's tensors and of all values that has a tolerance; float32 where none has."""
+    values = [n.meta.get("val") for n in program.nodes]
+    tensors = [*named_tensors(model).values(), *(v for v in values if isinstance(v, torch.Tensor))]
+    types = {t.dtype for t in tensors} & TOLERANCE.keys() or {torch.float32}
     return max(types, key=TOLERANCE.__getitem__)
 
 
