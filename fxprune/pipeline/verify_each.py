@@ -74,6 +74,7 @@ class VerifyEach(Instrument):
             check = compare_programs(before, ctx.axes(before), plan, after, seed=ctx.seed)
         else:
             check = compare_functions(before, after, seed=ctx.seed, sizes=sizes)
+        check.raise_if_undefined()
         if not check.ok:
             raise VerifyError(
                 f"what {one.name} made differs from {check.against} in {check.worst_output}",

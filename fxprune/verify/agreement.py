@@ -135,6 +135,7 @@ def check_capture(
                 "compare program.module with the model on your own inputs",
             )
         ]
+    check.raise_if_undefined()
     if not check.ok:
         raise VerifyError(
             f"what was captured differs from the model in {check.worst_output}",

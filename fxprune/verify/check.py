@@ -39,6 +39,7 @@ class Check:
         against: what the program was held against.
         change: largest relative difference that the removal itself makes to an output of the original; below
             the tolerance, no error in it could be seen. None where nothing was removed.
+        undefined: where the reference itself returns NaN, so that nothing can agree with it; "" where it does not.
     """
 
     ok: bool
@@ -51,13 +52,16 @@ class Check:
     batches: tuple[int, ...]
     against: str = "the silenced original"
     change: float | None = None
+    undefined: str = ""
 
     def __str__(self) -> str:
         state = "agrees" if self.ok else "DIFFERS"
         text = f"{state} with {self.against}: worst relative error {self.max_relative_error:.1e}"
         text += f" in {self.dtype} (allowed {self.tolerance:.0e})"
         text += f", batches {', '.join(map(str, self.batches))}" if self.batches else ""
-        if not self.ok:
+        if self.undefined:
+            text += f"\n  {self.against} itself returns NaN: {self.undefined}"
+        elif not self.ok:
             text += f"\n  worst output: {self.worst_output}\n  first node that differs: {self.first_bad_node}"
             text += f"\n  removed around it: {', '.join(self.groups) or 'nothing'}"
         elif self.blind:
@@ -80,12 +84,28 @@ class Check:
         """
         if self.ok:
             return self
+        self.raise_if_undefined()
         raise VerifyError(
             f"the result differs from {self.against} in {self.worst_output}",
             where=self.first_bad_node,
             why=f"removed around it: {', '.join(self.groups) or 'nothing'}",
             do="a rule is wrong: please report the operator; exclude the module with ignore=(...) meanwhile",
         )
+
+    def raise_if_undefined(self) -> None:
+        """Checks that the reference returned numbers.
+
+        Raises:
+            VerifyError: it returned NaN.
+        """
+        if self.undefined:
+            raise VerifyError(
+                f"{self.against} itself returns NaN",
+                where=self.undefined,
+                why="on random inputs like the example's, it is not a number before anything is changed",
+                do="repair the weights; where the model is defined for some inputs only, as a logarithm is, pass "
+                "verify=False and compare the result on inputs of your own",
+            )
 
 
 def compare_runs(
@@ -116,7 +136,7 @@ def compare_runs(
     Raises:
         Exception: whatever a run raises.
     """
-    worst, where, tried = 0.0, "", list[Batch]()
+    worst, where, undefined, tried = 0.0, "", "", list[Batch]()
     for batch in batches:
         try:
             expected = run_batch(wanted, batch, seed)
@@ -125,6 +145,7 @@ def compare_runs(
                 raise
             break
         tried.append(batch)
+        undefined = undefined or _undefined(expected)
         error, output = _worst(run_batch(found, batch, seed), expected)
         if error > worst or not where:
             size = "" if batch.size is None else f"batch {batch.size}, "
@@ -140,6 +161,7 @@ def compare_runs(
         groups=(),
         batches=tuple(b.size for b in tried if b.size is not None),
         against=against,
+        undefined=undefined if worst > allowed else "",
     )
 
 
@@ -148,6 +170,15 @@ def run_batch(run: Run, batch: Batch, seed: int) -> Sequence[Any]:
     args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (batch.args, batch.kwargs))
     with seeded(seed):
         return run(args, kwargs)
+
+
+def is_undefined(value: Any) -> bool:
+    """Whether a value is a tensor with a NaN in it."""
+    return isinstance(value, Tensor) and bool(value.isnan().any())
+
+
+def _undefined(outputs: Sequence[Any]) -> str:
+    return next((f"output {i}" for i, x in enumerate(outputs) if is_undefined(x)), "")
 
 
 def _worst(found: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, str]:

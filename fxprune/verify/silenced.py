@@ -11,11 +11,20 @@ import torch
 from torch import fx
 
 from fxprune.analysis.axes import Axes, BoolArray
+from fxprune.capture.failure import first_line
+from fxprune.errors import VerifyError
 from fxprune.graph.evaluate import Evaluator, Provide
 from fxprune.graph.program import Program, describe
 from fxprune.plan import Kept, Plan, Rescale
 from fxprune.shrink.tensors import slice_axes
-from fxprune.verify.check import Check, compare_runs, relative_error, require_numbers, run_batch
+from fxprune.verify.check import (
+    Check,
+    compare_runs,
+    is_undefined,
+    relative_error,
+    require_numbers,
+    run_batch,
+)
 from fxprune.verify.first_difference import NO_NODE, first_difference
 from fxprune.verify.inputs import batches_of
 from fxprune.verify.noise import noise_of, outside_leaves
@@ -46,7 +55,10 @@ def compare_programs(
     outputs: list[Sequence[Any]] = []
 
     def silenced(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
-        outputs.append(runs.silenced().evaluate(args, kwargs))
+        try:
+            outputs.append(runs.silenced().evaluate(args, kwargs))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise _not_run(program, error) from error
         return outputs[-1]
 
     check = compare_runs(
@@ -60,7 +72,34 @@ def compare_programs(
     if plan.removed.size:
         whole = run_batch(runs.whole().evaluate, next(batches_of(program, seed)), seed)
         check = replace(check, change=_change(outputs[0], whole))
+    if check.undefined and (undefined := _first_undefined(runs, seed)):
+        return replace(check, undefined=undefined, against="the original")
+    check = replace(check, undefined="")  # it comes of the removal
     return check if check.ok else _with_first_difference(check, runs, seed)
+
+
+def _not_run(program: Program, error: Exception) -> VerifyError:
+    return VerifyError(
+        f"{program.name} does not run on random inputs like the example's",
+        why=f"{type(error).__name__}: {first_line(error)}",
+        do="call the model on the example inputs: if that fails too, their types or sizes are wrong; if it runs, "
+        "pass verify=False and report the operator",
+    )
+
+
+def _first_undefined(runs: _Runs, seed: int) -> str:
+    """The first node of the original that is NaN with nothing removed; "" where none is."""
+    found: list[str] = []
+
+    def note(node: fx.Node, value: Any) -> None:
+        if not found and is_undefined(value):
+            found.append(describe(node))
+
+    for batch in batches_of(runs.original, seed):
+        whole = runs.whole()
+        whole.observe = note
+        run_batch(whole.evaluate, batch, seed)
+    return found[0] if found else ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from fxprune.errors import VerifyError
 from fxprune.verify import Batch, Check, compare_runs
 
 BATCHES = [Batch((torch.arange(n, dtype=torch.float64),), {}, n) for n in (2, 5)]
@@ -60,3 +61,11 @@ def test_inputs_without_a_batch_are_not_given_one() -> None:
     check = compare(only_two, only_two, [BATCHES[0]._replace(size=None)])
     assert check.batches == ()
     assert "batch" not in f"{check} {check.worst_output}"
+
+
+def test_a_reference_that_is_not_a_number_is_told_so() -> None:
+    check = compare(*2 * [lambda x, _: [x[0], x[0] * torch.nan]])
+    assert (check.ok, check.undefined) == (False, "output 1")
+    assert "the first itself returns NaN: output 1" in str(check)
+    with pytest.raises(VerifyError, match="the first itself returns NaN"):
+        check.raise_if_bad()

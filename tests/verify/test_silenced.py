@@ -112,3 +112,27 @@ def test_nothing_removed_changes_nothing() -> None:
     assert check.ok
     assert check.change is None
     assert not check.blind
+
+
+class Logarithm(nn.Module):
+    """Is not a number where the logarithm is of a negative one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x).log())
+
+
+def test_a_model_that_is_not_a_number_by_itself_is_told_so() -> None:
+    with pytest.raises(VerifyError, match="the original itself returns NaN") as error:
+        fp.prune(Logarithm().eval(), torch.ones(2, 4), keep=0.5)
+    assert "aten.log" in error.value.where
+    assert "verify=False" in error.value.do
+
+
+def test_inputs_of_a_wrong_type_are_told_so() -> None:
+    with pytest.raises(VerifyError, match="does not run on random inputs") as error:
+        fp.prune(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)), torch.ones(2, 4).long(), keep=0.5)
+    assert "dtype" in error.value.why
