@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import torch
@@ -13,26 +13,15 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.stages import CLOCK, warm_up
 
-
-class Compare(Protocol):
-    """See `compare`."""
-
-    def __call__(
-        self,
-        reference: Callable[[], Any],
-        work: Callable[[Any], object],
-        rounds: int,
-        at_most: float | None = None,
-        **facts: object,
-    ) -> dict[str, Any]:
-        """Returns the row of the page, for further facts."""
+Compare = Callable[..., dict[str, Any]]  # the fixture of this name
 
 
 @pytest.fixture
 def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Compare:
     """Measures `work` in units of `reference`, whose result it is given.
 
-    They take turns, so that what else the machine does falls on both: of each round the benchmark keeps the ratio.
+    They take turns, so that what else the machine does falls on both; of each round the benchmark keeps the ratio.
+    What is returned is the row of the page, for further facts.
     """
 
     def run(
@@ -40,7 +29,6 @@ def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Comp
         work: Callable[[Any], object],
         rounds: int,
         at_most: float | None = None,
-        **facts: object,
     ) -> dict[str, Any]:
         units: list[float] = []
 
@@ -50,12 +38,12 @@ def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Comp
             return (result,), {}
 
         benchmark.pedantic(work, setup=setup, rounds=rounds, warmup_rounds=1)
+        pairs = zip(units[1:], benchmark.stats.stats.data, strict=True)
         row: dict[str, Any] = benchmark.extra_info
-        spent = [
-            unit * ratio for unit, ratio in zip(units[1:], benchmark.stats.stats.data, strict=True)
-        ]
-        row |= {"case": request.node.callspec.id, **facts, "at most": at_most}
-        row |= {"reference ms": 1e3 * median(units[1:]), "ms": 1e3 * median(spent)}
+        row |= {"case": request.node.callspec.id, "at most": at_most}
+        row["reference ms"] = 1e3 * median(units[1:])
+        row["ms"] = 1e3 * median(unit * ratio for unit, ratio in pairs)
+        row["ratio"] = benchmark.stats.stats.median
         return row
 
     return run

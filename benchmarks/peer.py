@@ -98,9 +98,9 @@ def prune_theirs(example: Example) -> None:
 
 def last_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that make the output: the last one with weights, and what is named like one."""
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    named = [m for n, m in layers.items() if n.rpartition(".")[2] in ("lm_head", "proj_out")]
-    return named or list(layers.values())[-1:]
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    named = [x for x in layers if x[0].rpartition(".")[2] in ("lm_head", "proj_out")]
+    return [m for _, m in named or layers[-1:]]
 
 
 def heads_of(model: nn.Module) -> dict[nn.Module, int]:
@@ -139,10 +139,10 @@ def judge(example: Example) -> str:
     masked = {n: torch.zeros_like(v) for n, v in values.items()}
     for name, index in left.items():
         masked[name].view(-1)[index] = values[name].flatten()[index]
-    error = _worst(out, _run(model, masked, args, kwargs))
-    if error > TOLERANCE and (silenced := _silenced(model, args, kwargs, left)):
-        error = min(error, _worst(out, silenced))
-    return f"error {error:.0e}" if error > TOLERANCE else ""
+    off = _worst(out, _run(model, masked, args, kwargs))
+    if off > TOLERANCE and (silenced := _silenced(model, args, kwargs, left)):
+        off = min(off, _worst(out, silenced))
+    return f"error {off:.0e}" if off > TOLERANCE else ""
 
 
 def _silenced(model: nn.Module, args: Any, kwargs: Any, left: Tensors) -> list[Any]:

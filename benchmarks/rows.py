@@ -11,9 +11,10 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,7 @@ from benchmarks.page import RESULTS, made_with, markdown, renew
 
 Row = dict[str, Any]
 Measure = Callable[[Network, Row], None]
-SPAWN = get_context("spawn")
-MEMORY = 16 * 2**30  # bytes that a network may take
-TIMEOUT = 900  # seconds
+BYTES, SECONDS = 16 * 2**30, 900  # that a network may take
 
 
 @dataclass(frozen=True)
@@ -72,18 +71,17 @@ class Rows:
             render: measure nothing.
         """
         known = self.read()
-        timm = timm or any(r["kind"] == "timm" for r in known.values())
-        every = [n for n in self.networks() if timm or n.kind != "timm"]
+        every = [n for n in self.networks() if timm or n.kind != "timm" or n.name in known]
         chosen = [n for n in every if re.search(only, n.name) and not render]
+        self.file.parent.mkdir(exist_ok=True)
         if fresh:
-            known = {n: r for n, r in known.items() if not re.search(only, n)}
+            known = {k: known[k] for k in known.keys() - {n.name for n in chosen}}
             self.file.write_text("".join(json.dumps(r) + "\n" for r in known.values()))
         for i, network in enumerate(chosen, 1):
             if network.name in known and known[network.name]["verified"]:
                 continue
             start = time.time()
             row = _in_process(self.measure, network)
-            self.file.parent.mkdir(exist_ok=True)
             with self.file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             said = "ok" if row["verified"] else f"FAILED {row['why']}"
@@ -103,27 +101,23 @@ class Rows:
 
 def _in_process(measure: Measure, network: Network) -> Row:
     """The row of a network, from a process with limits; a failure is a row too."""
-    receiver, sender = SPAWN.Pipe(duplex=False)
-    process = SPAWN.Process(target=_work, args=(sender, measure, network))
-    process.start()
-    sender.close()
     row: Row = {"name": network.name, "network": network.name.split(":")[-1], "kind": network.kind}
     try:
-        row |= receiver.recv() if receiver.poll(TIMEOUT) else {"why": f"more than {TIMEOUT} s"}
-    except EOFError:
-        process.join()
-        row["why"] = f"the process ended with {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            row |= pool.submit(_work, measure, network).result()
+    except BrokenProcessPool:
+        row["why"] = (
+            f"the process was killed, by the limit of {SECONDS} CPU seconds or for its memory"
+        )
     return row | {"verified": "why" not in row, "commit": commit()}
 
 
-def _work(sender: Connection, measure: Measure, network: Network) -> None:
-    """What the process does: sends the row."""
+def _work(measure: Measure, network: Network) -> Row:
+    """What the process does."""
     import torch
 
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     torch.manual_seed(0)
     torch.set_num_threads(1)
     row: Row = {}
@@ -133,7 +127,7 @@ def _work(sender: Connection, measure: Measure, network: Network) -> None:
         row["why"] = f"{type(error).__name__}: {error}"
         row["trace"] = traceback.format_exc().splitlines()[-12:]
     row["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    sender.send(row)
+    return row
 
 
 def bad(rows: Iterable[Row]) -> list[str]:

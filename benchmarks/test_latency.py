@@ -36,7 +36,7 @@ class Attention(nn.Module):
         self.in_proj_weight, self.in_proj_bias = like.in_proj_weight, like.in_proj_bias
         self.out_proj = like.out_proj
 
-    def forward(self, x: Tensor, *_: Tensor, **options: bool) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor, *others: Tensor, **options: bool) -> tuple[Tensor, None]:
         b, t, _ = x.shape
         if self.batch_first:
             packed = linear(x, self.in_proj_weight, self.in_proj_bias)
@@ -57,7 +57,7 @@ class Attention(nn.Module):
 def by_hand(name: str, pruned: Any, *, batch_first: bool) -> nn.Module:
     """The class of torchvision with every parameter and every layer's widths as in the pruned program."""
     state = pruned.state_dict()
-    model = get_model(name, weights=None)
+    model: nn.Module = get_model(name, weights=None)
     queries = pruned.graph.find_nodes(
         op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default
     )
@@ -71,8 +71,9 @@ def by_hand(name: str, pruned: Any, *, batch_first: bool) -> nn.Module:
             if tensor is not None:
                 tensor.data = state[f"{path}.{leaf}".lstrip(".")].clone()
         if isinstance(module, nn.LayerNorm):
-            module.normalized_shape = (len(module.weight),)
-    model.hidden_dim = len(state["conv_proj.weight"]) if "vit" in name else 0
+            module.normalized_shape = tuple(module.weight.shape)
+    if "vit" in name:
+        vars(model)["hidden_dim"] = len(state["conv_proj.weight"])
     return model.eval()
 
 
@@ -88,11 +89,11 @@ def test_latency(case: str, compare: Compare) -> None:
     outcome = fp.prune(model, x, keep=0.5, metric="macs", multiple_of=8, verify=False)
     pruned = outcome.program.module.eval()
     reference = by_hand(name, pruned, batch_first=bool(layout))
-    calls = sum(n.op == "call_function" for n in pruned.graph.nodes)
     with torch.no_grad():
         a, b = pruned(x), reference(x)
         difference = float((a - b).abs().max() / b.abs().max())
         assert difference <= TOLERANCE
         limit = None if layout else LIMIT
-        row = compare(lambda: reference(x), lambda _: pruned(x), ROUNDS, limit, calls=calls)
+        row = compare(lambda: reference(x), lambda _: pruned(x), ROUNDS, limit)
+    row["calls"] = sum(n.op == "call_function" for n in pruned.graph.nodes)
     row["largest difference"] = difference

@@ -17,7 +17,7 @@ from fxprune_passes.methods import BernoulliLayers, ComplexityAware, EntropyGuid
 from fxprune_passes.methods.method import Method
 from fxprune_passes.methods.neuron_importance import NeuronImportance
 
-BATCH, ROUNDS = 64, 30
+BATCH, ROUNDS = 64, 20
 LIMIT, TWO_PASS = 1.10, 1.60
 
 Make = Callable[[fp.training.Shrinker], Method]

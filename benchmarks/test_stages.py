@@ -55,13 +55,15 @@ def test_capture(example: Example, compare: Compare) -> None:
 @pytest.mark.benchmark(group="After capture: solve, groups, plan and shrink")
 @pytest.mark.parametrize("example", NETWORKS, indirect=True)
 def test_after_capture(example: Example, compare: Compare) -> None:
-    rounds: list[Laps] = []
+    rounds, nodes = list[Laps](), list[int]()
 
     def work(program: fp.Program) -> None:
+        nodes.append(len(program.graph.nodes))
         rounds.append(Laps())
         prune(program, rounds[-1])
 
     row = compare(lambda: capture(example), work, ROUNDS, at_most=0.2)
+    row["nodes"] = nodes[0]
     for stage in STAGES:
         row[f"{stage} ms"] = 1e3 * median(laps[stage] for laps in rounds[1:])
 
