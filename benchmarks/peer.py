@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch_pruning as tp
 from torch import nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
@@ -78,8 +79,6 @@ def _line(error: Exception) -> str:
 
 def prune_theirs(example: Example) -> None:
     """30 % of each of its groups at random, in place; outputs keep their width, heads are told."""
-    import torch_pruning as tp
-
     model, args, kwargs = example
     torch.manual_seed(0)
     with warnings.catch_warnings():
