@@ -26,8 +26,7 @@ from benchmarks.rows import Row, Rows, bad
 from benchmarks.stages import SHARE, Laps, count, prune, warm_up
 from fxprune.api import solved
 from fxprune.plan import plan_removal, units_of_kept
-from fxprune.reference import Silenced
-from fxprune.verify import constant, relative_error
+from fxprune.verify import Silenced, noisy, relative_error
 
 REPEATS = 2
 MEDIAN, TAIL = 1.5, 1.0
@@ -125,7 +124,10 @@ def judge(example: Example) -> str:
     model, args, kwargs = example
     model.double()
     args, kwargs = pytree.tree_map_only(torch.Tensor, _in_double, (args, kwargs))
-    values = {n: _noisy(t) for n, t in _tensors(model).items()}
+    tensors = _tensors(model)
+    for name, tensor in noisy(tensors, 0).items():
+        tensors[name].data = tensor
+    values = {n: t.detach().clone() for n, t in tensors.items()}
     pruned = copy.deepcopy(model)
     for tensor in _tensors(pruned).values():
         tensor.data = torch.arange(tensor.numel()).view(tensor.shape).to(tensor)
@@ -171,13 +173,6 @@ def _in_double(x: torch.Tensor) -> torch.Tensor:
 def _tensors(model: nn.Module) -> Tensors:
     named = [*model.named_parameters(), *model.named_buffers()]
     return {n: t for n, t in named if t.is_floating_point()}
-
-
-def _noisy(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of its values; where all are one, noise is added to both."""
-    if tensor.numel() > 1 and constant(tensor):
-        tensor.data += 0.1 + torch.rand_like(tensor)
-    return tensor.detach().clone()
 
 
 def _run(model: nn.Module, tensors: Tensors, args: Any, kwargs: Any) -> list[Any]:

@@ -18,9 +18,9 @@ from benchmarks.networks import Network
 from benchmarks.page import ROOT
 from benchmarks.rows import Row, Rows, tables, totals
 from benchmarks.stages import Laps, count
-from fxprune.equivalence import compare_functions, in_double, randomised
 from fxprune.graph.gate import gates
 from fxprune.structure.blocks import find_blocks
+from fxprune.verify import compare_functions, in_double, randomised
 
 EXACT = (
     "repeat{max=6}(drop-identity | merge-duplicates | fold-constants | fold-batchnorm | "

@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 import fxprune as fp
-from fxprune.latency import compare_latency
+from fxprune.report.latency import compare_latency
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from experiments.networks import NETWORKS
 from experiments.task import Arm, Context, Length, Task
 from fxprune.graph.gate import gates
 from fxprune.graph.program import Program
-from fxprune.latency import compare_latency
 from fxprune.pipeline import run_pipeline
+from fxprune.report.latency import compare_latency
 from fxprune.training import History, Shrinker
 from fxprune.training.history import size_of
 from fxprune_passes.methods.method import Method, for_use

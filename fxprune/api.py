@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from fxprune.agreement import check_capture
-from fxprune.analysis.axes import Axes, BoolArray
+from fxprune.analysis.cache import solved
 from fxprune.analysis.explain import Explanation, explain_axis
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.capture import capture
-from fxprune.choose import Candidates, Metric, Target, choose, find_candidates, ignored_parameters
-from fxprune.cost import Cost, mac_terms, param_terms
-from fxprune.errors import BudgetError
-from fxprune.graph.program import Program, module_path
-from fxprune.importance import Importance, score_units
+from fxprune.cost import Metric
+from fxprune.graph.program import Program
+from fxprune.importance import Importance
 from fxprune.instruments import bisect, read_environment, replay
 from fxprune.partial import Partial
 from fxprune.pipeline import Instrument, Result, run_pipeline
-from fxprune.pipeline.cache import solved
-from fxprune.pipeline.manager import Steps
+from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
+from fxprune.plan.choose import Target
+from fxprune.plan.decide import decide
 from fxprune.remark import Remark
-from fxprune.report import GroupRow, Report, compare, summary
+from fxprune.report import Clock, Outcome, Report, compare, group_rows, summary
 from fxprune.shrink import apply_plan
-from fxprune.verify import Check, compare_programs
+from fxprune.verify import Check, check_capture, compare_programs
 
 __all__ = [
     "Outcome",
@@ -85,7 +82,7 @@ def shrink(program: Program, plan: Plan) -> Program:
     Raises:
         PlanError: the plan is for another program, or was edited wrongly.
     """
-    return apply_plan(program, solved(program), check_plan(program, plan, solved))
+    return apply_plan(program, solved(program), check_plan(program, plan))
 
 
 def verify(
@@ -97,32 +94,8 @@ def verify(
     seed: int = 0,
 ) -> Check:
     """Holds a smaller program against the silenced original on random inputs."""
-    checked = check_plan(program, plan, solved)
+    checked = check_plan(program, plan)
     return compare_programs(program, solved(program), checked, small, dtype=dtype, seed=seed)
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What `prune` returns.
-
-    Attributes:
-        program: the smaller program; `program.module` is an ordinary GraphModule.
-        plan: what was decided.
-        report: sizes before and after, groups, checks, remarks and seconds; prints as tables.
-        original: the program that was pruned.
-        model: of a partial capture, the smaller model: the pruned parts back in their places.
-    """
-
-    program: Program
-    plan: Plan
-    report: Report
-    original: Program = field(repr=False)
-    model: torch.nn.Module | None = field(default=None, repr=False)
-
-    @property
-    def remarks(self) -> tuple[Remark, ...]:
-        """What was done, what was left, and why."""
-        return tuple(self.report.remarks)
 
 
 def prune(
@@ -165,20 +138,24 @@ def prune(
     """
     target = Target(keep, metric, scope, at_least, multiple_of)
     how = Importance(importance) if isinstance(importance, str) else importance
-    clock = _Clock()
+    clock = Clock()
     partial = model_or_program if isinstance(model_or_program, Partial) else None
     program = _as_program(model_or_program, args, kwargs, dynamic_batch=dynamic_batch)
     clock.lap("capture")
     axes = solved(program)
     found = find_groups(axes)
     clock.lap("solve")
-    decided, candidates = _decide(program, axes, found, target, how, ignore, seed)
+    decided, left = decide(program, axes, found, target, how, ignore, seed)
     clock.lap("decide")
     small = apply_plan(program, axes, decided)
     clock.lap("shrink")
     model = partial.apply(decided) if partial else None
-    checks = _checks(program, partial, decided, small, seed) if verify else []
+    checks: list[Check] = []
     unchecked: list[Remark] = []
+    if verify:
+        checks.append(compare_programs(program, axes, decided, small, seed=seed).raise_if_bad())
+    if verify and partial:
+        checks.append(partial.verify(decided, seed=seed).raise_if_bad())
     if verify and isinstance(model_or_program, torch.nn.Module):
         captured, unchecked = check_capture(model_or_program, program, seed=seed)
         checks += captured
@@ -186,14 +163,14 @@ def prune(
     report = Report(
         before=summary(program),
         after=summary(small),
-        groups=_group_rows(found, decided),
+        groups=group_rows(found, decided),
         checks=checks,
         remarks=(
             *program.remarks,
             *(partial.opaque if partial else ()),
             *axes.remarks,
             *unchecked,
-            *_left(candidates),
+            *left,
         ),
         seconds=clock.laps,
     )
@@ -261,93 +238,3 @@ def _as_program(
     return capture(
         source, args, None if kwargs is None else dict(kwargs), dynamic_batch=dynamic_batch
     )
-
-
-def _checks(
-    program: Program, partial: Partial | None, decided: Plan, small: Program, seed: int
-) -> list[Check]:
-    """What was verified: the program, and of a partial capture the whole model too."""
-    found = [compare_programs(program, solved(program), decided, small, seed=seed).raise_if_bad()]
-    if partial is not None:
-        found.append(partial.verify(decided, seed=seed).raise_if_bad())
-    return found
-
-
-def _decide(
-    program: Program,
-    axes: Axes,
-    found: Groups,
-    target: Target,
-    how: Importance,
-    ignore: Sequence[str],
-    seed: int,
-) -> tuple[Plan, Candidates]:
-    ignored = ignored_parameters(list(axes.params), module_paths(program), ignore)
-    scores = score_units(program, axes, found, how, seed)
-    candidates = find_candidates(axes, found, scores, target, ignored)
-    units = choose(axes, candidates, scores, target, cost_of(program, axes, target.metric))
-    if not units.size:
-        raise BudgetError(
-            "nothing would be removed",
-            why="\n        ".join(
-                ["no candidate may lose a unit:", *_reasons(axes, candidates, target)]
-            ),
-            do="lower keep, multiple_of or at_least, or ignore less",
-        )
-    return plan_removal(program, axes, units), candidates
-
-
-def cost_of(program: Program, axes: Axes, metric: Metric) -> Callable[[BoolArray], int]:
-    """The exact cost of a program after a removal, by metric."""
-    terms = mac_terms(program, axes) if metric == "macs" else param_terms(program, axes)
-    return Cost(terms, axes.n_units).total
-
-
-def module_paths(program: Program) -> list[str]:
-    """Every module path that holds tensors or made a node."""
-    paths = {name.rpartition(".")[0] for name in program.tensors()} | {
-        module_path(n) for n in program.nodes
-    }
-    parents = {p.rsplit(".", i)[0] for p in paths for i in range(p.count(".") + 1)}
-    return sorted((paths | parents) - {""})
-
-
-def _reasons(axes: Axes, candidates: Candidates, target: Target) -> list[str]:
-    """One line for each candidate that was left."""
-    lines = [f"{name}: {why}" for name, why in candidates.refused.items()]
-    lines += [
-        f"{g.name}: {len(g)} units in steps of {step}, keep={target.keep} asks for less than a step"
-        for g, step in zip(candidates.groups, candidates.steps, strict=True)
-    ]
-    for name, labels in axes.params.items():
-        for i, label in enumerate(labels[:1] if len(labels) > 1 else ()):
-            if not any(c.any() for c in label.columns):
-                lines.append(
-                    f"{name}:{i}: {explain_axis(axes, name, i).frozen.splitlines()[-1].strip()}"
-                )
-    return lines
-
-
-def _left(candidates: Candidates) -> list[Remark]:
-    return [
-        Remark("missed", "choose.left", name, "no unit was removed", why)
-        for name, why in candidates.refused.items()
-    ]
-
-
-def _group_rows(found: Groups, decided: Plan) -> tuple[GroupRow, ...]:
-    gone = set(decided.removed.tolist())
-    return tuple(
-        GroupRow(g.name, len(g), len(g) - len(gone.intersection(g.units.tolist())), g.exact)
-        for g in found
-    )
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = perf_counter()
-        self.laps[name], self._last = now - self._last, now

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.analysis.solve import solve
+from fxprune.analysis.cache import solved
 from fxprune.errors import CaptureError
 from fxprune.graph.program import Program
 from fxprune.io.parts import load_parts, put_state
@@ -87,12 +87,12 @@ class Partial:
             PlanError: the plan is for another capture, or the model's own forward cannot express it.
         """
         checked = self._checked(plan)
-        silencing = Silencing(self.instances, solve(self.program), checked, dtype)
+        silencing = Silencing(self.instances, solved(self.program), checked, dtype)
         return verify_parts(self.model, (self.args, self.kwargs), silencing, seed)
 
     def _checked(self, plan: Plan) -> Plan:
         """The plan, where it is for this capture and the model's own forward can express it."""
-        checked = check_plan(self.program, plan, solve)
+        checked = check_plan(self.program, plan)
         refuse_edits(checked)
         return checked
 

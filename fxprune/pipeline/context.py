@@ -5,22 +5,31 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from torch import fx
 
 from fxprune.analysis.axes import Axes
+from fxprune.analysis.cache import remember, solved
 from fxprune.graph.editor import Editor
 from fxprune.graph.program import Program, describe
-from fxprune.pipeline.cache import remember, solved
-from fxprune.pipeline.kinds import Analysis, Branch, Pass, Unit
+from fxprune.pipeline.removal import Branch, Unit
 from fxprune.plan import Plan, plan_removal
 from fxprune.remark import Kind, Remark
 from fxprune.shrink import apply_plan
 from fxprune.verify import Check
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Question(Protocol[T_co]):
+    """What a context answers once for each program: an analysis, by its options."""
+
+    def __hash__(self) -> int: ...
+
+    def analyse(self, program: Program, ctx: Context) -> T_co: ...
 
 
 @dataclass
@@ -62,9 +71,9 @@ class Context:
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
 
-    def start(self, one: Pass) -> None:
-        """Forgets what only concerned the pass before."""
-        self.running, self.applied, self.checks = one.name, None, []
+    def start(self, name: str) -> None:
+        """Forgets what only concerned the pass before the one of this name."""
+        self.running, self.applied, self.checks = name, None, []
         self.seconds = self.check_seconds = 0.0
 
     def fork(self) -> Context:
@@ -80,7 +89,7 @@ class Context:
         twin.rng = copy.deepcopy(self.rng)
         return twin
 
-    def get(self, analysis: Analysis[T], program: Program) -> T:
+    def get(self, analysis: Question[T], program: Program) -> T:
         """The result of an analysis, worked out once for each program."""
         return remember(program, analysis, lambda: analysis.analyse(program, self))
 

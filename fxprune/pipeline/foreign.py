@@ -1,4 +1,4 @@
-"""Both ways with torch.fx: its passes in our pipelines, and its GraphModules as our programs."""
+"""Passes of torch.fx in our pipelines."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture
-from fxprune.errors import CaptureError, OptionError
+from fxprune.errors import OptionError
 from fxprune.graph.leaf import leaf_of
 from fxprune.graph.operands import is_operator
 from fxprune.graph.program import Program, TracedModule
-from fxprune.graph.sizes import Sizes, is_symbolic, symbolic_axes
 from fxprune.pipeline.context import Context
-from fxprune.pipeline.kinds import Rewrite
-from fxprune.torch_private import fake_mode_of, fake_result, pytree_specs
+from fxprune.pipeline.rewrite import Rewrite
+from fxprune.torch_private import fake_mode_of, fake_result
 
 GraphFunction = Callable[..., Any]
 
@@ -166,59 +164,3 @@ def _spelling(node: fx.Node) -> tuple[str, str, str]:
 def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:
     path, _, leaf = str(node.target).rpartition(".")
     return getattr(module.get_submodule(path), leaf)
-
-
-def as_program(module: fx.GraphModule) -> Program:
-    """A program of a GraphModule that knows what its inputs look like.
-
-    Raises:
-        CaptureError: nothing says what the inputs look like.
-    """
-    places = module.graph.find_nodes(op="placeholder")
-    values = [_example(n) for n in places]
-    if any(v is _UNKNOWN for v in values):
-        unknown = [n.name for n, v in zip(places, values, strict=True) if v is _UNKNOWN]
-        raise CaptureError(
-            "the GraphModule does not say what its inputs look like",
-            where=f"{type(module).__name__}: {', '.join(unknown)}",
-            why="a pass needs sizes and types; these placeholders have no meta['val'] or meta['tensor_meta']",
-            do="run torch.fx.passes.shape_prop.ShapeProp on it, or use fp.capture(module, args)",
-        )
-    specs = pytree_specs(module.graph)
-    args, kwargs = (tuple(values), {}) if specs is None else pytree.tree_unflatten(values, specs[0])
-    if isinstance(module, TracedModule) and all("val" in n.meta for n in places):
-        free = any(0 in symbolic_axes(n.meta.get("val")) for n in places)
-        return Program(module, args, kwargs, free_batch=free, name=type(module).__name__)
-    return capture(module, args, kwargs)
-
-
-_UNKNOWN = object()
-
-
-def _example(placeholder: fx.Node) -> Any:
-    """A random input of the type that a placeholder takes."""
-    meta = placeholder.meta
-    if "val" in meta or "example_value" in meta:
-        value = meta.get("val", meta.get("example_value"))
-        if not isinstance(value, torch.Tensor):
-            return value
-        return _random(_sizes(value), value.dtype, value.device)
-    if (known := meta.get("tensor_meta")) is not None:
-        return _random(list(known.shape), known.dtype, torch.device("cpu"))
-    return placeholder.args[0] if placeholder.args else _UNKNOWN
-
-
-def _sizes(value: torch.Tensor) -> list[int]:
-    """The sizes of an input; a free axis is 2 long: torch takes a 1 for a constant."""
-    free: set[Any] = set()
-    for size in filter(is_symbolic, value.shape):
-        free |= cast(
-            Any, size
-        ).node.expr.free_symbols  # a SymInt, which to a type checker is an int
-    return Sizes.of_symbols(dict.fromkeys(free, 2)).shape(value)
-
-
-def _random(shape: list[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(shape, dtype=dtype, device=device)
-    return torch.zeros(shape, dtype=dtype, device=device)

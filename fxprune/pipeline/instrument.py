@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.kinds import Pass
-
-if TYPE_CHECKING:
-    from fxprune.pipeline.pipeline import Pipeline
-    from fxprune.pipeline.result import Result
+from fxprune.pipeline.pipeline import Pipeline
+from fxprune.pipeline.result import Result
 
 
 class Instrument:

@@ -5,27 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
-
-from torch import fx
-from torch.fx.passes.infra.pass_base import PassResult
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from fxprune.graph.program import Program
-
-if TYPE_CHECKING:
-    from fxprune.pipeline.context import Context
+from fxprune.pipeline.context import Context
+from fxprune.pipeline.removal import Branch, Unit
 
 T = TypeVar("T")
-Unit = int
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A branch that is to go: what a scalar gate weighs, by the gate's path."""
-
-    gate: str
-
-
 Keeps = Literal["function", "silenced", "nothing"]
 
 
@@ -66,32 +52,12 @@ class Decision(Pass):
 
 
 @dataclass(frozen=True)
-class Rewrite(Pass):
-    """Makes another program of a program.
-
-    Called on a Program it returns one; called on a GraphModule it returns torch's `PassResult`, as the
-    passes of `torch.fx.passes.infra.pass_manager` do.
-    """
+class PlainRewrite(Pass):
+    """Makes another program of a program; `fp.Rewrite` is this, and a function too."""
 
     @abstractmethod
     def rewrite(self, program: Program, ctx: Context) -> Program:
         """The program rewritten; `program` itself where there is nothing to do. Never changes `program`."""
-
-    @overload
-    def __call__(self, source: Program) -> Program: ...
-    @overload
-    def __call__(self, source: fx.GraphModule) -> PassResult: ...
-    def __call__(self, source: Program | fx.GraphModule) -> Program | PassResult:
-        """Runs this pass alone, verified as in a pipeline."""
-        from fxprune.pipeline.foreign import as_program
-        from fxprune.pipeline.manager import run_pipeline
-
-        if isinstance(source, Program):
-            return run_pipeline(source, self).program
-        before = as_program(source)
-        after = run_pipeline(before, self).program
-        changed = after is not before
-        return PassResult(after.module if changed else source, changed)
 
 
 def option_fields(owner: type) -> list[Field[Any]]:

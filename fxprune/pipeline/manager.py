@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from time import perf_counter
-from typing import Any
 
+from fxprune.analysis.cache import hand_on
 from fxprune.errors import FxpruneError, OptionError, PipelineError
 from fxprune.graph.program import Program
-from fxprune.pipeline.cache import hand_on
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
-from fxprune.pipeline.kinds import Analysis, Decision, Pass, Rewrite
+from fxprune.pipeline.kinds import Analysis, Decision, Pass, PlainRewrite
 from fxprune.pipeline.pipeline import Pipeline, Repeat
 from fxprune.pipeline.result import Result, Step
 from fxprune.pipeline.verify_each import VerifyEach
 from fxprune.plan import Plan
-
-Steps = str | Pass | Repeat | Pipeline | Callable[..., Any] | Sequence[Any]
 
 
 @dataclass
@@ -32,60 +29,23 @@ class _Run:
     plans: list[Plan] = field(default_factory=list)
 
 
-def as_pipeline(steps: Steps) -> Pipeline:
-    """A pipeline from text, a pass, a function on a GraphModule, or a sequence of these.
-
-    Raises:
-        OptionError: the text cannot be read, or something is no pass.
-    """
-    from fxprune.pipeline.foreign import fx_pass
-
-    if isinstance(steps, Pipeline):
-        return steps
-    if isinstance(steps, str):
-        return Pipeline.parse(steps)
-    if isinstance(steps, Pass | Repeat):
-        return Pipeline([steps])
-    if isinstance(steps, type):
-        raise OptionError(
-            f"{steps.__name__} is a class, not a pass", do=f"give an instance: {steps.__name__}()"
-        )
-    if callable(steps):
-        return Pipeline([fx_pass(steps)])
-    return Pipeline([as_pipeline(step) for step in steps])
-
-
-def run_pipeline(
-    program: Program,
-    steps: Steps,
-    *,
-    instruments: Iterable[Instrument] = (),
-    verify: bool = True,
-    disable: Sequence[str] = (),
-    limit: int | None = None,
-    seed: int = 0,
+def run_passes(
+    program: Program, pipeline: Pipeline, ctx: Context, instruments: Iterable[Instrument] = ()
 ) -> Result:
-    """Runs passes on a program; `program` stays as it is.
+    """Runs a pipeline on a program; `program` stays as it is.
 
     Args:
         program: a captured network.
-        steps: pipeline text, passes, or functions on a GraphModule.
+        pipeline: the passes.
+        ctx: a new one; says what is left out, how far to go, and whether passes are verified.
         instruments: what looks on.
-        verify: hold each pass to what it declares to keep.
-        disable: names (globs) of passes to leave out.
-        limit: apply no more than so many single rewrites.
-        seed: of random choices and of the inputs of checks.
 
     Raises:
         PipelineError: a pass failed, or broke what it declares; `error.program` is the program before it.
-        OptionError: an unknown pass or option.
+        OptionError: a rewrite would run while units wait to be removed.
     """
-    if limit is not None and limit < 0:
-        raise OptionError(f"limit={limit}", do="give a number of rewrites, 0 or more")
-    pipeline = as_pipeline(steps)
-    looking = [*([VerifyEach()] if verify else []), *instruments]
-    ctx = Context(seed=seed, limit=limit, verify=verify, disable=tuple(disable))
-    run = _Run(ctx, looking, {name: re.compile(translate(name)) for name in disable})
+    looking = [*([VerifyEach()] if ctx.verify else []), *instruments]
+    run = _Run(ctx, looking, {name: re.compile(translate(name)) for name in ctx.disable})
     for instrument in looking:
         instrument.before_run(pipeline, program, ctx)
     final = _run_steps(run, pipeline, program)
@@ -155,7 +115,7 @@ def _repeat(run: _Run, loop: Repeat, program: Program) -> Program:
 
 def _run_pass(run: _Run, one: Pass, program: Program) -> Program:
     ctx = run.ctx
-    ctx.start(one)
+    ctx.start(one.name)
     if any(p.match(one.name) for p in run.disabled.values()):
         ctx.remark("analysis", "disabled", program.name, "the pass was left out on request")
         run.steps.append(Step(str(Pipeline([one])), disabled=True))
@@ -199,7 +159,7 @@ def _watched(run: _Run, one: Pass, program: Program) -> Program:
 
 
 def _apply(one: Pass, program: Program, ctx: Context) -> Program:
-    if isinstance(one, Rewrite):
+    if isinstance(one, PlainRewrite):
         return _checked(one, one.rewrite(program, ctx))
     if isinstance(one, Decision):
         units = set(one.decide(program, ctx))
@@ -220,7 +180,7 @@ def _checked(one: Pass, returned: object) -> Program:
 
 
 def _refuse_pending(one: Pass, ctx: Context) -> None:
-    if ctx.pending and isinstance(one, Rewrite) and not one.shrinks:
+    if ctx.pending and isinstance(one, PlainRewrite) and not one.shrinks:
         raise OptionError(
             f"{one.name} would run while {len(ctx.pending)} units or branches wait to be removed",
             why="a rewrite changes the program that they were decided for",

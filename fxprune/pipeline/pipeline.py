@@ -1,13 +1,18 @@
-"""A pipeline as data: passes in order, and loops around them."""
+"""A pipeline: passes in order and loops around them, as data and as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fxprune.errors import OptionError
-from fxprune.pipeline.kinds import Pass
+from fxprune.pipeline.kinds import Pass, options_of
+from fxprune.pipeline.registry import find_pass
+from fxprune.pipeline.text import parse_steps
+from fxprune.pipeline.values import read_options, show_value
+
+Find = Callable[[str], type[Pass]]
 
 
 @dataclass(frozen=True, init=False)
@@ -32,15 +37,28 @@ class Pipeline:
         object.__setattr__(self, "steps", tuple(flat))
 
     @classmethod
-    def parse(cls, text: str) -> Pipeline:
+    def parse(cls, text: str, find: Find = find_pass) -> Pipeline:
         """A pipeline from its text, `"fold-batchnorm | repeat{max=4}(drop-identity | dead-code)"`.
+
+        Args:
+            text: what a pipeline prints as; an empty one is a pipeline of no pass.
+            find: gives the class of a pass by its name.
 
         Raises:
             OptionError: an unknown pass or option, a value of the wrong type, or broken syntax.
         """
-        from fxprune.pipeline.text import parse
 
-        return parse(text)
+        def make(
+            name: str, options: dict[str, str], body: list[Pass | Repeat] | None
+        ) -> Pass | Repeat:
+            if body is not None:
+                given = read_options(Repeat, name, options, skip=("body",))
+                return Repeat(Pipeline(body), **given)
+            found = find(name)
+            return found(**read_options(found, name, options))
+
+        steps: list[Pass | Repeat] = parse_steps(text, make)
+        return cls(steps)
 
     def passes(self) -> Iterator[Pass]:
         """Its passes in order, those of loops too."""
@@ -57,9 +75,7 @@ class Pipeline:
         return len(self.steps)
 
     def __str__(self) -> str:
-        from fxprune.pipeline.text import show
-
-        return show(self)
+        return " | ".join(map(_show, self.steps))
 
 
 @dataclass(frozen=True)
@@ -75,3 +91,16 @@ class Repeat:
             raise OptionError(
                 f"repeat: max={self.max}", why="a loop runs at least once", do="give max >= 1"
             )
+
+
+def _show(step: Pass | Repeat) -> str:
+    """A step as text; options of passes at their defaults are left out."""
+    if isinstance(step, Repeat):
+        options = {"until": step.until, "max": step.max}
+        return f"repeat{_show_options(options)}({step.body})"
+    return step.name + _show_options(options_of(step))
+
+
+def _show_options(options: dict[str, Any]) -> str:
+    shown = [f"{k.replace('_', '-')}={show_value(v)}" for k, v in options.items()]
+    return "{" + " ".join(shown) + "}" if shown else ""

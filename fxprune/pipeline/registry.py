@@ -9,12 +9,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fxprune.errors import OptionError
-from fxprune.pipeline.kinds import Analysis, Decision, Pass, Rewrite, option_fields
+from fxprune.pipeline.kinds import Analysis, Decision, Pass, PlainRewrite, option_fields
 from fxprune.pipeline.values import show_value
 from fxprune.plugins import load_plugin
 
 GROUP = "fxprune.passes"
-_KINDS = {Analysis: "analysis", Decision: "decision", Rewrite: "rewrite"}
+_KINDS = {Analysis: "analysis", Decision: "decision", PlainRewrite: "rewrite"}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 from tabulate import tabulate
 
 from fxprune.graph.program import Program
-from fxprune.pipeline.kinds import Branch, Unit
 from fxprune.pipeline.pipeline import Pipeline
 from fxprune.pipeline.remarks import count_remarks, select
+from fxprune.pipeline.removal import Branch, Unit
 from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.report import Comparison, compare

@@ -1,50 +1,37 @@
-"""Pipelines as text and back: `insert-gates{scope=block} | repeat{max=4}(fold-batchnorm | dead-code)`."""
+"""The text of a pipeline, taken apart: `insert-gates{scope=block} | repeat{max=4}(fold-batchnorm | dead-code)`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 from fxprune.errors import OptionError
-from fxprune.pipeline.kinds import Pass, options_of
-from fxprune.pipeline.pipeline import Pipeline, Repeat
-from fxprune.pipeline.registry import find_pass
-from fxprune.pipeline.values import Quoted, read_options, show_value
+from fxprune.pipeline.values import Quoted
+
+T = TypeVar("T")
+Make = Callable[[str, dict[str, str], list[T] | None], T]
 
 _TOKEN = re.compile(r'\s*(?:([|(){}=])|"((?:[^"\\]|\\.)*)"|([^\s|(){}="]+))')
 
 
-def parse(text: str, find: Callable[[str], type[Pass]] = find_pass) -> Pipeline:
-    """A pipeline from text; `show` undoes it.
+def parse_steps(text: str, make: Make[T]) -> list[T]:
+    """The steps of a pipeline, in order.
 
     Args:
-        text: the pipeline; an empty one is a pipeline of no pass.
-        find: gives the class of a pass by its name.
+        text: the pipeline; an empty one has no step.
+        make: gives a step of its name, its options and, of a loop, the steps inside; a TypeError where an
+            option is missing.
+
+    Raises:
+        OptionError: the text cannot be read, or `make` cannot do with it.
     """
-    return _Parser(text, find).parse()
+    return _Parser(text, make).parse()
 
 
-def show(pipeline: Pipeline) -> str:
-    """The text of a pipeline; options of passes at their defaults are left out."""
-    return " | ".join(_show_step(step) for step in pipeline.steps)
-
-
-def _show_step(step: Pass | Repeat) -> str:
-    if isinstance(step, Repeat):
-        options = {"until": step.until, "max": step.max}
-        return f"repeat{_show_options(options)}({show(step.body)})"
-    return step.name + _show_options(options_of(step))
-
-
-def _show_options(options: dict[str, Any]) -> str:
-    shown = [f"{k.replace('_', '-')}={show_value(v)}" for k, v in options.items()]
-    return "{" + " ".join(shown) + "}" if shown else ""
-
-
-class _Parser:
-    def __init__(self, text: str, find: Callable[[str], type[Pass]]) -> None:
-        self._text, self._find = text, find
+class _Parser(Generic[T]):
+    def __init__(self, text: str, make: Make[T]) -> None:
+        self._text, self._make = text, make
         self._tokens: list[tuple[str, str, int]] = []
         at = 0
         while text[at:].strip():
@@ -58,33 +45,32 @@ class _Parser:
             at = match.end()
         self._next = 0
 
-    def parse(self) -> Pipeline:
-        pipeline = self._pipeline("end")
+    def parse(self) -> list[T]:
+        steps = self._steps("end")
         if self._kind() != "end":
             raise self._error("something is left over")
-        return pipeline
+        return steps
 
-    def _pipeline(self, end: str) -> Pipeline:
+    def _steps(self, end: str) -> list[T]:
         if self._kind() == end:
-            return Pipeline([])
+            return []
         steps = [self._step()]
         while self._kind() == "|":
             self._take("|")
             steps.append(self._step())
-        return Pipeline(steps)
+        return steps
 
-    def _step(self) -> Pass | Repeat:
+    def _step(self) -> T:
         at = self._place()
         name = self._take("word")
         options = self._options() if self._kind() == "{" else {}
+        body = None
         if name == "repeat":
             self._take("(")
-            body = self._pipeline(")")
+            body = self._steps(")")
             self._take(")")
-            return Repeat(body, **read_options(Repeat, name, options, skip=("body",)))
-        found = self._find(name)
         try:
-            return found(**read_options(found, name, options))
+            return self._make(name, options, body)
         except TypeError as error:  # an option without a default was left out
             raise self._error(str(error), at) from error
 

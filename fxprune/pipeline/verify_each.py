@@ -7,13 +7,19 @@ from typing import Any
 
 import torch
 
-from fxprune.equivalence import compare_functions, in_double, new_types, randomised
 from fxprune.errors import VerifyError
 from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
-from fxprune.pipeline.kinds import Pass, Rewrite
-from fxprune.verify import Check, compare_programs
+from fxprune.pipeline.kinds import Pass, PlainRewrite
+from fxprune.verify import (
+    Check,
+    compare_functions,
+    compare_programs,
+    in_double,
+    new_types,
+    randomised,
+)
 
 
 class VerifyEach(Instrument):
@@ -44,7 +50,7 @@ class VerifyEach(Instrument):
         ctx.check_seconds = perf_counter() - start
 
     def _compare(self, one: Pass, before: Program, after: Program, ctx: Context) -> None:
-        if after is before or not isinstance(one, Rewrite):
+        if after is before or not isinstance(one, PlainRewrite):
             return
         if reason := _not_comparable(one, before):
             ctx.remark(

@@ -1,1 +1,1 @@
-"""The passes of the fxprune wheel: fxprune finds them by entry point and never imports them."""
+"""The passes and training-time methods of fxprune, which finds passes by entry point and never imports them."""

@@ -15,7 +15,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.graph.mode import MODE
-from fxprune.graph.program import TracedModule, module_path
+from fxprune.graph.program import TracedModule, module_path, module_paths
 
 
 class Net(nn.Module):
@@ -187,3 +187,9 @@ assert module.eval()(x, mask=torch.ones(8))["y"].allclose(torch.load({str(tmp_pa
 def test_a_program_prints_as_one_line() -> None:
     program = fp.capture(nn.Linear(3, 2), torch.randn(4, 3))
     assert repr(program.eval()) == "Program(Linear: 8 parameters, 5 nodes, eval mode)"
+
+
+def test_module_paths_have_those_that_hold_others() -> None:
+    inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    program = fp.capture(nn.Sequential(nn.Sequential(inner)).eval(), torch.randn(2, 4))
+    assert module_paths(program) == ["0", "0.0", "0.0.0", "0.0.1"]

@@ -16,7 +16,6 @@ from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Pass, Pipeline, Repeat, Rewrite
 from fxprune.pipeline.kinds import option_fields
 from fxprune.pipeline.registry import find_pass, installed
-from fxprune.pipeline.text import parse
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def find(name: str) -> type[Pass]:
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pipelines())
 def test_text_is_read_back(pipeline: Pipeline) -> None:
-    assert parse(str(pipeline), find) == pipeline
+    assert Pipeline.parse(str(pipeline), find) == pipeline
 
 
 def test_text_is_short() -> None:
@@ -106,7 +105,7 @@ def test_text_is_short() -> None:
 
 def test_none_can_be_a_word() -> None:
     assert str(Pipeline([Many(maybe_word="none")])) == 'many{maybe-word="none"}'
-    assert parse("many{maybe-word=none maybe=none}", find) == Pipeline([Many()])
+    assert Pipeline.parse("many{maybe-word=none maybe=none}", find) == Pipeline([Many()])
 
 
 @pytest.mark.parametrize("text", ["", "  "])
@@ -136,13 +135,13 @@ def test_empty_text_is_no_pass(text: str) -> None:
 )
 def test_error_names_what_is_wrong(text: str, says: str) -> None:
     with pytest.raises(OptionError) as caught:
-        parse(text, find)
+        Pipeline.parse(text, find)
     assert says in str(caught.value)
 
 
 def test_error_points_at_the_place() -> None:
     with pytest.raises(OptionError) as caught:
-        parse("many | many many", find)
+        Pipeline.parse("many | many many", find)
     line, mark = caught.value.where.splitlines()
     assert line[mark.index("^") - 8 :] == "many"
 

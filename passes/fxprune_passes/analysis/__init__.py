@@ -1,1 +1,1 @@
-"""Passes that work something out."""
+"""Passes that analyse a program without changing it."""

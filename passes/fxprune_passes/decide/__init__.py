@@ -1,1 +1,1 @@
-"""Passes that say which units go."""
+"""Passes that select the units and branches to remove."""

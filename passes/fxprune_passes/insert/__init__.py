@@ -1,1 +1,1 @@
-"""Passes that put gates, observers and shortcuts into a graph."""
+"""Passes that insert, set and remove gates, observers and shortcuts."""

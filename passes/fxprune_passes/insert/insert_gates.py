@@ -1,4 +1,4 @@
-"""Puts gates into a graph: on residual branches, on layers, or on the units of groups."""
+"""Inserts gates on residual branches, on layers, or on the units of dependency groups."""
 
 from __future__ import annotations
 
@@ -10,37 +10,36 @@ from typing import ClassVar, Literal
 import torch
 from torch import fx
 
-from fxprune.analysis.axes import Axes
 from fxprune.analysis.group import find_groups
 from fxprune.graph.editor import Editor
 from fxprune.graph.gate import Estimator, Gate, Kind
 from fxprune.graph.program import Program, module_path
 from fxprune.pipeline import Context, Rewrite
 from fxprune.structure.blocks import find_blocks
-from fxprune.structure.paths import operator
-from fxprune_passes.insert.layer_ends import find_layers
-from fxprune_passes.insert.unit_gates import write_unit_gates
-from fxprune_passes.insert.unit_places import Places, UnplaceableError, find_places
+from fxprune_passes.insert.places.heads_and_streams import head_units, stream_units
+from fxprune_passes.insert.places.layer_ends import find_layers
+from fxprune_passes.insert.places.unit_gates import write_unit_gates
+from fxprune_passes.insert.places.unit_places import Places, UnplaceableError, find_places
 
 Scope = Literal["block", "unit", "inner", "head", "layer"]
 
 
 @dataclass(frozen=True)
 class InsertGates(Rewrite):
-    """Puts gates of 1 on residual branches, layers, units or heads; the function stays.
+    """Inserts gates with value 1 on residual branches, layers, units or heads; the function stays the same.
 
-    - block: one gate on each residual branch, right before its add.
-    - layer: one gate on what each layer inside a residual branch gives, behind its norm and activation.
-    - unit: one gate for each unit of a group of channels, wherever an operator sums over them.
-    - inner: the same, but not for units of residual streams, those that lie along the sum of a block.
-    - head: the same for attention heads.
+    - block: one gate on each residual branch, right before the addition that ends it.
+    - layer: one gate on the output of each layer inside a residual branch, after its normalization and activation.
+    - unit: one gate for each unit of a dependency group of channels, wherever an operator sums over them.
+    - inner: as unit, but without the units of residual streams, which lie along the sum of a residual block.
+    - head: as unit, for attention heads.
 
     Args:
         scope: see above.
-        where: glob of the paths of blocks and layers, or of the tensors that name groups.
+        where: glob of the paths of blocks and layers, or of the tensors that name dependency groups.
         kind: see `fxprune.graph.gate.Gate`.
         estimator: see `fxprune.graph.gate.Gate`.
-        ignore: globs of the same paths, or of what holds them, that get no gate.
+        ignore: globs of the same paths, or of their parent modules, that get no gate.
     """
 
     name: ClassVar[str] = "insert-gates"
@@ -70,8 +69,10 @@ class InsertGates(Rewrite):
             if not self._wants(block.path):
                 continue
             if _is_gate(editor, editor.node(block.branch)):
-                ctx.missed(block.branch, "no gate", "the branch has one", code="gated")
-            elif ctx.allow(block.branch, f"gate {path}", code="inserted"):
+                ctx.missed(
+                    block.branch, "no gate inserted", "the branch already has a gate", code="gated"
+                )
+            elif ctx.allow(block.branch, f"inserted gate {path}", code="inserted"):
                 gate = self._gate(None, program, block.parameters)
                 branch, add = editor.node(block.branch), editor.node(block.add)
                 path = editor.add_leaf(path, gate)
@@ -86,12 +87,12 @@ class InsertGates(Rewrite):
             if layer.needed:
                 ctx.missed(
                     layer.weighted,
-                    "no gate",
+                    "no gate inserted",
                     "every path through the network needs this layer: without it the output is constant",
                     code="needed",
-                    do="put a shortcut around it first: insert-skips",
+                    do="run insert-skips first to put a shortcut around it",
                 )
-            elif ctx.allow(layer.end, f"gate {layer.path}.gate", code="inserted"):
+            elif ctx.allow(layer.end, f"inserted gate {layer.path}.gate", code="inserted"):
                 end = editor.node(layer.end)
                 path = editor.add_leaf(
                     f"{layer.path}.gate", self._gate(None, program, (layer.weight,))
@@ -114,9 +115,9 @@ class InsertGates(Rewrite):
             try:
                 places = find_places(program, axes, group)
             except UnplaceableError as error:
-                ctx.missed(group.name, "no gates", str(error), code="no-place")
+                ctx.missed(group.name, "no gates inserted", str(error), code="no-place")
                 continue
-            what = f"{len(group)} gates in {len(places.places)} places"
+            what = f"inserted {len(group)} gates in {len(places.places)} places"
             if ctx.allow(group.name, what, code="inserted"):
                 gate = self._gate(len(group), program, [m.param for m in group.members])
                 placed[editor.add_leaf(f"{tensor.rpartition('.')[0]}.gate", gate)] = places
@@ -135,39 +136,18 @@ class InsertGates(Rewrite):
 
 
 def _remark_left(ctx: Context, add: fx.Node, value: fx.Node) -> None:
-    """Says why what looks like a residual branch is none."""
+    """Reports why something that looks like a residual branch is none."""
     returned = any(user.op == "output" for user in value.users)
     why = f"its branch computes {value.name}, which " + (
-        "the network returns" if returned else "others read"
+        "the network returns" if returned else "nodes outside of the branch read"
     )
-    do = "capture without that output; use_cache=False for a key-value cache" if returned else ""
-    ctx.missed(add, "no gate", why, code="read-outside", do=do)
+    do = (
+        "capture the network without that output; use_cache=False for a key-value cache"
+        if returned
+        else ""
+    )
+    ctx.missed(add, "no gate inserted", why, code="read-outside", do=do)
 
 
 def _is_gate(editor: Editor, node: fx.Node) -> bool:
     return isinstance(editor.leaf(node), Gate)
-
-
-def stream_units(program: Program, axes: Axes) -> set[int]:
-    """Units of residual streams: those along the sums that close blocks."""
-    found: set[int] = set()
-    for block in find_blocks(program):
-        for label in axes.nodes[block.add]:
-            for column in axes.final(label).columns:
-                found.update(column.tolist())
-    return found - {0}
-
-
-def head_units(axes: Axes) -> set[int]:
-    """Units of heads: what a product of two computed values runs over without summing."""
-    found: set[int] = set()
-    for node, labels in axes.nodes.items():
-        if operator(node) not in ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm"):
-            continue
-        operands = [n for n in node.all_input_nodes if n.op != "get_attr"]
-        if len(operands) < 2 or not isinstance(labels, tuple):
-            continue
-        for label in labels[:-2]:
-            for column in axes.final(label).columns:
-                found.update(column.tolist())
-    return found - {0}

@@ -1,4 +1,4 @@
-"""Puts observers into a graph."""
+"""Inserts observers of activation functions."""
 
 from __future__ import annotations
 
@@ -16,27 +16,19 @@ from fxprune.observe import KINDS, Stat
 from fxprune.pipeline import Context, Rewrite
 from fxprune.structure.activations import Activation, find_activations
 from fxprune.structure.paths import operator
-from fxprune_passes.insert.channels import channel_axis
-from fxprune_passes.insert.layer_ends import weight_of
-from fxprune_passes.insert.unit_places import MOVERS
-from fxprune_passes.rewrite.affine_layer import Layer, read_layer
+from fxprune_passes.insert.places.channel_axis import channel_axis
+from fxprune_passes.insert.places.unit_places import MOVERS
+from fxprune_passes.insert.places.weighted import weight_of
+from fxprune_passes.rewrite.layers.affine_layer import Layer, read_layer
+from fxprune_passes.rewrite.moves.moving_operators import POOLS
 
-# An activation is seen behind them: they hand numbers on, or take the largest or the mean of some.
-_HANDED_ON = (
-    MOVERS
-    | {"mean"}
-    | {
-        f"{adaptive}{kind}_pool{d}d"
-        for adaptive in ("", "adaptive_")
-        for kind in ("avg", "max")
-        for d in (1, 2, 3)
-    }
-)
+# An activation is recognised after these operators: they only move, average or take the maximum of numbers.
+_HANDED_ON = MOVERS | {"mean"} | POOLS.keys()
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A value to observe, who reads it through the observer, and what else the observer is told."""
+    """A value to observe, the readers that will read the observer, and its further arguments."""
 
     value: fx.Node
     readers: tuple[fx.Node, ...]
@@ -47,17 +39,17 @@ class _Place:
 
 @dataclass(frozen=True)
 class InsertObservers(Rewrite):
-    """Puts observers on activation functions; every output stays what it is.
+    """Inserts observers of activation functions; every output stays the same.
 
-    - on-fraction, entropy: on what each activation function reads.
-    - mean, max, covariance: on what each activation function gives, where a weighted layer comes to read it.
-    - contribution: on what each linear layer and convolution reads that comes from an activation function, or from
-      a product with one (the gated layers of language models).
+    - on-fraction, entropy: observe the input of each activation function.
+    - mean, max, covariance: observe the output of each activation function that a weighted layer reads.
+    - contribution: observe the input of each linear layer and convolution that comes from an activation function,
+      or from a product with one (as in the gated layers of language models).
 
     Args:
-        stat: see above, and `fxprune.observe`.
-        where: glob of the paths of the modules that hold the activations; for contribution, the layers.
-        signed: contributions with their signs.
+        stat: the statistic, see above and `fxprune.observe`.
+        where: glob of the paths of the modules that contain the activations; for contribution, of the layers.
+        signed: whether contributions keep their signs.
     """
 
     name: ClassVar[str] = "insert-observers"
@@ -71,10 +63,12 @@ class InsertObservers(Rewrite):
             if not fnmatchcase(place.path, self.where):
                 continue
             if isinstance(leaf_of(program.module, place.value), KINDS[self.stat]):
-                ctx.missed(place.value, "no observer", "it has one", code="observed")
+                ctx.missed(
+                    place.value, "no observer inserted", "it already has one", code="observed"
+                )
                 continue
             size = self._size(place, ctx)
-            what = f"{self.stat} of {size} units in {place.path}"
+            what = f"inserted an observer of {self.stat} of {size} units in {place.path}"
             if size is not None and ctx.allow(place.value, what, code="inserted"):
                 self._put(editor, place, size)
         return editor.finish()
@@ -110,22 +104,22 @@ class InsertObservers(Rewrite):
         return _Place(one.node, readers, module_path(one.node), axis)
 
     def _size(self, place: _Place, ctx: Context) -> int | None:
-        """How many units the value has; None, with a remark, where that is not known."""
+        """The number of units of the value; None, with a remark, where it is not known."""
         why = ""
         if place.axis is None:
-            why = "no axis of it is known to be that of the units of one weighted layer"
+            why = "none of its axes is known to carry the units of a single weighted layer"
         elif not isinstance(size := place.value.meta["val"].shape[place.axis], int):
-            why = "the length of its axis differs from run to run"
+            why = "the length of its axis is not fixed"
         elif not place.value.meta["val"].is_floating_point():
-            why = "it holds no real numbers"
+            why = "it is not a floating-point tensor"
         else:
             return size
-        ctx.missed(place.value, "no observer", why, code="no-axis")
+        ctx.missed(place.value, "no observer inserted", why, code="no-axis")
         return None
 
 
 def _layer_inputs(program: Program, ctx: Context) -> Iterator[_Place]:
-    """What weighted layers read that comes from an activation function."""
+    """The inputs of weighted layers that come from an activation function."""
     ends = {one.node for one in find_activations(program)}
     for node in program.nodes:
         weight = weight_of(node)
@@ -134,7 +128,7 @@ def _layer_inputs(program: Program, ctx: Context) -> Iterator[_Place]:
         layer = read_layer(node)
         why = _formless(layer)
         if layer is None or why:
-            ctx.missed(node, "no observer", why, code="no-form")
+            ctx.missed(node, "no observer inserted", why, code="no-form")
             continue
         g = layer.geometry
         window = (g.stride, g.padding, g.dilation) if g.spatial else ()
@@ -145,16 +139,16 @@ def _layer_inputs(program: Program, ctx: Context) -> Iterator[_Place]:
 
 
 def _formless(layer: Layer | None) -> str:
-    """Why a layer has no contributions; "" where it has."""
+    """Why contributions to a layer are not defined; "" where they are."""
     if layer is None or layer.transposed:
-        return "contributions are worked out for linear layers and convolutions with plain padding"
+        return "contributions are defined for linear layers and convolutions with symmetric padding only"
     if layer.geometry.inputs == layer.geometry.groups > 1:
-        return "each of its outputs reads one input: there is nothing to share"
+        return "each of its outputs reads one input channel, so there is nothing to share"
     return ""
 
 
 def _comes_from(value: fx.Node, ends: set[fx.Node]) -> bool:
-    """Whether a value is that of one of some nodes, handed on; or its product with another one."""
+    """Whether a value is the moved or pooled output of one of the nodes, or its product with another value."""
     while value not in ends:
         if operator(value) == "mul":
             return any(_comes_from(n, ends) for n in value.all_input_nodes)
@@ -165,7 +159,7 @@ def _comes_from(value: fx.Node, ends: set[fx.Node]) -> bool:
 
 
 def _feeds_a_layer(value: fx.Node) -> bool:
-    """Whether a weighted layer reads a value, with no other weighted layer in between."""
+    """Whether a weighted layer reads a value, directly or through other nodes."""
     seen: set[fx.Node] = set()
     todo = list(value.users)
     while todo:

@@ -1,4 +1,4 @@
-"""Takes observers out of a graph."""
+"""Removes observers from a graph."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fxprune.pipeline import Context, Rewrite
 
 @dataclass(frozen=True)
 class RemoveObservers(Rewrite):
-    """Removes observers, with what they have counted. Exact.
+    """Removes observers together with the statistics they have gathered. Exact.
 
     Args:
-        where: glob of the observers' paths, with or without the last part.
-        stat: which statistic; all of them by default.
+        where: glob of the paths of the observers, with or without the last component.
+        stat: glob of the statistics whose observers are removed; all by default.
     """
 
     name: ClassVar[str] = "remove-observers"
@@ -32,7 +32,7 @@ class RemoveObservers(Rewrite):
             chosen = any(fnmatchcase(n, self.where) for n in names)
             if not chosen or not fnmatchcase(found[path].stat, self.stat):
                 continue
-            if ctx.allow(places[0], f"{path}, {found[path].extra_repr()}", code="removed"):
+            if ctx.allow(places[0], f"removed {path}, {found[path].extra_repr()}", code="removed"):
                 for place in places:
                     node = editor.node(place)
                     editor.replace(node, node.all_input_nodes[0])

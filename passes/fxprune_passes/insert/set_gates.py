@@ -1,4 +1,4 @@
-"""Sets gates by hand."""
+"""Sets gates to a given value."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fxprune.pipeline import Context, Keeps, Rewrite
 
 @dataclass(frozen=True)
 class SetGates(Rewrite):
-    """Gives the gates under a path a value. Changes the function.
+    """Sets the gates that match a path to a value. Changes the function.
 
     Args:
-        where: glob of the gates' paths, with or without the last part: `layer3.*`.
-        value: what they multiply by from now on.
-        units: positions of unit gates to set; all of them where none are given.
+        where: glob of the paths of the gates, with or without the last component: `layer3.*`.
+        value: the factor of the gates from now on.
+        units: the positions of the unit gates to set; all of them by default.
     """
 
     name: ClassVar[str] = "set-gates"
@@ -34,7 +34,7 @@ class SetGates(Rewrite):
             names = (path, path.rpartition(".")[0])
             if not any(fnmatchcase(n, self.where) for n in names):
                 continue
-            if ctx.allow(places[path][0], f"{path} = {self.value:g}", code="set"):
+            if ctx.allow(places[path][0], f"set {path} to {self.value:g}", code="set"):
                 theta = gate.theta.detach().clone()
                 if self.units:
                     theta[list(self.units)] = self.value

@@ -1,4 +1,4 @@
-"""Training-time methods from papers: each decides what goes, over the same gates, observers, plan and rewrites."""
+"""Training-time pruning methods from papers, built on the same gates, observers, plans and rewrites."""
 
 from fxprune_passes.methods.bernoulli_layers import BernoulliLayers as BernoulliLayers
 from fxprune_passes.methods.complexity_aware import ComplexityAware as ComplexityAware

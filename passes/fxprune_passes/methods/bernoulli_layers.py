@@ -1,4 +1,4 @@
-"""Layer pruning by Bernoulli gates, during training (method 1; arXiv 2406.04549)."""
+"""Prunes layers during training by Bernoulli gates on residual branches (arXiv 2406.04549)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
+from fxprune.analysis.cache import remember
 from fxprune.errors import OptionError
 from fxprune.graph.gate import Gate
 from fxprune.graph.leaf import is_inside_leaf
-from fxprune.pipeline.cache import remember
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Shrinker
+from fxprune_passes.methods.gates.stochastic_gates import StochasticGates
 from fxprune_passes.methods.method import check_options
-from fxprune_passes.methods.stochastic_gates import StochasticGates
 
 Tensor = torch.Tensor
 
 
 class BernoulliLayers(StochasticGates):
-    """Trains the weights of a network and the probabilities theta of its residual branches; removes branches.
+    """Trains the weights together with probabilities theta of the residual branches, and removes branches.
 
     A block gives `S(z) + xi F(z)` with xi ~ Bernoulli(theta), one for the whole batch. Guenter and Sideris
     (arXiv 2406.04549) put on xi the prior Bernoulli(pi), and on pi the flattening hyper-prior
@@ -64,11 +64,11 @@ class BernoulliLayers(StochasticGates):
     Args:
         shrinker: see `StochasticGates`.
         samples: N, the size of the training set.
-        log_g: log g < 0 of all blocks, or of blocks by globs of their gates' paths (the first that matches).
-        lam: of the early test: weight decay times N.
-        kappa: of the early test; None leaves it out.
-        options: see `StochasticGates`. The estimator is two-pass by default: it is unbiased, of less variance than
-            the score function, and learns at 0 and 1 too, for one more forward without gradients in each step.
+        log_g: log g < 0 for all blocks, or for blocks by globs of the paths of their gates (the first match counts).
+        lam: for the early test: weight decay times N.
+        kappa: for the early test; None disables it.
+        options: see `StochasticGates`. The estimator is two-pass by default: it is unbiased, has less variance than
+            the score function, and learns at 0 and 1 too, at the cost of a second forward pass in each step.
 
     Raises:
         TrainingError: the network has no residual blocks.
@@ -116,7 +116,7 @@ class BernoulliLayers(StochasticGates):
         return low | (half + a * gate.theta.detach() < a**2)
 
     def numbers(self) -> dict[str, float]:
-        """Gates left, the mean and the smallest theta, and the residual blocks left, gated or not."""
+        """The numbers of `StochasticGates`, and the number of remaining residual blocks, gated or not."""
         return {**super().numbers(), "blocks": float(len(find_blocks(self.shrinker.program)))}
 
     def _log_g_of(self, path: str) -> float:
@@ -124,10 +124,12 @@ class BernoulliLayers(StochasticGates):
         for glob, value in self.log_g.items():
             if any(fnmatchcase(n, glob) for n in names):
                 return value
-        raise OptionError(f"log_g says nothing of {path}", do='add an entry for the rest: "*"')
+        raise OptionError(
+            f"log_g has no entry for {path}", do='add an entry for all other gates: "*"'
+        )
 
     def _inside(self) -> dict[str, tuple[str, ...]]:
-        """Names of the weights that go with a gate's branch, by the gate's path."""
+        """The names of the weights that are removed with the branch of each gate, by gate path."""
         program = self.shrinker.program
 
         def find() -> dict[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Complexity-aware training: units and layers together, by what they cost (method 2; arXiv 2411.09127)."""
+"""Prunes units and layers during training by their cost in MACs and parameters (arXiv 2411.09127)."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 import torch
 
+from fxprune.analysis.cache import remember, solved
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.cost import node_macs
 from fxprune.errors import OptionError
-from fxprune.expected import Expected, ExpectedCost
 from fxprune.graph.gate import Gate, gate_nodes, gates
 from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program
-from fxprune.pipeline.cache import remember, solved
 from fxprune.structure.blocks import find_blocks
+from fxprune.structure.expected_cost import Expected, ExpectedCost
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.insert.insert_gates import Scope
-from fxprune_passes.methods.gate_removal import remove_gated
+from fxprune_passes.methods.gates.gate_removal import remove_gated
+from fxprune_passes.methods.gates.stochastic_gates import StochasticGates
+from fxprune_passes.methods.gates.theta_gradients import Estimator
 from fxprune_passes.methods.method import check_options
-from fxprune_passes.methods.stochastic_gates import StochasticGates
-from fxprune_passes.methods.theta_gradients import Estimator
 
 Tensor = torch.Tensor
-# nu, alpha and beta of the paper's experiments.
+# nu, alpha and beta in the experiments of the paper.
 PRESETS: dict[str, tuple[float, float, float]] = {
     "cifar10-resnet56-units": (8.1e-2, 0.0, 0.0),
     "cifar10-resnet56": (8.1e-2, 0.8, 1.0),
@@ -33,7 +33,7 @@ PRESETS: dict[str, tuple[float, float, float]] = {
 
 
 class ComplexityAware(StochasticGates):
-    """Trains weights and the probabilities theta of branches and of the units in them; removes both.
+    """Trains the weights together with probabilities theta of branches and their units, and removes both.
 
     Each residual branch has a gate xi_B ~ Bernoulli(theta_B) right before its add, and each unit inside it one of
     its own (arXiv 2411.09127); units of residual streams have none. The loss E_xi[J] is descended in the weights
@@ -50,8 +50,8 @@ class ComplexityAware(StochasticGates):
         d/dtheta_B = sum(theta_a) sum(theta_b) k k H W,    d/dtheta_a = theta_B sum(theta_b) k k H W:
 
     a unit costs less the fewer units it is joined to and the less likely its block is, and nothing once that is gone.
-    `fxprune.expected` has this in closed form for any graph. With no gate twice in a product it is affine in each
-    theta alone, like E[J]: a theta stays between 0 and 1 only where what it saves and what it costs are equal.
+    `fxprune.structure.expected_cost` has this in closed form for any graph. With no gate twice in a product it is
+    affine in each theta alone, like E[J]: a theta stays between 0 and 1 only where its saving equals its cost.
     Prices follow the shrinking network; MACs_0 and params_0 stay those of the network at the start.
 
     **Reconstructions**: that beta = 1 is compute and beta = 0 parameters; J as the mean loss of a batch; the product
@@ -60,18 +60,18 @@ class ComplexityAware(StochasticGates):
 
     Args:
         shrinker: see `StochasticGates`.
-        nu: how much is pruned, > 0.
-        alpha: layers against units, 0 to 1. At 0 there are gates on units only, at 1 on branches only.
-        beta: compute against parameters, 0 to 1: 1 counts MACs only.
-        refresh: work the prices out anew after so many steps, and after each removal.
-        options: see `StochasticGates`; the estimator for branches is first-order by default, like that for units.
+        nu: the strength of pruning, > 0.
+        alpha: the weight of layers against units, 0 to 1. At 0 only units have gates, at 1 only branches.
+        beta: the weight of MACs against parameters, 0 to 1. At 1 only MACs count.
+        refresh: the prices are recomputed after this many steps, and after each removal.
+        options: see `StochasticGates`; the estimator for branches is first-order by default, as it is for units.
 
     Attributes:
-        start_macs: MACs_0, at the example's batch size.
-        start_params: params_0; thetas do not count.
+        start_macs: MACs_0, at the batch size of the example.
+        start_params: params_0, without thetas.
 
     Raises:
-        TrainingError: there is nothing that alpha asks for: no residual block, or no unit that may go.
+        TrainingError: the network has no residual block or no removable unit, although alpha requires one.
         OptionError: an option is out of its range.
     """
 
@@ -88,8 +88,8 @@ class ComplexityAware(StochasticGates):
     ) -> None:
         check_options(
             ("nu", nu, 0 < nu < float("inf"), "a number above 0"),
-            ("alpha", alpha, 0 <= alpha <= 1, "from 0 (units alone) to 1 (layers alone)"),
-            ("beta", beta, 0 <= beta <= 1, "from 0 (parameters alone) to 1 (compute alone)"),
+            ("alpha", alpha, 0 <= alpha <= 1, "from 0 (units only) to 1 (layers only)"),
+            ("beta", beta, 0 <= beta <= 1, "from 0 (parameters only) to 1 (MACs only)"),
             ("refresh", refresh, refresh >= 1, "1 or more steps"),
         )
         self.nu, self.alpha, self.beta, self.refresh = nu, alpha, beta, refresh
@@ -103,7 +103,7 @@ class ComplexityAware(StochasticGates):
 
     @classmethod
     def preset(cls, name: str, shrinker: Shrinker, **options: Any) -> ComplexityAware:
-        """The method with nu, alpha and beta of an experiment of the paper; what else there is to choose is ours.
+        """Creates the method with nu, alpha and beta of an experiment of the paper; other options are our own.
 
         Args:
             name: one of `PRESETS`.
@@ -111,7 +111,9 @@ class ComplexityAware(StochasticGates):
             options: see above.
         """
         if name not in PRESETS:
-            raise OptionError(f"there is no preset {name}", do=f"one of {', '.join(PRESETS)}")
+            raise OptionError(
+                f"there is no preset {name}", do=f"choose one of {', '.join(PRESETS)}"
+            )
         return cls(shrinker, *PRESETS[name], **options)
 
     def insert(self) -> None:
@@ -124,15 +126,15 @@ class ComplexityAware(StochasticGates):
         remove_gated(self.shrinker, {}, list(self.gates), verify=self.verify)
         if 0 not in kinds:
             raise TrainingError(
-                f"alpha is {self.alpha}, and there is no residual block",
+                f"alpha is {self.alpha}, but there is no residual block",
                 where=self.shrinker.program.name,
-                why="a layer that no shortcut leads around cannot go: the network would be cut in two",
-                do='alpha=0 prunes units alone; or put shortcuts in first: shrinker.run("insert-skips")',
+                why="a layer without a shortcut around it cannot be removed: that would cut the network in two",
+                do='set alpha=0 to prune units only, or insert shortcuts first: shrinker.run("insert-skips")',
             )
         raise TrainingError(
-            f"alpha is {self.alpha}, and there are no units to put gates on",
+            f"alpha is {self.alpha}, but there are no units that can be gated",
             where=self.shrinker.program.name,
-            do="alpha=1 prunes layers alone",
+            do="set alpha=1 to prune layers only",
         )
 
     def costs(self) -> dict[str, Tensor]:
@@ -174,7 +176,7 @@ class ComplexityAware(StochasticGates):
         return bool(super().closing(path, self.gates[path]).all())
 
     def _around(self) -> dict[str, str]:
-        """By the path of a unit gate that of the gate of the nearest block around it."""
+        """For each unit gate by path, the path of the gate on the nearest block around it."""
         program = self.shrinker.program
         return remember(program, _blocks_around, lambda: _blocks_around(program, self.gates))
 
@@ -190,7 +192,7 @@ class ComplexityAware(StochasticGates):
         return changes
 
     def numbers(self) -> dict[str, float]:
-        """Shares of the start, expected and present, of MACs and parameters; blocks and gated units left."""
+        """MACs and parameters, expected and present, as shares of the start; remaining blocks and gated units."""
         program = self.shrinker.program
         with torch.no_grad():
             expected = self._expected({p: g.theta for p, g in self.gates.items()})
@@ -223,7 +225,7 @@ class ComplexityAware(StochasticGates):
 
 
 def present_cost(program: Program) -> tuple[int, int]:
-    """MACs at the example's batch size, and elements of parameters but those of gates."""
+    """The MACs at the batch size of the example, and the number of parameters without those of gates."""
     named = program.module.named_parameters()
     sizes = (p.numel() for name, p in named if not is_inside_leaf(program.module, name))
     return sum(node_macs(program).values()), sum(sizes)
@@ -245,7 +247,7 @@ def _groups(program: Program) -> Groups:
 
 
 def _gated_groups(program: Program, found: Mapping[str, Gate]) -> frozenset[str]:
-    """Names of the groups whose units have gates."""
+    """The names of the dependency groups whose units have gates."""
     axes = solved(program)
     labels = (label for path in found for label in axes.params[f"{path}.theta"])
     units = {unit for label in labels for column in label.columns for unit in column.tolist()}

@@ -1,4 +1,4 @@
-"""Entropy-guided pruning: weights go where activations are nearly linear, until whole layers are, and then these."""
+"""Prunes weights where activations are nearly linear, and removes the layers that have become linear."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 
+from fxprune.analysis.cache import remember
 from fxprune.graph.program import Program
 from fxprune.observe import OnFraction, observers
-from fxprune.pipeline.cache import remember
 from fxprune.training import Change, Shrinker, TrainingError
-from fxprune_passes.methods.counted_steps import CountedSteps
-from fxprune_passes.methods.entropy_layers import EntropyLayer, find_entropy_layers
-from fxprune_passes.methods.last_good import LastGood
-from fxprune_passes.methods.linear_removal import ToIdentity, remove_linear
-from fxprune_passes.methods.measure import Measure, in_eval_mode
+from fxprune_passes.methods.activations.entropy_layers import EntropyLayer, find_entropy_layers
+from fxprune_passes.methods.activations.linear_removal import ToIdentity, remove_linear
+from fxprune_passes.methods.measures.counted_steps import CountedSteps
+from fxprune_passes.methods.measures.last_good import LastGood
+from fxprune_passes.methods.measures.measure import Measure, in_eval_mode
 from fxprune_passes.methods.method import Method, check_options
-from fxprune_passes.methods.weight_budgets import irrelevance_ratios, split_budget
-from fxprune_passes.methods.weight_masks import WeightMasks
+from fxprune_passes.methods.weights.weight_budgets import irrelevance_ratios, split_budget
+from fxprune_passes.methods.weights.weight_masks import WeightMasks
 from fxprune_passes.rewrite.linearize import Linearize
 
 
 class EntropyGuided(Method):
-    """Prunes weights where the entropy of activations is low, and takes out layers that became linear.
+    """Prunes weights where the entropy of activations is low, and removes layers that have become linear.
 
     After "Can Unstructured Pruning Reduce the Depth in Deep Neural Networks?" (arXiv 2308.06619); with
     `zeta=None` after EASIER, which prunes no weights. Read from descriptions of these papers
@@ -61,29 +61,29 @@ class EntropyGuided(Method):
     A norm in train mode is not affine: layers around an identity are fused in `finish_training`.
 
     Args:
-        shrinker: of the network that trains; observers are put into it.
-        zeta: share of the weights left that each round removes; None: entropy only.
-        epochs_per_round: epochs of training for each round.
-        rounds: so many rounds remove something, then it only trains on, to recover; None: all of them do.
-        observe_every: count in every n-th step only; what is always on or off is then known less well.
-        most: largest share of a layer's weights that one round takes.
-        eps: entropy in bits below which an activation that is not linear may go; needs `loss`.
-        loss: gives the loss of a module in eval mode on data of yours.
+        shrinker: the shrinker of the network in training; observers are inserted there.
+        zeta: the share of the remaining weights that each round prunes; None: by entropy only.
+        epochs_per_round: the number of training epochs in each round.
+        rounds: the number of rounds that prune, after which training only continues; None: all rounds prune.
+        observe_every: count in every n-th step only; units that are always on or off are then known less reliably.
+        most: the largest share of the weights of a layer that one round prunes.
+        eps: the entropy in bits below which an activation that is not linear may be removed; requires `loss`.
+        loss: returns the loss of a module in eval mode on your data.
         rise: by how much that loss may rise in a round.
-        evaluate: gives the accuracy of a module in eval mode; needed for `zeta=None`.
+        evaluate: returns the accuracy of a module in eval mode; required for `zeta=None`.
         delta: by how much the accuracy may fall.
-        fuse: fuse linear layers between rounds too; their states in the optimizer start anew.
-        plain_mean: H_l as the mean over all neurons.
-        ignore: globs of paths of activations, or of weights, that are left alone.
-        verify: hold each removal to what it declares to keep.
+        fuse: whether linear layers are fused between rounds as well; their optimizer states are reset.
+        plain_mean: whether H_l is the mean over all neurons.
+        ignore: globs of the paths of activations, or of the names of weights, that are left unchanged.
+        verify: whether each removal is verified.
 
     Attributes:
-        entropies: H_l by path of the observer, at the end of the last round.
-        budgets: m_l by path, of the last round.
-        masks: the weights at 0.
+        entropies: H_l by the path of the observer, at the end of the last round.
+        budgets: m_l by the path of the observer, in the last round.
+        masks: the masks of the pruned weights.
         good: see above; None before the first evaluation.
-        done: whether the accuracy has fallen, or nothing is left to do.
-        round: how many rounds have removed something.
+        done: whether the accuracy has fallen, or nothing is left to prune.
+        round: the number of rounds that have pruned.
 
     Raises:
         TrainingError: no activation can be observed.
@@ -120,13 +120,13 @@ class EntropyGuided(Method):
                 "loss",
                 loss,
                 loss is not None or eps <= 0,
-                "given with eps: it measures what that does",
+                "given if eps is above 0: it measures the effect of removing activations",
             ),
             (
                 "evaluate",
                 evaluate,
                 zeta is not None or evaluate is not None,
-                "given with zeta=None",
+                "given if zeta is None",
             ),
         )
         self.zeta, self.most, self.plain_mean, self.fuse = zeta, most, plain_mean, fuse
@@ -152,7 +152,7 @@ class EntropyGuided(Method):
             raise TrainingError(
                 "no activation function can be observed",
                 where=shrinker.program.name,
-                do='see the remarks of shrinker.run("insert-observers"), and `ignore`',
+                do='check the remarks of shrinker.run("insert-observers"), and the option `ignore`',
             )
         self._layers = len(layers)
         self._names = [name for layer in layers for name in layer.weights]
@@ -167,7 +167,7 @@ class EntropyGuided(Method):
         return self.done or self.round == self.rounds
 
     def layers(self) -> list[EntropyLayer]:
-        """The activations that are left, with the weights before them."""
+        """The remaining activations with the weights before them."""
         program, key = self.shrinker.program, (find_entropy_layers, self.ignore)
         return remember(program, key, lambda: find_entropy_layers(program, self.ignore))
 
@@ -191,7 +191,7 @@ class EntropyGuided(Method):
         self._counts.roll_back()
 
     def remove(self) -> list[Change]:
-        """Behind the last epoch of a round: removes what was linear, then prunes; else nothing."""
+        """After the last epoch of a round: removes linear activations, then prunes weights; otherwise nothing."""
         self._counts.roll_back()
         self._epochs += 1
         if self._is_over or self._epochs < self.epochs_per_round:
@@ -234,16 +234,16 @@ class EntropyGuided(Method):
         return self.entropies[layer.path] * total / max(1, self._left(layer.weights))
 
     def _left(self, names: Sequence[str]) -> int:
-        """How many of some weights are there and not 0."""
+        """The number of nonzero elements among some weights that the program still has."""
         tensors = self.shrinker.program.tensors()
         return sum(int(tensors[name].count_nonzero()) for name in names if name in tensors)
 
     def settled(self) -> Program:
-        """A copy of the network that training came to: of `good` where the method is done and has one."""
+        """A copy of the trained network, or of `good` where the method is done and has one."""
         return copy.deepcopy(self.good) if self.done and self.good else super().settled()
 
     def numbers(self) -> dict[str, float]:
-        """Lowest and mean entropy of the last round, activations taken out, share of the weights left."""
+        """The lowest and the mean entropy of the last round, the removed activations, and the share of weights left."""
         found = list(self.entropies.values())
         entropies = (
             {"entropy_min": min(found), "entropy_mean": sum(found) / len(found)} if found else {}
@@ -255,7 +255,7 @@ class EntropyGuided(Method):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the method stands, its masks and `good`; counts are part of the program."""
+        """The progress of the method, its masks and `good`; the counts are part of the program."""
         return super().state_dict() | {
             "round": self.round,
             "epochs": self._epochs,

@@ -1,4 +1,4 @@
-"""What the methods have in common: where they stand in a training loop."""
+"""The base class of the training-time methods: the places in a training loop where they act."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FOR_USE = "delete-gated | remove-observers | fold-batchnorm | dead-units | fuse-
 
 
 class Method:
-    """A controller beside a training loop: it watches steps, and shrinks the network between epochs.
+    """A controller next to a training loop: it observes the steps and shrinks the network between epochs.
 
-    The short form of a loop is `method.step(loss)` for each batch and `method.end_epoch()` behind each epoch.
-    A loop with steps of its own (gradient clipping, mixed precision, accumulation) writes out what `step` does:
+    The short form of a loop calls `method.step(loss)` for each batch and `method.end_epoch()` after each epoch.
+    A loop with its own steps (gradient clipping, mixed precision, accumulation) writes out what `step` does:
 
         method.begin()
         optimizer.zero_grad()
@@ -34,16 +34,16 @@ class Method:
         optimizer.step()
         method.finish()
 
-    Behind training `method.finish_training()` gives the network for use.
+    After training, `method.finish_training()` returns the network for inference.
 
     Args:
-        shrinker: of the network that trains and its optimizer; gates and observers are put into its program.
+        shrinker: the shrinker of the network in training and its optimizer; gates and observers are inserted there.
 
     Attributes:
-        steps: of this epoch, those that came to their end.
+        steps: the completed steps of this epoch.
     """
 
-    # Options that a state belongs to: one saved with others is refused.
+    # The options a state depends on: a state that was saved with other values is refused.
     bound: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, shrinker: Shrinker) -> None:
@@ -56,21 +56,21 @@ class Method:
 
     @property
     def module(self) -> nn.Module:
-        """The network as it is now; another one after each shrinking."""
+        """The current network; shrinking replaces it by another one."""
         return self.shrinker.module
 
     def step(self, loss: Loss) -> Tensor:
-        """One step of training.
+        """Runs one training step.
 
         Args:
-            loss: gives the mean loss of the batch, a scalar, for the module that it is handed. It may be
-                called more than once, with the random numbers of dropout put back in between.
+            loss: returns the mean loss of the batch, a scalar, for the module that it is given. It may be
+                called more than once; the random state of dropout is restored in between.
 
         Returns:
             The loss `[]`, detached.
 
         Raises:
-            TrainingError: the loss is not a finite scalar; the weights have not been changed.
+            TrainingError: the loss is not a finite scalar; the weights are unchanged.
         """
         self.begin()
         try:
@@ -87,27 +87,27 @@ class Method:
         return value.detach()
 
     def begin(self) -> None:
-        """Before the forward of a step."""
+        """Runs before the forward pass of a step."""
 
     def learn(self, value: Tensor, loss: Loss) -> None:
-        """Between the backward of a step and that of the optimizer.
+        """Runs between the backward pass of a step and the step of the optimizer.
 
         Args:
             value: the loss of this step `[]`, detached.
-            loss: what gave it, for methods that ask again.
+            loss: the function that returned it, for methods that evaluate it again.
         """
 
     def finish(self) -> None:
-        """Behind the optimizer's step."""
+        """Runs after the step of the optimizer."""
         self.steps += 1
 
     def give_up(self) -> None:
-        """In place of the rest of a step that failed; a loop of its own may leave it to the next `begin`."""
+        """Runs instead of the rest of a failed step; a custom loop may leave this to the next `begin`."""
 
     def end_epoch(self) -> list[Change]:
-        """Removes what the method has found to be of no use, verified; what was done, perhaps nothing.
+        """Removes what the method has found to be dispensable, verified; returns the changes, possibly none.
 
-        An epoch without steps changes nothing, and does not count as one.
+        An epoch without steps changes nothing and is not counted.
         """
         if not self.steps:
             return []
@@ -115,23 +115,23 @@ class Method:
         return self.remove()
 
     def remove(self) -> list[Change]:
-        """What `end_epoch` does behind an epoch that had steps."""
+        """Performs the removals of `end_epoch` after an epoch with steps."""
         return []
 
     def finish_training(self) -> Program:
-        """The network for use, a copy; see `for_use`. The one in training stays as it is."""
+        """A copy of the network for inference, see `for_use`; the network in training stays unchanged."""
         return for_use(self.settled())
 
     def settled(self) -> Program:
-        """A copy of the network that training came to."""
+        """A copy of the network that training has produced."""
         return copy.deepcopy(self.shrinker.program)
 
     def numbers(self) -> dict[str, float]:
-        """What there is to report of an epoch: `history.end_epoch(program, **method.numbers())`."""
+        """The numbers to report for an epoch: `history.end_epoch(program, **method.numbers())`."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What going on needs beside the program and `shrinker.state_dict()`."""
+        """The state needed to resume, besides the program and `shrinker.state_dict()`."""
         return {
             "method": type(self).__name__,
             "network": {n: list(p.shape) for n, p in self.module.named_parameters()},
@@ -140,42 +140,42 @@ class Method:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` gave.
+        """Restores a state from `state_dict`.
 
         Raises:
-            TrainingError: the state is of another method, other options or another network; nothing has changed.
+            TrainingError: the state belongs to another method, other options or another network; nothing has changed.
         """
         mine = self.state_dict()
         same = {key: state.get(key) == mine[key] for key in ("method", "options", "network")}
         if not all(same.values()) or state.keys() != mine.keys():
             what = next((key for key, good in same.items() if not good), "method")
             raise TrainingError(
-                f"the state is of another {what}"
+                f"the state belongs to another {what}"
                 if what != "options"
-                else "the state is of other options",
+                else "the state belongs to other options",
                 where=_difference(state.get(what), mine[what]),
-                do="load the program that was saved with the state, and make the same method of it",
+                do="load the program that was saved with the state, and create the same method from it",
             )
         self.steps = state["steps"]
 
 
 def for_use(program: Program) -> Program:
-    """The network for use, in eval mode, to which the one given is switched too.
+    """The network for inference, in eval mode; the given program is switched to eval mode, too.
 
-    Gates and observers go, norms are folded, units that have become constant go, and layers in a row are
-    fused where that is exact and no dearer. Verified.
+    Gates, observers and constant units are removed, batch norms are folded, and consecutive layers are fused
+    where that is exact and costs no more. Verified.
     """
     return run_pipeline(program.eval(), FOR_USE).program
 
 
 def check_options(*rows: tuple[str, object, bool, str]) -> None:
-    """Options are in their range.
+    """Checks that options are in their ranges.
 
     Args:
-        rows: name, value, whether it is good, and what it must be.
+        rows: for each option its name, its value, whether that is valid, and what it must be.
 
     Raises:
-        OptionError: the first that is not.
+        OptionError: an option is out of its range; the first such option is named.
     """
     for name, value, good, must in rows:
         if not good:
@@ -186,13 +186,13 @@ def _check_loss(value: Tensor) -> None:
     if value.dim() or not bool(torch.isfinite(value)):
         raise TrainingError(
             f"the loss is {'of shape ' + str(list(value.shape)) if value.dim() else value.item()}",
-            why="a method reads the mean loss of a batch, a finite number",
-            do="reduce it with mean(); or look at the learning rate and the data",
+            why="a method needs the mean loss of a batch as a finite number",
+            do="reduce it with mean(), or check the learning rate and the data",
         )
 
 
 def _difference(theirs: Any, mine: Any) -> str:
     if not isinstance(theirs, Mapping) or not isinstance(mine, Mapping):
-        return f"{theirs} for {mine}"
+        return f"{theirs} instead of {mine}"
     names = [n for n in {**theirs, **mine} if theirs.get(n) != mine.get(n)]
-    return ", ".join(f"{n}: {theirs.get(n)} for {mine.get(n)}" for n in names[:3])
+    return ", ".join(f"{n}: {theirs.get(n)} instead of {mine.get(n)}" for n in names[:3])

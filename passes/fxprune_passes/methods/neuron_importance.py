@@ -1,4 +1,4 @@
-"""Units go while a network trains: in each round those that add least to what the next layer sums up."""
+"""Prunes units during training: in each round those that contribute least to the sums of the next layer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fxprune.analysis.cache import solved
 from fxprune.analysis.group import find_groups
-from fxprune.api import module_paths, solved
-from fxprune.choose import Candidates, Target, find_candidates, give_back, ignored_parameters
+from fxprune.graph.program import module_paths
 from fxprune.importance.table import FloatArray
 from fxprune.observe import Contribution, observers
 from fxprune.plan import Plan, plan_removal
+from fxprune.plan.choose import Candidates, Target, find_candidates, give_back, ignored_parameters
 from fxprune.remark import Remark
 from fxprune.training import Change, Shrinker, TrainingError, check_agreed
-from fxprune_passes.methods.contribution_ranks import rank_contributions
-from fxprune_passes.methods.counted_steps import CountedSteps
+from fxprune_passes.methods.measures.counted_steps import CountedSteps
 from fxprune_passes.methods.method import Method, check_options
-from fxprune_passes.methods.unit_quotas import UnitQuotas
+from fxprune_passes.methods.units.contribution_ranks import rank_contributions
+from fxprune_passes.methods.units.unit_quotas import UnitQuotas
 
 
 class NeuronImportance(Method):
-    """Drops the bottom share of every layer again and again, by contributions to the next layer's sums.
+    """Removes a share of every layer in each round, by the contributions of units to the sums of the next layer.
 
     "Neural importance-based train-time pruning" (Reddy, Kundapura, Budhia, Jain, University of Southern
     California), section 3.3 and algorithm 1. Unit k of a layer with N units that feeds M units, over F forwards
@@ -57,33 +58,33 @@ class NeuronImportance(Method):
     Outputs of the network are never cut, and no layer loses its last unit.
 
     Args:
-        shrinker: of the network that trains; observers are put into its program.
-        share: of each layer that goes in a round, 0 < share <= 1.
-        target: share of the hidden units gone at which it stops and takes the observers out: of each layer
-            ceil(target width), one unit less where that is all of them. None: it never stops.
-        signed: the quotients of the paper's equations, with their signs.
-        lam_avg: weight of C_avg.
-        lam_max: weight of C_max.
-        warmup: epochs before the first one that counts.
-        epochs_per_round: the last one of them counts.
-        ignore: globs of module paths whose own outputs stay as they are.
-        observe_every: count in every n-th step of an epoch, the first included; 1 is the paper's own. A step that
-            counts takes about three times as long on a convolutional network: at 32 the mean step takes 1.06.
-        of: what `share` is a share of, see above.
-        criterion: importance; or random, the paper's control: as many units of the same layers, drawn at random.
-        seed: of the random criterion; the same on all processes.
-        verify: hold each smaller network against the silenced one, in float64.
+        shrinker: the shrinker of the network in training; observers are inserted into its program.
+        share: the share of each layer that is removed in a round, 0 < share <= 1.
+        target: the removed share of hidden units at which the method stops and removes its observers: of each
+            layer ceil(target width), or one unit less where that is all of them. None: it never stops.
+        signed: whether the quotients keep their signs, as in the equations of the paper.
+        lam_avg: the weight of C_avg.
+        lam_max: the weight of C_max.
+        warmup: the number of epochs before the first counted one.
+        epochs_per_round: the number of epochs in each round, of which the last one is counted.
+        ignore: globs of module paths whose own outputs stay unchanged.
+        observe_every: count in every n-th step of an epoch, starting with the first; the paper uses 1. A counted
+            step takes about three times as long on a convolutional network: at 32 the mean step takes 1.06.
+        of: the width that `share` refers to, see above.
+        criterion: importance; or random, the control of the paper: as many units of the same layers, at random.
+        seed: the seed of the random criterion; the same on all processes.
+        verify: whether each smaller network is compared in float64 with the silenced original.
 
     Attributes:
-        epoch: epochs that have ended; those without steps are none.
-        rounds: rounds that have dropped units.
-        done: whether it has stopped.
-        widths: units at the start, by the names of the groups that have a rank.
-        left: groups that may lose no unit: name -> reason.
-        remarks: of the observers, and one for each group that is left.
+        epoch: the number of completed epochs, without those that had no steps.
+        rounds: the number of rounds that have removed units.
+        done: whether the method has stopped.
+        widths: the number of units at the start, by the names of the dependency groups that have a rank.
+        left: for each group that cannot lose a unit, by name, the reason.
+        remarks: the remarks on observers, and one for each group that cannot lose a unit.
 
     Raises:
-        OptionError: an option out of range, or a pattern of `ignore` that matches nothing.
+        OptionError: an option is out of its range, or a pattern of `ignore` matches nothing.
         TrainingError: no unit of the network has a rank; nothing has changed.
     """
 
@@ -157,13 +158,13 @@ class NeuronImportance(Method):
                 "no unit of this network has a rank",
                 where=program.name,
                 why="; ".join(f"{n}: {why}" for n, why in self.left.items()) or "it has no units",
-                do="units count where a linear layer or a convolution reads them behind an activation function",
+                do="use a network in which a linear layer or a convolution reads the output of an activation function",
             )
         self.widths = {g.name: len(g) for g in candidates.groups}
         self._counts.settle()
 
     def _watched(self) -> dict[str, Contribution]:
-        """The observers by their paths, in the network as it is now."""
+        """The observers of the current network by their paths."""
         found = observers(self.shrinker.program)
         return {path: one for path, one in found.items() if isinstance(one, Contribution)}
 
@@ -183,7 +184,7 @@ class NeuronImportance(Method):
         self._counts.roll_back()
 
     def remove(self) -> list[Change]:
-        """Behind the last epoch of a round: every layer loses its lowest ranks; else nothing."""
+        """After the last epoch of a round: removes the units with the lowest ranks; otherwise nothing."""
         self._counts.roll_back()
         self.epoch += 1
         if not self._due(self.epoch):
@@ -199,7 +200,7 @@ class NeuronImportance(Method):
         return changes
 
     def decide(self) -> Plan:
-        """The plan of a round, by what was counted: every layer loses its lowest ranks."""
+        """The pruning plan of a round: in every layer the units with the lowest ranks are removed."""
         program = self.shrinker.program
         axes, scores = solved(program), self._scores()
         candidates = self._candidates(scores)
@@ -214,17 +215,17 @@ class NeuronImportance(Method):
         return plan_removal(program, axes, np.flatnonzero(gone))
 
     def _present(self) -> dict[str, int]:
-        """Units left of each group that has a rank."""
+        """The number of units left in each group that has a rank."""
         sizes = {g.name: len(g) for g in find_groups(solved(self.shrinker.program))}
         return {name: sizes.get(name, 0) for name in self.widths}
 
     def _candidates(self, scores: FloatArray) -> Candidates:
-        """The groups that may lose units; notes the others, once."""
+        """The groups that can lose units; records a remark on each of the others once."""
         program = self.shrinker.program
         axes = solved(program)
         ignored = ignored_parameters(list(axes.params), module_paths(program), self.ignore)
         found = find_candidates(axes, find_groups(axes), scores, Target(), ignored)
-        unread = "no layer with observers reads it behind an activation function"
+        unread = "no observed layer reads it after an activation function"
         for name, why in found.refused.items():
             reason = unread if why == "the criterion says nothing of it" else why
             if self.left.get(name) != reason:
@@ -234,7 +235,7 @@ class NeuronImportance(Method):
         return found
 
     def _scores(self) -> FloatArray:
-        """One number per unit `[n_units]`, higher means keep; NaN where no layer says anything of it."""
+        """The score of each unit `[n_units]`, higher means keep; NaN where no layer has observed it."""
         axes = solved(self.shrinker.program)
         scores = rank_contributions(axes, self._watched(), self.lam_avg, self.lam_max)
         if self.criterion == "random":
@@ -243,12 +244,12 @@ class NeuronImportance(Method):
         return scores
 
     def numbers(self) -> dict[str, float]:
-        """Hidden units left, the share of them that is gone, and how many groups may lose none."""
+        """The hidden units left, the removed share of them, and the number of groups that cannot lose any."""
         now, start = sum(self._present().values()), sum(self.widths.values())
         return {"hidden_units": now, "gone": 1 - now / start, "groups_left": len(self.left)}
 
     def _stop(self) -> list[Change]:
-        """Stops, and takes the observers out."""
+        """Stops the method and removes its observers."""
         self.done = True
         change = self.shrinker.run("remove-observers{stat=contribution}", verify=self.verify)
         return [change] if change.changed else []

@@ -1,1 +1,1 @@
-"""Exact rewrites: the function of the program stays what it was."""
+"""Passes that rewrite a program: they fold, fuse, merge and delete what its function does not need."""

@@ -1,4 +1,4 @@
-"""Moves the values of gates into the weights beside them."""
+"""Moves the values of gates into the weights of adjacent layers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,12 @@ from fxprune.graph.operands import get_argument
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
 from fxprune.structure.paths import operator, value_readers
-from fxprune_passes.rewrite.affine_layer import (
-    channel_axis,
-    read_layer,
-    scale_input,
-    scale_output,
-)
-from fxprune_passes.rewrite.batch_norm import eval_objection
-from fxprune_passes.rewrite.effects import Ownership
-from fxprune_passes.rewrite.moved_vector import (
-    Vector,
-    before,
-    behind,
-    is_split,
-    moved_value,
-    pick,
-)
+from fxprune_passes.rewrite.effects.ownership import Ownership
+from fxprune_passes.rewrite.layers.affine_layer import channel_axis, read_layer
+from fxprune_passes.rewrite.layers.folded_scale import scale_input, scale_output
+from fxprune_passes.rewrite.moves.moved_vector import Vector, before, behind, pick
+from fxprune_passes.rewrite.moves.moving_operators import is_split, moved_value
+from fxprune_passes.rewrite.scales.batch_norm import eval_objection
 
 Tensor = torch.Tensor
 
@@ -41,11 +31,11 @@ _HOMOGENEOUS = frozenset(("leaky_relu", "prelu", "relu"))
 
 @dataclass(frozen=True)
 class AbsorbGates(Rewrite):
-    """Multiplies the weights before a gate, else those behind it, by its values. Exact in eval mode.
+    """Multiplies the weights of the layer before a gate, or of all layers after it, by its values. Exact in eval mode.
 
-    Between the gate and the layer may be what commutes with a scale: views and permutations, splits and joins,
-    pooling, dropout, products with other values, and, where no gate is negative, ReLU and maxima. Bernoulli
-    gates count with their expectation.
+    Operators that commute with a scale may lie between the gate and the layer: views and permutations, splits
+    and concatenations, pooling, dropout, products with other values and, where no gate is negative, ReLU and
+    maxima. A Bernoulli gate contributes its expectation.
     """
 
     name: ClassVar[str] = "absorb-gates"
@@ -59,10 +49,12 @@ class AbsorbGates(Rewrite):
             changes = [_change(editor, owners, node, gate) for node in nodes]
             reason = next((c for c in changes if isinstance(c, str)), "")
             if program.training and gate.kind == "bernoulli":
-                reason = "it samples in train mode; call eval() first"
+                reason = "the gate is sampled in train mode; call eval() first"
             if reason:
-                ctx.missed(places[path][0], f"{path} stays", reason, code="left")
-            elif ctx.allow(places[path][0], f"{path} went into weights", code="absorbed"):
+                ctx.missed(places[path][0], f"gate {path} stays", reason, code="left")
+            elif ctx.allow(
+                places[path][0], f"moved the values of gate {path} into weights", code="absorbed"
+            ):
                 for node, change in zip(nodes, changes, strict=True):
                     cast("Callable[[], None]", change)()
                     editor.replace(node, node.all_input_nodes[0])
@@ -71,13 +63,13 @@ class AbsorbGates(Rewrite):
 
 @dataclass(frozen=True)
 class _Scale:
-    """What a gate multiplies by: its values, and how they lie over the value at hand."""
+    """The values of a gate, and how they are assigned to the positions of the value being examined."""
 
     values: Tensor
     vector: Vector
 
     def over(self, axis: int, length: int) -> Tensor | None:
-        """One value for each position of an axis; None where they lie along another one."""
+        """One value for each position of an axis; None where they lie along another axis."""
         index = self.vector.over(axis, length)
         return None if index is None else pick(self.values, index, 1.0)
 
@@ -85,7 +77,7 @@ class _Scale:
 def _change(
     editor: Editor, owners: Ownership, node: fx.Node, gate: Gate
 ) -> Callable[[], None] | str:
-    """What moves a gate's values into weights, or why that cannot be done."""
+    """A function that moves the values of a gate into weights, or the reason why none can."""
     _, axis, _, tiled = (*node.args, None, None, False)[:4]
     values, vector = gate.settled().double(), Vector.of_one()
     if axis is not None:
@@ -99,7 +91,7 @@ def _change(
     back = _behind(editor, owners, node, scale)
     if not isinstance(back, str):
         return back
-    return f"before it: {ahead}; behind it: {back}"
+    return f"before the gate: {ahead}; after the gate: {back}"
 
 
 def _before(
@@ -113,7 +105,7 @@ def _before(
         if layer is not None:
             values = scale.over(channel_axis(layer), layer.geometry.outputs)
             if values is None:
-                return f"the axis is not that of the channels of {source.name}"
+                return f"the gate does not lie along the channel axis of {source.name}"
             if why := owners.objection(*layer.tensors):
                 return why
             return partial(scale_output, editor, layer, values, None)
@@ -131,7 +123,7 @@ def _into_norm(
     tensors = [get_argument(norm, name) for name in ("weight", "bias")]
     values = scale.over(1, norm.meta["val"].shape[1])
     if any(t is None for t in tensors) or values is None:
-        return f"{norm.name} has no scale and shift along the gate's axis"
+        return f"{norm.name} has no scale and shift along the axis of the gate"
     if why := eval_objection(norm) or owners.objection(*tensors):
         return why
 
@@ -147,14 +139,14 @@ def _into_norm(
 def _behind(
     editor: Editor, owners: Ownership, value: fx.Node, scale: _Scale
 ) -> Callable[[], None] | str:
-    """Into every layer that reads the value, directly or through what commutes."""
+    """Folds a scale into every layer that reads the value, directly or through operators that commute with it."""
     changes: list[Callable[[], None]] = []
     for reader in _readers(value):
         layer = read_layer(reader)
         if layer is not None and layer.source is value:
             values = scale.over(channel_axis(layer), layer.geometry.inputs)
             if values is None:
-                return f"the axis is not that of the channels of {reader.name}"
+                return f"the gate does not lie along the channel axis of {reader.name}"
             if why := owners.objection(layer.weight):
                 return why
             changes.append(partial(scale_input, editor, layer, values, None))
@@ -175,19 +167,19 @@ def _behind(
 
 
 def _readers(value: fx.Node) -> Iterator[fx.Node]:
-    """What reads a value; in place of a split its parts."""
+    """The readers of a value, where the parts of a split replace the split."""
     for reader in value_readers(value):
         yield from reader.users if is_split(reader) else (reader,)
 
 
 def _operand(node: fx.Node, scale: _Scale) -> fx.Node | None:
-    """An operand of which a scale is a scale of the node's result; None where there is none."""
+    """An operand of a node such that scaling it scales the result alike; None where there is none."""
     candidates = (n for n in (moved_value(node), *node.all_input_nodes) if n is not None)
     return next((n for n in candidates if n.op != "get_attr" and _hands_on(node, n, scale)), None)
 
 
 def _hands_on(node: fx.Node, operand: fx.Node, scale: _Scale) -> bool:
-    """Whether a scale of an operand is a scale of the result."""
+    """Whether scaling an operand scales the result alike."""
     name = operator(node)
     if "max_pool" in name or name in _HOMOGENEOUS:
         return node.args[0] is operand and bool((scale.values >= 0).all())

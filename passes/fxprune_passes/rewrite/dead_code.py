@@ -1,4 +1,4 @@
-"""Removes what nothing reads."""
+"""Removes nodes that no other node reads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import fx
 from fxprune.graph.editor import gathers_statistics, is_dead
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune_passes.rewrite.effects import draws_now
+from fxprune_passes.rewrite.effects.calls import draws_now
 
 
 @dataclass(frozen=True)
 class DeadCode(Rewrite):
-    """Removes nodes that nothing reads, and the tensors that only they read. Exact.
+    """Removes nodes that no other node reads, and the tensors that only they read. Exact.
 
-    Assertions and operators that write to a tensor stay, and so does a random operator that others
-    follow: they would draw other numbers.
+    Assertions and operators that write to a tensor stay. So does a random operator that is followed by other
+    random operators, which would otherwise draw different numbers.
     """
 
     name: ClassVar[str] = "dead-code"
@@ -33,8 +33,8 @@ class DeadCode(Rewrite):
             draws = draws_now(node)
             if is_dead(node) and draws and drawn_later:
                 editor.keep(node)
-                why = "the random operators after it would draw other numbers"
-                ctx.missed(node, "it stays, though nothing reads it", why, code="random")
+                why = "the random operators that follow it would draw different numbers"
+                ctx.missed(node, "it stays although no node reads it", why, code="random")
             elif is_dead(node) and (node not in found or _allowed(ctx, node)):
                 editor.graph.erase_node(node)
                 continue
@@ -43,5 +43,7 @@ class DeadCode(Rewrite):
 
 
 def _allowed(ctx: Context, node: fx.Node) -> bool:
-    """Asks once for a node and all that only it read."""
-    return ctx.allow(node, "removed, and what only it read", code="removed", why="nothing reads it")
+    """Asks once for permission to remove a node and the nodes that only it reads."""
+    return ctx.allow(
+        node, "removed, with the nodes that only it read", code="removed", why="no node reads it"
+    )

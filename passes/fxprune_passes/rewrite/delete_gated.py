@@ -1,4 +1,4 @@
-"""Deletes what gates have switched off, and gates that are on for good."""
+"""Deletes the branches and units that gates at 0 switch off, and the gates that are at 1."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from fxprune.graph.gate import gate_nodes, gates
 from fxprune.graph.program import Program
 from fxprune.pipeline import Branch, Context, Keeps, Rewrite, Unit
 from fxprune.structure.paths import operator
-from fxprune_passes.decide.decide_gated import ALL, closed, closed_units, gates_under
-from fxprune_passes.rewrite.branch import StuckError, follow_zero
-from fxprune_passes.rewrite.drop_identity import split_value
-from fxprune_passes.rewrite.shrink import remove_branches
+from fxprune_passes.decide.gates.closed_gates import ALL, closed_units, find_closed, gates_under
+from fxprune_passes.rewrite.branches.removal import remove_branches
+from fxprune_passes.rewrite.branches.zero import StuckError, follow_zero
+from fxprune_passes.rewrite.moves.rejoined_split import split_value
 
 
 @dataclass(frozen=True)
 class DeleteGated(Rewrite):
     """Deletes branches and units whose gates are at 0, and gates that are at 1.
 
-    A branch goes with whatever is in it and what only it fed; a projection on its shortcut stays. Gates
-    at other values stay: `absorb-gates` moves them into weights.
+    A branch is deleted with everything in it and everything that only it feeds; a projection on its shortcut
+    stays. Gates at other values stay: `absorb-gates` moves them into weights.
 
     Args:
-        where: globs of the paths of the gates to look at; others stay, whatever they are at.
+        where: globs of the paths of the gates to consider; other gates stay, whatever their values.
     """
 
     name: ClassVar[str] = "delete-gated"
@@ -38,12 +38,14 @@ class DeleteGated(Rewrite):
         places = gate_nodes(program)
         units: list[int] = []
         branches: list[str] = []
-        for path, found in closed(program, ctx, self.where).items():
+        for path, found in find_closed(program, ctx, self.where).items():
             if isinstance(found, Branch):
                 found = _all_but_one(program, ctx, path)
             if not found:
                 branches.append(path)
-            elif ctx.allow(places[path][0], f"{len(found)} units of {path}", code="units"):
+            elif ctx.allow(
+                places[path][0], f"removed {len(found)} units gated by {path}", code="units"
+            ):
                 units += found
         if units:
             program = ctx.remove(program, units)
@@ -52,9 +54,9 @@ class DeleteGated(Rewrite):
 
 
 def _all_but_one(program: Program, ctx: Context, path: str) -> list[Unit]:
-    """All units but one of unit gates that are all at 0, where they are no branch; none where they are.
+    """All gated units but one, where unit gates that are all at 0 do not form a branch; else no units.
 
-    Beside other units of an axis their 0 cannot be followed, and no axis may become empty.
+    Their 0 cannot be followed where the axis has other units too, and no axis may become empty.
     """
     gate, editor = gates(program)[path], ctx.edit(program)
     places = gate_nodes(program)[path]
@@ -64,14 +66,14 @@ def _all_but_one(program: Program, ctx: Context, path: str) -> list[Unit]:
     except StuckError as error:
         if gate.theta.numel() < 2:
             return []
-        ctx.missed(places[0], f"a unit of {path} stays", str(error), code="last")
+        ctx.missed(places[0], f"one unit gated by {path} stays", str(error), code="last")
         zeros = torch.arange(gate.theta.numel()) > 0
         return closed_units(ctx.axes(program), path, zeros)[0]
     return []
 
 
 def remove_open_gates(program: Program, ctx: Context, where: tuple[str, ...] = ALL) -> Program:
-    """The program without the gates that multiply by 1, of those under globs of paths."""
+    """Removes the gates that multiply by 1, among those whose paths match the globs."""
     editor = ctx.edit(program)
     places = gate_nodes(program)
     for path, gate in gates_under(program, where).items():
@@ -79,13 +81,13 @@ def remove_open_gates(program: Program, ctx: Context, where: tuple[str, ...] = A
         if bool(((settled != 0) & (settled != 1)).any()):
             ctx.missed(
                 places[path][0],
-                f"{path} stays",
-                "it multiplies by something else than 0 or 1",
+                f"gate {path} stays",
+                "its value is neither 0 nor 1",
                 code="between",
-                do="absorb-gates moves it into weights",
+                do="run absorb-gates, which moves it into weights",
             )
         elif bool((settled == 1).all()) and ctx.allow(
-            places[path][0], f"{path} is at 1", code="opened"
+            places[path][0], f"removed gate {path}, which is at 1", code="opened"
         ):
             for place in places[path]:
                 _open(editor, editor.node(place))
@@ -93,7 +95,7 @@ def remove_open_gates(program: Program, ctx: Context, where: tuple[str, ...] = A
 
 
 def _open(editor: Editor, gate: fx.Node) -> None:
-    """Takes a gate out, and the split and join around it once no part of it is gated."""
+    """Removes a gate, and the split and concatenation around it once no part of the value is gated."""
     readers = list(gate.users)
     editor.replace(gate, gate.all_input_nodes[0])
     for reader in readers:

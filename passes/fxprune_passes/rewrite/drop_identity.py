@@ -1,9 +1,8 @@
-"""Removes nodes whose output is their input."""
+"""Removes nodes that return their input unchanged."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import getitem
 from typing import ClassVar, cast
 
 from torch import fx
@@ -11,7 +10,7 @@ from torch import fx
 from fxprune.graph.operands import get_argument, is_operator
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune.structure.paths import operator
+from fxprune_passes.rewrite.moves.rejoined_split import split_value
 
 DROPOUT = (
     "aten::dropout",
@@ -20,9 +19,7 @@ DROPOUT = (
     "aten::feature_alpha_dropout",
 )
 
-
-_SPLITS = frozenset(("split", "split_with_sizes", "chunk", "tensor_split"))
-# Where these give the shape of their input, they give their input.
+# Where the result of one of these has the shape of its input, it is its input.
 _SHAPES = frozenset(
     f"aten::{name}" for name in ("slice", "narrow", "expand", "view", "reshape", "flatten")
 )
@@ -31,9 +28,12 @@ _NEUTRAL = {"aten::mul": 1, "aten::div": 1, "aten::add": 0, "aten::sub": 0}
 
 @dataclass(frozen=True)
 class DropIdentity(Rewrite):
-    """Removes dropout that is off, multiplications by 1, additions of 0, what joins a split, slices of all. Exact.
+    """Removes nodes that return their input unchanged, such as inactive dropout or a multiplication by 1. Exact.
 
-    In train mode dropout stays. The result of an eval-mode program has no dropout to switch on again.
+    These are dropout in eval mode or with probability 0, multiplications and divisions by 1, additions and
+    subtractions of 0, concatenations of all parts of a split in their order, and slices, expansions and views
+    to the shape that the value already has. In train mode dropout stays; once removed from a program in eval
+    mode, it cannot be switched on again.
     """
 
     name: ClassVar[str] = "drop-identity"
@@ -43,14 +43,14 @@ class DropIdentity(Rewrite):
         for node in editor.nodes:
             source = handed_on(node)
             if source is not None and ctx.allow(
-                node, "dropped", code="dropped", why="its output is its input"
+                node, "removed", code="dropped", why="it returns its input unchanged"
             ):
                 editor.replace(node, source)
         return editor.finish()
 
 
 def handed_on(node: fx.Node) -> fx.Node | None:
-    """The value, of the same shape and type, that a node hands on as it is; None where it does more."""
+    """The value that a node returns unchanged, in the same shape and dtype; None where it does more."""
     if not is_operator(node):
         return None
     name = node.target._schema.name  # type: ignore[union-attr]
@@ -65,31 +65,16 @@ def handed_on(node: fx.Node) -> fx.Node | None:
 
 
 def _keeps_shape(node: fx.Node) -> bool:
-    """Whether the result of a call has the sizes and the type of its first argument."""
+    """Whether the result of a call has the shape and the dtype of its first argument."""
     old, new = cast(fx.Node, node.args[0]).meta["val"], node.meta["val"]
     return old.dtype == new.dtype and [str(n) for n in old.shape] == [str(n) for n in new.shape]
 
 
 def _operand_of_neutral(node: fx.Node, neutral: int | None) -> fx.Node | None:
-    """`x` of `x * 1` and the like."""
+    """The operand `x` of a neutral operation such as `x * 1`; None where the operation is not neutral."""
     if neutral is None or len(node.args) < 2:
         return None
     source, other = node.args[:2]
     if isinstance(other, fx.Node) or other != neutral or not isinstance(source, fx.Node):
         return None
     return source if source.meta["val"].dtype == node.meta["val"].dtype else None
-
-
-def split_value(cat: fx.Node) -> fx.Node | None:
-    """The value whose parts a concatenation joins again, all of them in their order; None where it does not."""
-    parts = cast("list[fx.Node]", get_argument(cat, "tensors"))
-    if any(part.target is not getitem for part in parts):
-        return None
-    splits = {cast(fx.Node, part.args[0]) for part in parts}
-    split = splits.pop()
-    if splits or operator(split) not in _SPLITS:
-        return None
-    count, rank = len(split.meta["val"]), cat.meta["val"].dim()
-    same_axis = get_argument(cat, "dim") % rank == get_argument(split, "dim") % rank
-    whole = [part.args[1] for part in parts] == list(range(count))
-    return cast(fx.Node, split.args[0]) if whole and same_axis else None

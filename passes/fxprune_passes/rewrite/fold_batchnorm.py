@@ -1,4 +1,4 @@
-"""Folds batch norm into the layer before it or after it."""
+"""Folds batch norms in eval mode into the preceding or the following layer."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from fxprune.graph.operands import get_argument
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
 from fxprune.structure.paths import operator
-from fxprune_passes.rewrite.affine_layer import (
-    Layer,
-    scale_input,
-    scale_output,
-    shift_objection,
-)
-from fxprune_passes.rewrite.batch_norm import eval_objection, read_affine, remove_batch_norm
-from fxprune_passes.rewrite.beside import Beside, layer_before, layer_behind
-from fxprune_passes.rewrite.effects import Ownership
-from fxprune_passes.rewrite.moved_vector import Vector
+from fxprune_passes.rewrite.effects.ownership import Ownership
+from fxprune_passes.rewrite.layers.affine_layer import Layer
+from fxprune_passes.rewrite.layers.folded_scale import scale_input, scale_output, shift_objection
+from fxprune_passes.rewrite.moves.moved_vector import Vector
+from fxprune_passes.rewrite.scales.adjacent_layer import Beside, layer_before, layer_behind
+from fxprune_passes.rewrite.scales.batch_norm import eval_objection, read_affine, remove_batch_norm
 
 Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
 class FoldBatchnorm(Rewrite):
-    """Folds eval-mode batch norm into the convolution or linear layer before it, else after it. Exact.
+    """Folds batch norms in eval mode into the preceding or else the following layer. Exact.
 
-    In between may be what only moves or averages numbers: views, permutations, pools. After it only where
-    the layer is not padded, or the batch norm shifts by nothing. The layer keeps the name of its weight; a
-    missing bias becomes a parameter. Batch norm in train mode stays.
+    The layer is a convolution or a linear layer. Operators that only move or average numbers may lie between
+    the two: views, permutations, pools. The following layer can absorb the batch norm only where the layer is
+    not padded or the shift is 0. The layer keeps the name of its weight; a missing bias is added as a
+    parameter. A batch norm in train mode stays.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -46,7 +43,7 @@ class FoldBatchnorm(Rewrite):
                 continue
             place = _place(editor, owners, node)
             if isinstance(place, str):
-                ctx.missed(node, "batch norm stays", place, code=_code(node))
+                ctx.missed(node, "the batch norm stays", place, code=_code(node))
             elif ctx.allow(node, f"folded into {place.layer.node.name}", code="folded"):
                 _fold(editor, node, place)
         return editor.finish()
@@ -54,13 +51,13 @@ class FoldBatchnorm(Rewrite):
 
 @dataclass(frozen=True)
 class _Place:
-    """A layer that can take a batch norm up.
+    """A layer that can absorb a batch norm.
 
     Attributes:
         layer: the layer.
-        scale: what the batch norm multiplies each of its channels by.
-        shift: what it adds then.
-        is_before: whether the batch norm follows the layer.
+        scale: the factor of each of its channels.
+        shift: the number then added to each of its channels.
+        is_before: whether the layer precedes the batch norm.
     """
 
     layer: Layer
@@ -74,7 +71,7 @@ def _code(node: fx.Node) -> str:
 
 
 def _place(editor: Editor, owners: Ownership, node: fx.Node) -> _Place | str:
-    """The layer that can take the batch norm up, or why there is none."""
+    """The layer that can absorb the batch norm, or the reason why there is none."""
     if why := eval_objection(node):
         return why
     affine = read_affine(editor, node)
@@ -91,7 +88,7 @@ def _place(editor: Editor, owners: Ownership, node: fx.Node) -> _Place | str:
         why_behind = shift_objection(behind.layer, shift)
         if not why_behind:
             return _Place(behind.layer, scale, shift, is_before=False)
-    return f"before it: {why_before}; after it: {why_behind}"
+    return f"preceding layer: {why_before}; following layer: {why_behind}"
 
 
 def _objection(
@@ -100,26 +97,26 @@ def _objection(
     """Why a batch norm cannot be folded into a layer.
 
     Args:
-        owners: who reads which tensor.
+        owners: the readers of each stored tensor.
         node: the batch norm.
-        place: the layer, or why there is none.
-        beside: the node right beside the batch norm.
+        place: the layer, or the reason why there is none.
+        beside: the node adjacent to the batch norm on the side of the layer.
     """
     if isinstance(place, str):
         return place or _no_layer(beside)
     if place.layer.node.meta["val"].dtype != node.meta["val"].dtype:
-        return f"{place.layer.node.name} and the batch norm give different types"
+        return f"{place.layer.node.name} and the batch norm have different dtypes"
     return owners.objection(*place.layer.tensors)
 
 
 def _no_layer(beside: fx.Node | None) -> str:
     if beside is None:
-        return "nothing reads it"
+        return "no node reads the batch norm"
     if beside.op == "call_module":
-        return f"{beside.target} is in between, and would see another value"
+        return f"{beside.target} lies in between and would read a different value"
     if beside.op in ("placeholder", "output"):
-        return f"an {'input' if beside.op == 'placeholder' else 'output'} of the network"
-    return f"{beside.name} is no convolution or linear layer"
+        return f"the batch norm is at an {'input' if beside.op == 'placeholder' else 'output'} of the network"
+    return f"{beside.name} is not a convolution or linear layer"
 
 
 def _fold(editor: Editor, node: fx.Node, place: _Place) -> None:
@@ -129,4 +126,6 @@ def _fold(editor: Editor, node: fx.Node, place: _Place) -> None:
     change = scale_output if place.is_before else scale_input
     change(editor, place.layer, place.scale, place.shift, trained=trained)
     editor.replace(node, get_argument(node, "input"))
-    remove_batch_norm(editor, node)  # a dead reader of the layer would bar the next batch norm
+    remove_batch_norm(
+        editor, node
+    )  # as a reader of the layer it would prevent folding the next batch norm

@@ -1,4 +1,4 @@
-"""Computes once what does not depend on the inputs."""
+"""Computes the values that do not depend on the inputs once and stores them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from fxprune.graph.program import Program, module_path
 from fxprune.pipeline import Context, Rewrite
 from fxprune.structure.paths import operator
 from fxprune.torch_private import aliased, overload
-from fxprune_passes.rewrite.effects import Memory, is_random, written
+from fxprune_passes.rewrite.effects.calls import is_random, written
+from fxprune_passes.rewrite.effects.memory import Memory
 
 _FILLS = frozenset(("full", "zeros", "ones", "scalar_tensor", "empty"))
-_ALWAYS = 4096  # bytes of a result that is folded whatever else is stored
+_ALWAYS = 4096  # bytes; a result up to this size is always folded
 
 
 @dataclass(frozen=True)
 class FoldConstants(Rewrite):
-    """Computes what depends on parameters, buffers and literals only, and stores it. Exact.
+    """Computes and stores the values that depend on parameters, buffers and literals only. Exact.
 
     Attributes:
-        max_growth: how much of the bytes stored so far may be added in all; results up to 4 KiB are free.
-        parameters: whether what requires a gradient is folded too; the result then takes the place of
-            the parameters it was made of, as a parameter of its own.
+        max_growth: the bytes that may be added in total, as a share of those stored before; results of up to
+            4 KiB do not count.
+        parameters: whether values that require a gradient are folded as well; the result then is a parameter
+            that replaces those it was computed from.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -45,26 +47,31 @@ class FoldConstants(Rewrite):
             if trained and not self.parameters:
                 ctx.missed(
                     node,
-                    "it is computed at every call, though it depends on parameters only",
+                    "it is computed at every call although it depends on parameters only",
                     f"training would no longer reach {', '.join(sorted(trained))}",
                     code="trained",
-                    do="give parameters=true once training is over",
+                    do="set parameters=true once training is over",
                 )
                 continue
             growth = _bytes(value) - sum(_bytes(t) for t in constants.freed(node))
             if growth > max(room, _ALWAYS):
-                why = f"the result takes {growth} bytes more than what it is made of"
+                why = f"the result takes {growth} bytes more than the tensors it is computed from"
                 ctx.missed(
                     node, "it is computed at every call", why, code="size", do="raise max_growth"
                 )
-            elif ctx.allow(node, "computed once", code="folded", why="it depends on no input"):
+            elif ctx.allow(
+                node,
+                "computed once and stored",
+                code="folded",
+                why="it does not depend on any input",
+            ):
                 room -= growth if growth > _ALWAYS else 0
                 editor.replace(node, _store(editor, node, value, bool(trained)))
         return editor.finish()
 
 
 class _Constants:
-    """The nodes of a graph that depend on no input, and their values."""
+    """The nodes of a graph that do not depend on any input, and their values."""
 
     def __init__(self, editor: Editor) -> None:
         self._editor = editor
@@ -78,7 +85,7 @@ class _Constants:
                 self._compute(node)
 
     def results(self) -> Iterable[fx.Node]:
-        """The computed tensors that the rest of the graph reads, views of them left to it."""
+        """The computed tensors that the rest of the graph reads; views of them stay in the graph."""
         found: dict[fx.Node, None] = {}
         for node in self._values:
             if any(user not in self._values for user in node.users):
@@ -88,17 +95,17 @@ class _Constants:
         return [n for n in found if operator(n) not in _FILLS]
 
     def value(self, node: fx.Node) -> torch.Tensor:
-        """The value of a node that is a tensor."""
+        """The value of a node, which must be a tensor."""
         found = self._values[node]
         assert isinstance(found, torch.Tensor)
         return found
 
     def trained(self, node: fx.Node) -> set[str]:
-        """Names of the parameters that require a gradient and that a node is made of."""
+        """The names of the parameters with gradients from which a node is computed."""
         return {n for n in self._sources(node) if self._editor.tensor(n).requires_grad}
 
     def freed(self, node: fx.Node) -> list[torch.Tensor]:
-        """The tensors that nothing else is made of."""
+        """The stored tensors from which nothing but the node is computed."""
         inside = self._behind(node)
         names = {str(n.target) for n in inside if n.op == "get_attr"}
         kept = {
@@ -109,7 +116,7 @@ class _Constants:
         return [self._editor.tensor(n) for n in names - kept]
 
     def _readers_to(self, reader: fx.Node, end: fx.Node) -> set[fx.Node]:
-        """A reader and all that it leads to, short of `end`."""
+        """A reader and all nodes that depend on it, up to but without `end`."""
         found: set[fx.Node] = set()
         waiting = [reader]
         while waiting:
@@ -123,7 +130,7 @@ class _Constants:
         return {str(n.target) for n in self._behind(node) if n.op == "get_attr"}
 
     def _behind(self, node: fx.Node) -> set[fx.Node]:
-        """A node and all that it is made of."""
+        """A node and all nodes that it is computed from."""
         found: set[fx.Node] = set()
         waiting = [node]
         while waiting:
@@ -136,7 +143,7 @@ class _Constants:
     def _read(self, node: fx.Node) -> None:
         try:
             tensor = self._editor.tensor(str(node.target))
-        except (KeyError, AttributeError):  # a branch's graph
+        except (KeyError, AttributeError):  # the graph of a torch.cond branch
             return
         if not tensor.is_meta:
             self._values[node] = tensor
@@ -155,7 +162,7 @@ class _Constants:
             self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _behind_views(self, node: fx.Node) -> fx.Node:
-        """The stored tensor whose view a value is; else the smallest of the values it is a view of."""
+        """The stored tensor of which a value is a view; else the smallest of the values it is a view of."""
         chain = [node]
         while (source := self._viewed(chain[-1])) is not None:
             chain.append(source)
@@ -183,7 +190,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _store(editor: Editor, node: fx.Node, value: torch.Tensor, trained: bool) -> fx.Node:
-    """A new tensor under the module that computed it, and the node that reads it."""
+    """Stores a tensor under the module that computed it, and returns the node that reads it."""
     path = module_path(node)
     known = all(part.isidentifier() or part.isdigit() for part in path.split("."))
     name = editor.free_name(f"{path}.{node.name}" if path and known else node.name)

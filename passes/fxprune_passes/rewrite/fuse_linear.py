@@ -1,36 +1,39 @@
-"""Makes one layer of several between which nothing but linear happens."""
+"""Fuses layers between which all operations are linear."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fxprune.equivalence import compare_functions
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune_passes.rewrite.fuse_flattened import fuse_flattened
-from fxprune_passes.rewrite.fuse_pooled import fuse_pooled
-from fxprune_passes.rewrite.fuse_rows import find_rows, fuse_row
-from fxprune_passes.rewrite.fuse_scales import fuse_scale
-from fxprune_passes.rewrite.fuse_sums import fuse_sum
-from fxprune_passes.rewrite.fusion import Fusion
-from fxprune_passes.rewrite.layer_cost import By, LayerCost
+from fxprune.verify import compare_functions
+from fxprune_passes.rewrite.fuse.flattened import fuse_flattened
+from fxprune_passes.rewrite.fuse.fusion import Fusion
+from fxprune_passes.rewrite.fuse.pooled import fuse_pooled
+from fxprune_passes.rewrite.fuse.rows import find_rows, fuse_row
+from fxprune_passes.rewrite.fuse.scales import fuse_scale
+from fxprune_passes.rewrite.fuse.sums import fuse_sum
+from fxprune_passes.rewrite.layers.layer_cost import By, LayerCost
 
 
 @dataclass(frozen=True)
 class FuseLinear(Rewrite):
-    """Fuses layers in a row, layers that are summed, and scales and shifts of channels. Exact.
+    """Fuses consecutive layers, layers that are summed, and scales and shifts of channels. Exact.
 
-    A row of convolutions or linear layers becomes one, through a flatten or an average too; branches of a sum
-    that read the same value (layers, eval-mode batch norm, the value itself) become one layer; a constant
-    multiplied or added per channel goes into the layer beside it; an average goes before a layer of one tap.
-    Where a row is cut is chosen so that the cost of all is least.
+    - Consecutive convolutions or linear layers become one, also across a flatten or an average.
+    - Branches of a sum that read the same value (layers, batch norms in eval mode, the value itself) become
+      one layer.
+    - A constant that every channel is multiplied by or that is added to it moves into the adjacent layer.
+    - An average moves in front of a layer whose kernel covers a single position.
+
+    A sequence of layers is divided into the fused parts with the lowest total cost.
 
     Attributes:
-        when: cheaper: where one layer costs no more than the several; always: where it is exact.
-        allow_border: whether a row may be fused though values at the border change; the error is measured
-            and remarked on, and the pass no longer declares to keep the function.
-        by: whether cost is MACs or measured latency of each layer.
+        when: cheaper: fuse where the fused layer costs no more than its parts; always: fuse wherever it is exact.
+        allow_border: whether a sequence may be fused although values at the border change; the error is measured
+            and reported in a remark, and the pass no longer declares to keep the function.
+        by: whether the cost is MACs or the measured latency of each layer.
     """
 
     name: ClassVar[str] = "fuse-linear"
@@ -56,13 +59,13 @@ class FuseLinear(Rewrite):
         after = fusion.editor.finish()
         if fusion.border_changed and after is not program:
             error = compare_functions(program, after).max_relative_error
-            what = f"the outputs differ by at most {error:.1e} of the largest"
-            ctx.remark("analysis", "border-error", program.name, what, "allow-border was given")
+            what = f"the outputs differ by at most {error:.1e}, relative to the largest output"
+            ctx.remark("analysis", "border-error", program.name, what, "allow-border is set")
         return after
 
 
 def _sweep(fusion: Fusion) -> bool:
-    """Tries every candidate once; whether anything was fused."""
+    """Tries every candidate once, and returns whether anything was fused."""
     fusion.left = []
     tries = (fuse_scale, fuse_sum, fuse_pooled, fuse_flattened)
     done = [any(fuse(fusion, node) for fuse in tries) for node in fusion.editor.nodes]

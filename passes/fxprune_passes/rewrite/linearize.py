@@ -1,4 +1,4 @@
-"""Replaces activation functions that act as linear ones on the data seen."""
+"""Replaces activation functions that were linear on the observed data."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from fxprune.graph.editor import Editor
 from fxprune.graph.program import Program
 from fxprune.observe import observer_nodes
 from fxprune.pipeline import Context, Keeps, Rewrite
-from fxprune_passes.rewrite.branch import StuckError, follow_zero
-from fxprune_passes.rewrite.constant_units import constant_units
-from fxprune_passes.rewrite.dead_units import find_dead
-from fxprune_passes.rewrite.seen import Seen, activations_seen
+from fxprune_passes.rewrite.branches.zero import StuckError, follow_zero
+from fxprune_passes.rewrite.constants.activations_seen import Seen, activations_seen
+from fxprune_passes.rewrite.constants.constant_units import constant_units
+from fxprune_passes.rewrite.constants.dead import find_dead
 
 
 @dataclass(frozen=True)
 class Linearize(Rewrite):
-    """Takes out activation functions whose observers saw them act as linear ones.
+    """Removes activation functions that their observers have seen act linearly.
 
-    Every unit always on: the identity (ReLU and what else leaves positive numbers alone). Every unit
-    always off: 0, followed as far as it reaches. Each unit one or the other: the units that were off go,
-    and the identity is left. This holds on the data seen; on other data the function changes.
+    - If every unit was always on, the activation becomes the identity (ReLU and others that leave positive
+      numbers unchanged).
+    - If every unit was always off, it becomes 0, which is followed up to the next sum.
+    - If each unit was either always on or always off, the units that were off are removed, and the activation
+      becomes the identity.
 
-    With `eps` above 0 an activation of any kind whose entropy is below it becomes the identity too, that of
-    the lowest entropy first, as long as the loss rises by no more than `rise` in all (NEPENTHE, EASIER:
-    arXiv 2308.06619 and what follows it). The entropy of a layer is the mean over the units that are
-    neither always on nor always off.
+    This holds on the observed data; on other data the function changes.
+
+    With `eps` above 0, any activation whose entropy is lower than `eps` becomes the identity as well, in the
+    order of increasing entropy, as long as the total rise of the loss does not exceed `rise` (NEPENTHE and
+    EASIER, after arXiv 2308.06619). The entropy of a layer is the mean over the units that are neither always
+    on nor always off.
 
     Args:
-        eps: entropy in bits below which an activation may go; 0: only where nothing changes.
+        eps: the entropy in bits below which an activation may be removed; 0: only where nothing changes.
         rise: by how much the loss may rise.
-        loss: gives the loss of a GraphModule on data of yours; needed where `eps` is above 0.
+        loss: returns the loss of a GraphModule on your data; required where `eps` is above 0.
     """
 
     name: ClassVar[str] = "linearize"
@@ -53,7 +57,9 @@ class Linearize(Rewrite):
         for seen in found:
             node = seen.activation.node
             if bool(seen.on.all()) and seen.activation.identity_above:
-                if ctx.allow(node, "the identity", code="identity", why=_why(seen, "on")):
+                if ctx.allow(
+                    node, "replaced by the identity", code="identity", why=_why(seen, "on")
+                ):
                     editor.replace(editor.node(node), editor.node(seen.activation.source))
             elif bool(seen.off.all()) and seen.activation.zero_below:
                 _silence(editor, seen, ctx)
@@ -62,7 +68,7 @@ class Linearize(Rewrite):
         return self._nearly(editor.finish(), left, ctx)
 
     def _drop_mixed(self, program: Program, ctx: Context) -> Program:
-        """The program without the off units of activations each unit of which is always on or off."""
+        """Removes the units that were always off from activations whose other units were always on."""
         mixed = [s for s in activations_seen(program, ctx.fork()) if _is_split(s)]
         if not mixed:
             return program
@@ -74,16 +80,16 @@ class Linearize(Rewrite):
             units = _units_off(ctx.axes(program), seen)
             node = seen.activation.node
             if not units or not units <= dead:
-                why = "units that were always off are read where they are not 0, or cannot go"
-                ctx.missed(node, "it stays", why, code="mixed")
+                why = "the units that were always off are read where they are not 0, or cannot be removed"
+                ctx.missed(node, "the activation stays", why, code="mixed")
             elif ctx.allow(
-                node, f"{len(units)} units", code="units", why="never on in the data seen"
+                node, f"removed {len(units)} units", code="units", why="they were never on"
             ):
                 chosen |= units
         return ctx.remove(program, chosen) if chosen else program
 
     def _nearly(self, program: Program, left: list[Seen], ctx: Context) -> Program:
-        """The program without activations of low entropy, as long as the loss allows it."""
+        """Removes activations with low entropy, as long as the loss allows it."""
         low: list[tuple[float, Seen]] = []
         for seen in left:
             entropy = seen.observer.layer_entropy()
@@ -91,31 +97,31 @@ class Linearize(Rewrite):
                 low.append((entropy, seen))
             else:
                 why = f"its entropy is {entropy:.3g} bits, eps is {self.eps:g}"
-                ctx.missed(seen.activation.node, "it stays", why, code="nonlinear")
+                ctx.missed(seen.activation.node, "the activation stays", why, code="nonlinear")
         if low and self.loss is None:
-            why = "taking out activations that are not linear changes the loss, and nothing measures it"
-            do = "give a loss: Linearize(eps=..., loss=lambda module: ...)"
+            why = "removing activations that are not linear changes the loss, and no loss was given to measure it"
+            do = "pass a loss: Linearize(eps=..., loss=lambda module: ...)"
             ctx.missed(program.name, f"{len(low)} activations stay", why, code="no-loss", do=do)
             return program
         first = last = self._measure(program, ctx) if low else 0.0
         for entropy, seen in sorted(low, key=lambda pair: pair[0]):
             trial = _without(program, seen, ctx)
             after = self._measure(trial, ctx)
-            what = f"the loss goes from {last:.6g} to {after:.6g}"
+            what = f"the loss changes from {last:.6g} to {after:.6g}"
             if not after - first <= self.rise:
-                why = f"{what}; it was {first:.6g} and may rise by {self.rise:g}"
-                ctx.missed(seen.activation.node, "it stays", why, code="loss")
+                why = f"{what}; it was {first:.6g} at first and may rise by {self.rise:g}"
+                ctx.missed(seen.activation.node, "the activation stays", why, code="loss")
             elif ctx.allow(
                 seen.activation.node,
-                f"the identity; {what}",
+                f"replaced by the identity; {what}",
                 code="nearly",
-                why=f"entropy {entropy:.3g} < {self.eps:g}",
+                why=f"its entropy {entropy:.3g} is below {self.eps:g}",
             ):
                 program, last = trial, after
         return program
 
     def _measure(self, program: Program, ctx: Context) -> float:
-        """The loss; observers count nothing meanwhile."""
+        """The loss of a program, measured without its observers."""
         assert self.loss is not None
         editor = ctx.edit(program)
         for place in (n for nodes in observer_nodes(program).values() for n in nodes):
@@ -125,30 +131,30 @@ class Linearize(Rewrite):
 
 
 def _why(seen: Seen, state: str) -> str:
-    return f"each of its {seen.observer.on.numel()} units was {state} {int(seen.observer.seen)} times of as many"
+    return f"each of its {seen.observer.on.numel()} units was {state} in all {int(seen.observer.seen)} observations"
 
 
 def _silence(editor: Editor, seen: Seen, ctx: Context) -> None:
-    """Follows the 0 of an activation that was never on to the sums that it reaches."""
+    """Replaces an activation that was never on by 0 and follows the 0 up to the sums that it reaches."""
     node = seen.activation.node
     try:
         silence = follow_zero(editor, editor.node(node), batch_statistics=True)
     except StuckError as error:
-        ctx.missed(node, "it stays", str(error), code="stuck")
+        ctx.missed(node, "the activation stays", str(error), code="stuck")
         return
-    if ctx.allow(node, "0", code="zero", why=_why(seen, "off")):
+    if ctx.allow(node, "replaced by 0", code="zero", why=_why(seen, "off")):
         silence()
 
 
 def _is_split(seen: Seen) -> bool:
-    """Whether each unit was always on or always off, and both kinds are there."""
+    """Whether each unit was always on or always off, and units of both kinds exist."""
     off, on, one = seen.off, seen.on, seen.activation
     both = bool((off | on).all()) and bool(off.any()) and bool(on.any())
     return both and one.zero_below and one.identity_above
 
 
 def _units_off(axes: Axes, seen: Seen) -> set[int]:
-    """The units of the positions that were always off; none where a position belongs to none."""
+    """The units of the positions that were always off; empty where a position belongs to no unit."""
     label: Label = axes.params[f"{seen.path}.on"][0]
     positions = seen.off.cpu().nonzero().flatten().numpy()
     units = {int(u) for column in label.columns for u in column[positions]}
@@ -157,7 +163,7 @@ def _units_off(axes: Axes, seen: Seen) -> set[int]:
 
 
 def _without(program: Program, seen: Seen, ctx: Context) -> Program:
-    """The program with the identity in place of an activation."""
+    """Replaces an activation by the identity."""
     editor = ctx.edit(program)
     node, source = editor.node(seen.activation.node), editor.node(seen.activation.source)
     editor.replace(node, source)

@@ -1,4 +1,4 @@
-"""Computes once what a graph computes twice."""
+"""Merges nodes that compute the same value."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from fxprune.graph.operands import bind
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
 from fxprune.torch_private import overload
-from fxprune_passes.rewrite.effects import Memory, is_random, tensor_key, written
+from fxprune_passes.rewrite.effects.calls import is_random, written
+from fxprune_passes.rewrite.effects.memory import Memory, tensor_key
 
 _PLAIN = ("_operator", "math", "torch")
 
 
 @dataclass(frozen=True)
 class MergeDuplicates(Rewrite):
-    """Lets nodes of equal operator, arguments and mode share one result. Exact.
+    """Merges nodes with the same operator, arguments and mode. Exact.
 
-    Random operators, those that write, leaf modules and calls between which an argument is written to are never
-    merged. Of a tensor with several names the first one read stays.
+    Random operators, operators that write to a tensor, leaf modules, and calls between which an argument is
+    written to are never merged. Of a tensor with several names, the name that is read first stays.
     """
 
     name: ClassVar[str] = "merge-duplicates"
@@ -44,7 +45,7 @@ class MergeDuplicates(Rewrite):
                 continue
             first = known.setdefault(key, node)
             if first is not node and ctx.allow(
-                node, f"merged with {first.name}", code="merged", why="both compute the same"
+                node, f"merged with {first.name}", code="merged", why="both compute the same value"
             ):
                 editor.replace(node, first)
         return editor.finish()
@@ -53,7 +54,7 @@ class MergeDuplicates(Rewrite):
 def _key(
     editor: Editor, memory: Memory, writes: Counter[Hashable], node: fx.Node
 ) -> Hashable | None:
-    """Equal for nodes of equal value; None where a node must stay alone."""
+    """A key that is equal for nodes with equal values; None where a node must not be merged."""
     if node.op == "get_attr":
         return _stored(editor, node)
     if not _is_pure(node) or _is_written_result(memory, node):
@@ -70,7 +71,7 @@ def _key(
 
 
 def _stored(editor: Editor, node: fx.Node) -> Hashable:
-    """Equal for two names of one tensor, not for two views of one memory."""
+    """A key that is equal for two names of one tensor, but not for two views of one memory."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         return "get_attr", str(node.target)
@@ -80,7 +81,7 @@ def _stored(editor: Editor, node: fx.Node) -> Hashable:
 
 
 def _is_pure(node: fx.Node) -> bool:
-    """Whether the value of a call depends on its arguments alone, and nothing else happens."""
+    """Whether a call depends on its arguments alone and has no side effects."""
     if node.op != "call_function" or is_random(node) or written(node) or node.is_impure():
         return False
     if overload(node) is not None:
@@ -90,12 +91,12 @@ def _is_pure(node: fx.Node) -> bool:
 
 
 def _is_written_result(memory: Memory, node: fx.Node) -> bool:
-    """Whether a node makes memory of its own that another node writes to."""
+    """Whether a node allocates memory that another node writes to."""
     return node in memory.roots[node] and memory.is_written(node)
 
 
 def _frozen(value: Any) -> Hashable:
-    """A hashable that tells 1 from 1.0 and from True, and 0.0 from -0.0."""
+    """A hashable form of an argument that distinguishes 1 from 1.0 and True, and 0.0 from -0.0."""
     if isinstance(value, fx.Node):
         return value
     if isinstance(value, list | tuple):

@@ -1,0 +1,57 @@
+"""Decides what goes to meet a target: scores, candidates, their choice, and the plan of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fxprune.analysis.axes import Axes
+from fxprune.analysis.group import Groups
+from fxprune.cost import cost_of
+from fxprune.errors import BudgetError
+from fxprune.graph.program import Program, module_paths
+from fxprune.importance import Importance, score_units
+from fxprune.plan.build import plan_removal
+from fxprune.plan.choose import Target, choose, find_candidates, ignored_parameters
+from fxprune.plan.plan import Plan
+from fxprune.plan.reasons import reasons, refusals
+from fxprune.remark import Remark
+
+
+def decide(
+    program: Program,
+    axes: Axes,
+    groups: Groups,
+    target: Target,
+    how: Importance,
+    ignore: Sequence[str] = (),
+    seed: int = 0,
+) -> tuple[Plan, list[Remark]]:
+    """The plan that meets a target at the least score, and remarks on the groups that stay whole.
+
+    Args:
+        program: a captured network.
+        axes: its labels.
+        groups: of these.
+        target: how much is to stay.
+        how: how units are scored.
+        ignore: globs of module paths whose own outputs stay as they are.
+        seed: of random scores.
+
+    Raises:
+        OptionError: a glob that matches no module.
+        ScoreError: see `score_units`.
+        BudgetError: the target cannot be reached, or is reached with nothing removed.
+    """
+    ignored = ignored_parameters(list(axes.params), module_paths(program), ignore)
+    scores = score_units(program, axes, groups, how, seed)
+    candidates = find_candidates(axes, groups, scores, target, ignored)
+    units = choose(axes, candidates, scores, target, cost_of(program, axes, target.metric))
+    if not units.size:
+        raise BudgetError(
+            "nothing would be removed",
+            why="\n        ".join(
+                ["no candidate may lose a unit:", *reasons(axes, candidates, target)]
+            ),
+            do="lower keep, multiple_of or at_least, or ignore less",
+        )
+    return plan_removal(program, axes, units), refusals(candidates)

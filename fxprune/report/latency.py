@@ -1,0 +1,102 @@
+"""Measures the latency of two programs in alternation, so that both run under the same conditions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import OptionError
+from fxprune.graph.program import Program
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median latencies over all rounds; prints as text.
+
+    Attributes:
+        before: milliseconds per call of the first program.
+        after: milliseconds per call of the second program.
+        ratio: the median over the rounds of after / before; since rounds are pairs, drift cancels out.
+        rounds: the number of pairs that were timed.
+        threads: the number of CPU threads that torch uses.
+    """
+
+    before: float
+    after: float
+    ratio: float
+    rounds: int
+    threads: int
+
+    def __str__(self) -> str:
+        speed = f"{1 / self.ratio:.2f} times as fast" if self.ratio < 1 else "no faster"
+        return (
+            f"latency {self.before:.1f} ms -> {self.after:.1f} ms, {speed} "
+            f"(median of {self.rounds} interleaved rounds, {self.threads} threads)"
+        )
+
+    def to_json(self) -> dict[str, float]:
+        """Returns the fields as a JSON object."""
+        return asdict(self)
+
+
+def compare_latency(
+    before: Program, after: Program, *, rounds: int = 15, warmup: int = 3
+) -> Latency:
+    """Times two programs in eval mode on the example inputs of the first one.
+
+    Args:
+        before: a captured network; its mode is restored afterwards.
+        after: another program that takes the same inputs.
+        rounds: the number of pairs of calls that are timed.
+        warmup: the number of untimed pairs of calls before that.
+
+    Raises:
+        OptionError: `rounds` is less than 1.
+    """
+    if rounds < 1:
+        raise OptionError(f"rounds={rounds}", do="time at least one round")
+    modes = before.training, after.training
+    try:
+        before.eval()
+        after.eval()
+        pairs = [_pair(before, after) for _ in range(warmup + rounds)][warmup:]
+    finally:
+        before.train(modes[0])
+        after.train(modes[1])
+    return Latency(
+        1e3 * median(a for a, _ in pairs),
+        1e3 * median(b for _, b in pairs),
+        median(b / a for a, b in pairs),
+        rounds,
+        torch.get_num_threads(),
+    )
+
+
+def _pair(before: Program, after: Program) -> tuple[float, float]:
+    return _seconds(before, before), _seconds(after, before)
+
+
+@torch.no_grad()
+def _seconds(program: Program, inputs: Program) -> float:
+    """Returns the wall time of one call in seconds."""
+    devices = _cuda((inputs.args, inputs.kwargs))
+    _wait(devices)
+    start = perf_counter()
+    program(*inputs.args, **inputs.kwargs)
+    _wait(devices)
+    return perf_counter() - start
+
+
+def _cuda(values: Any) -> list[torch.device]:
+    tensors = (x for x in pytree.tree_leaves(values) if isinstance(x, torch.Tensor))
+    return sorted({x.device for x in tensors if x.is_cuda}, key=str)
+
+
+def _wait(devices: list[torch.device]) -> None:
+    for device in devices:
+        torch.cuda.synchronize(device)

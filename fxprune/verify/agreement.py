@@ -1,0 +1,188 @@
+"""Whether the forward code of a model computes what a program computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from fxprune.capture.failure import first_line, own_line
+from fxprune.capture.unchanged import unchanged
+from fxprune.errors import PlanError, VerifyError
+from fxprune.graph.program import Program, named_tensors
+from fxprune.remark import Remark
+from fxprune.torch_private import WithoutData
+from fxprune.verify.check import TOLERANCE, Check, Run, compare_runs, on_meta
+from fxprune.verify.inputs import batches_of
+from fxprune.verify.noise import noisy
+
+_TEACH = (
+    "teach the class that spells a size itself with fxprune.write_back.register_sizes, "
+    "ignore that module, or use the smaller program (fp.shrink)"
+)
+
+
+def forward_failed(model: nn.Module, error: Exception) -> PlanError:
+    """The error to raise when the forward of a smaller model raises `error`."""
+    return PlanError(
+        f"the forward of {type(model).__name__} cannot run at the new sizes",
+        where=own_line(error),
+        why=f"{type(error).__name__}: {first_line(error)}",
+        do=_TEACH,
+    )
+
+
+def check_sizes(model: nn.Module, program: Program) -> None:
+    """Runs the model's forward without data, and compares the sizes of its outputs with those of the program.
+
+    Args:
+        model: the model, with some positions of its tensors gone.
+        program: the program of the model as it was before.
+
+    Raises:
+        PlanError: the forward fails, or returns outputs of different sizes.
+    """
+    leaves, spec = pytree.tree_flatten((program.args, dict(program.kwargs)))
+    if on_meta(model):
+        leaves = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
+    try:
+        out = WithoutData(model, leaves, spec)()
+    except Exception as error:
+        raise forward_failed(model, error) from error
+    _compare_sizes(model, out, program)
+
+
+def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
+    """Runs the model and the smaller program, both with the model's tensors, on the same inputs.
+
+    On the meta device there are no numbers, and nothing is run.
+
+    Args:
+        model: the model, without the positions that a plan removes.
+        small: the smaller program of that plan.
+        seed: of the inputs.
+
+    Raises:
+        PlanError: the two compute different things.
+    """
+    if on_meta(model):
+        return
+    check = compare_model(model, small, seed=seed)
+    if not check.ok:
+        raise PlanError(
+            f"the forward of {type(model).__name__} computes something other than the smaller program",
+            where=check.worst_output,
+            why=f"relative error {check.max_relative_error:.1e}, allowed {check.tolerance:.0e}: it derives a number "
+            "from a size, as attention derives its scale from its width, and that size has changed",
+            do="use the smaller program (fp.shrink), or ignore that module",
+        )
+
+
+def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check:
+    """Runs a model and a program, both with the model's tensors, on the same random inputs.
+
+    Tensors of one repeated value are given noise. Both run in eval mode, unless the program's mode is fixed.
+    A second size of a free batch is tried where the model accepts it.
+
+    Args:
+        model: the model, whose tensors have the sizes of the program's; it stays as it is.
+        program: the program that should compute the same.
+        seed: of inputs, noise and random operators.
+
+    Raises:
+        Exception: whatever the model raises at the batch size of the program's example.
+    """
+    tensors = named_tensors(model)
+    state = {**tensors, **noisy(tensors, seed)}
+    known = {name: state[name] for name in program.tensors() if name in state}
+    return compare_runs(
+        _running(model, state, program),
+        _running(program.module, known, program),
+        batches_of(program, seed),
+        dtype=_least_exact(model),
+        against="the model",
+        seed=seed,
+        may_refuse=True,
+    )
+
+
+def check_capture(
+    model: nn.Module, program: Program, *, seed: int = 0
+) -> tuple[list[Check], list[Remark]]:
+    """Holds a captured program against its model; returns a remark instead where the model does not run.
+
+    On the meta device there is nothing to compare.
+
+    Raises:
+        VerifyError: the two compute different things.
+    """
+    if on_meta(model):
+        return [], []
+    try:
+        check = compare_model(model, program, seed=seed)
+    except Exception as error:
+        return [], [
+            Remark(
+                "missed",
+                "verify.model-not-run",
+                type(model).__name__,
+                "the captured program was not compared with the model, which does not run on random inputs",
+                f"{type(error).__name__}: {first_line(error)}",
+                "compare program.module with the model on your own inputs",
+            )
+        ]
+    if not check.ok:
+        raise VerifyError(
+            f"what was captured differs from the model in {check.worst_output}",
+            where=type(model).__name__,
+            why=f"{check}",
+            do="report this network, or capture it with torch.export instead: "
+            "fp.prune(torch.export.export(model, args), args)",
+        )
+    return [check], []
+
+
+def _running(module: nn.Module, state: Mapping[str, torch.Tensor], program: Program) -> Run:
+    """Runs a module with these tensors in the mode of the program; what it writes to are copies."""
+    fixed = any(r.code == "capture.mode-fixed" for r in program.remarks)
+
+    def run(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
+        copies = {id(t): t.detach().clone() for t in state.values()}
+        with unchanged(module), torch.no_grad():
+            if not fixed:
+                module.eval()
+            tensors = {name: copies[id(t)] for name, t in state.items()}
+            return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
+
+    return run
+
+
+def _least_exact(model: nn.Module) -> torch.dtype:
+    """The least exact type of its tensors that has a tolerance; float32 where none has."""
+    types = {t.dtype for t in named_tensors(model).values()} & TOLERANCE.keys() or {torch.float32}
+    return max(types, key=TOLERANCE.__getitem__)
+
+
+def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:
+    """Refuses outputs whose sizes have changed; only their free sizes may differ."""
+    returned = program.graph.output_node().args[0]
+    wanted = [n.meta.get("val") for n in pytree.tree_leaves(returned) if isinstance(n, fx.Node)]
+    found = [x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
+    for i, (a, b) in enumerate(zip(found, wanted, strict=False)):
+        if isinstance(b, torch.Tensor) and not _fits(a, b):
+            raise PlanError(
+                f"output {i} of {type(model).__name__} has the shape {tuple(a.shape)}",
+                why=f"its shape was {tuple(b.shape)} before: some class spells a size itself",
+                do=_TEACH,
+            )
+
+
+def _fits(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    if found.dim() != wanted.dim():
+        return False
+    pairs = zip(found.shape, wanted.shape, strict=True)
+    return all(not isinstance(b, int) or a == b for a, b in pairs)

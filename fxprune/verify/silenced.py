@@ -1,0 +1,155 @@
+"""Holds a smaller program against the silenced original, number by number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.analysis.axes import Axes, BoolArray
+from fxprune.graph.evaluate import Evaluator, Provide
+from fxprune.graph.program import Program, describe
+from fxprune.plan import Kept, Plan, Rescale
+from fxprune.shrink.tensors import slice_axes
+from fxprune.verify.check import Check, compare_runs, relative_error, require_numbers, run_batch
+from fxprune.verify.first_difference import NO_NODE, first_difference
+from fxprune.verify.inputs import batches_of
+from fxprune.verify.noise import noise_of, outside_leaves
+from fxprune.verify.reference import Silenced
+
+Tensor = torch.Tensor
+
+
+def compare_programs(
+    program: Program,
+    axes: Axes,
+    plan: Plan,
+    small: Program,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Check:
+    """Runs the silenced original and the smaller program on the same random inputs.
+
+    Tensors of one repeated value (fresh norms, layer scales, a head of zeros) are given noise, the same in
+    both: otherwise an output of zeros would hide every error. Dropout is off.
+
+    Raises:
+        VerifyError: the program is on the meta device and has no numbers to compare.
+    """
+    require_numbers(program)
+    runs = _Runs(program, axes, plan, small, dtype, noise_of(outside_leaves(program), seed))
+    outputs: list[Sequence[Any]] = []
+
+    def silenced(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
+        outputs.append(runs.silenced().evaluate(args, kwargs))
+        return outputs[-1]
+
+    check = compare_runs(
+        silenced,
+        lambda args, kwargs: runs.small().evaluate(args, kwargs),
+        batches_of(program, seed),
+        dtype=dtype,
+        against="the silenced original",
+        seed=seed,
+    )
+    if plan.removed.size:
+        whole = run_batch(runs.whole().evaluate, next(batches_of(program, seed)), seed)
+        check = replace(check, change=_change(outputs[0], whole))
+    return check if check.ok else _with_first_difference(check, runs, seed)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The two programs, and fresh evaluators of them: a run writes to the buffers of its evaluator."""
+
+    original: Program
+    axes: Axes
+    plan: Plan
+    smaller: Program
+    dtype: torch.dtype
+    noise: Mapping[str, Tensor]
+
+    def whole(self) -> Evaluator:
+        return Evaluator(self.original, self.dtype, _adding(self.noise, {}))
+
+    def silenced(self) -> Evaluator:
+        removed, provide = self.plan.removed, _adding(self.noise, {})
+        return Silenced(self.original, self.axes, removed, self.dtype, provide)
+
+    def small(self) -> Evaluator:
+        return Evaluator(self.smaller, self.dtype, _adding(self.noise, self.plan.kept))
+
+
+def _adding(noise: Mapping[str, Tensor], kept: Kept) -> Provide:
+    """Adds noise to tensors; to a sliced tensor, the same positions of the noise."""
+
+    def provide(name: str, tensor: Tensor) -> Tensor:
+        if name not in noise:
+            return tensor
+        return tensor + slice_axes(noise[name], dict(kept.get(name, {}))).to(tensor)
+
+    return provide
+
+
+def _change(silenced: Sequence[Any], whole: Sequence[Any]) -> float:
+    """The largest relative difference that the removal makes to an output that is not all zeros."""
+    pairs = zip(silenced, whole, strict=True)
+    return max((relative_error(a, b) for a, b in pairs if _any(a)), default=0.0)
+
+
+def _any(x: Any) -> bool:
+    return isinstance(x, Tensor) and bool(x.any())
+
+
+def _with_first_difference(check: Check, runs: _Runs, seed: int) -> Check:
+    """The check with the first node whose kept positions differ, and the tensors cut around it."""
+    axes = runs.axes
+    gone = np.zeros(axes.n_units, bool)
+    gone[runs.plan.removed] = True
+    rescaled = {e.node for e in runs.plan.edits if isinstance(e, Rescale)}
+
+    def kept_positions(node: fx.Node, value: Tensor) -> Tensor | None:
+        labels = axes.nodes.get(node)
+        if node.name in rescaled or not isinstance(labels, tuple):
+            return None
+        stays = {
+            i: np.flatnonzero(~axes.removed(x, gone))
+            for i, x in enumerate(labels)
+            if len(x) == value.shape[i]
+        }
+        return slice_axes(value, stays)
+
+    bad = first_difference(
+        runs.original.nodes,
+        runs.silenced(),
+        runs.small(),
+        next(batches_of(runs.original, seed)),
+        kept_positions,
+        tolerance=check.tolerance,
+        seed=seed,
+    )
+    if bad is None:
+        return replace(check, first_bad_node=NO_NODE)
+    return replace(check, first_bad_node=describe(bad), groups=_groups_around(bad, axes, gone))
+
+
+def _groups_around(node: fx.Node, axes: Axes, gone: BoolArray) -> tuple[str, ...]:
+    """The first of the tensors that the removed units around a node cut."""
+    near = [node, *node.all_input_nodes]
+    units = np.zeros(len(gone), bool)
+    for labels in (axes.nodes.get(n) for n in near):
+        for label in labels if isinstance(labels, tuple) else ():
+            for column in axes.final(label).columns:
+                units[column] = True
+    units &= gone
+    return tuple(
+        f"{name}:{i}"
+        for name, labels in axes.params.items()
+        for i, label in enumerate(labels)
+        if any(units[c].any() for c in label.columns)
+    )[:8]

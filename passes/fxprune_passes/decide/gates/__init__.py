@@ -1,0 +1,1 @@
+"""Which units and branches the gates of a program have switched off."""

@@ -1,0 +1,1 @@
+"""Where in a graph gates, observers and shortcuts go."""

@@ -1,0 +1,1 @@
+"""Activation functions under entropy-guided pruning: their weights, and their removal."""

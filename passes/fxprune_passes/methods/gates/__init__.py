@@ -1,0 +1,1 @@
+"""Stochastic gates with learned probabilities: sampling, gradients and removal."""

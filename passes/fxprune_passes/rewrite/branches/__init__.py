@@ -1,0 +1,1 @@
+"""Branches that are multiplied by 0: following the 0 through the graph and removing them."""

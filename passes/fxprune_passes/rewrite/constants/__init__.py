@@ -1,0 +1,1 @@
+"""Units that always hold the same number: finding them, removing them, keeping what they contribute."""

@@ -1,0 +1,1 @@
+"""The steps of fuse-linear, one way to fuse layers in each file."""

@@ -1,0 +1,1 @@
+"""Convolutions and linear layers in one form: their geometry, weights and cost."""

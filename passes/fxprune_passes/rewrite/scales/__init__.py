@@ -1,0 +1,1 @@
+"""A scale and a shift of every channel, and the adjacent layer that can absorb them."""
