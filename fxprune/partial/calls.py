@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line, own_line
 from fxprune.errors import CaptureError
-from fxprune.random_state import random_state_kept
+from fxprune.graph.random_state import random_state_kept
 
 Signature = tuple[str, ...]
 
