@@ -69,6 +69,8 @@ def test_without_a_cache_keys_and_values_may_go(gpt2: Any) -> None:
 
 
 def test_a_cache_of_unknown_class_says_how_to_leave_it_out() -> None:
-    model = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1))
+    model = transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1)
+    )
     with pytest.raises(CaptureError, match="use_cache=False"):
         fp.capture(model.eval(), kwargs={"input_ids": IDS})
