@@ -1,4 +1,4 @@
-"""What Python code of a model does differently in train and eval mode, seen by running that code."""
+"""Finds what a model's Python code does differently in train and eval mode, by running that code."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SWITCHED = {
 
 @dataclass
 class ModeCheck:
-    """What running code in both modes, without data, showed.
+    """The result of running code in both modes without data.
 
     Attributes:
-        fixed: paths of the modules that Python code makes differ.
-        failure: why the other mode did not run, or "".
-        dropouts: by module path, `dropout_p` of its attention calls in train mode.
+        fixed: the paths of the modules whose Python code depends on the mode.
+        failure: why the code did not run in the other mode, or "".
+        dropouts: `dropout_p` of a module's attention calls in train mode, by module path.
     """
 
     fixed: list[str] = field(default_factory=list)
@@ -49,12 +49,12 @@ class _Call:
 
 
 class Suspects:
-    """The modules of a model whose own code reads `training`, and what export calls them with.
+    """The modules of a model whose own code reads `training`, with the inputs that export passes to them.
 
-    A class is a suspect where its code names `training`. The outermost suspects are run alone in both
-    modes, on tensors without data of the shapes that export met there. The whole model is run instead
-    where that would not show everything: where a suspect reads `training` outside its `forward`, and
-    where one was not called while some code calls a `forward` by that name.
+    A class is a suspect if its code names `training`. The outermost suspects are run alone in both
+    modes, on tensors without data that have the shapes which export met there. The whole model is run
+    instead if that would not show everything: if a suspect reads `training` outside its `forward`, or
+    if a suspect was not called while some code calls a `forward` by that name.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -67,7 +67,7 @@ class Suspects:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Notes the inputs of the outermost suspects; those of an earlier export are forgotten."""
+        """Records the inputs of the outermost suspects; those of an earlier export are discarded."""
         self._calls.clear()
         hooks = [
             module.register_forward_pre_hook(self._note(path), with_kwargs=True, prepend=True)
@@ -80,13 +80,13 @@ class Suspects:
                 hook.remove()
 
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModeCheck:
-        """Finds the modules whose forward takes another way in the other mode.
+        """Finds the modules whose forward pass takes a different path in the other mode.
 
-        The model's `training` flags are changed; the caller restores them.
+        The model's `training` flags are changed; the caller must restore them.
 
         Args:
-            args: positional inputs of the whole model.
-            kwargs: keyword inputs of the whole model.
+            args: the positional inputs of the whole model.
+            kwargs: the keyword inputs of the whole model.
         """
         if not self.paths:
             return ModeCheck()
@@ -117,7 +117,7 @@ class Suspects:
         return note
 
     def _seen_whole(self) -> bool:
-        """Whether running the noted calls runs every line that reads `training`."""
+        """Returns whether running the recorded calls runs every line that reads `training`."""
         suspects = {type(self._model.get_submodule(path)) for path in self.paths}
         if any(m != "forward" for kind in suspects for m in _methods(kind, "training")):
             return False
@@ -128,17 +128,17 @@ class Suspects:
 
 
 def is_torch(kind: type) -> bool:
-    """Whether torch.nn itself defines the class."""
+    """Returns whether torch.nn itself defines the class."""
     return kind.__module__.startswith("torch.nn.")
 
 
 def reads_training(kind: type) -> bool:
-    """Whether a method of the class, or of its bases below nn.Module, names `training`."""
+    """Returns whether a method of the class, or of its bases below nn.Module, names `training`."""
     return any(True for _ in _methods(kind, "training"))
 
 
 def _methods(kind: type, word: str) -> Iterator[str]:
-    """The class's methods, and those of its bases below nn.Module, whose code names `word`."""
+    """Yields the methods of the class, and of its bases below nn.Module, whose code names `word`."""
     for base in kind.__mro__:
         if base in (nn.Module, fx.GraphModule, object):
             continue
@@ -159,7 +159,7 @@ def _names(method: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _outermost(model: nn.Module, paths: list[str]) -> dict[str, nn.Module]:
-    """The modules at `paths` that lie in no other one of them; a parent's path comes first."""
+    """Returns the modules at `paths` that are not inside another one of them; a parent's path comes first."""
     found: dict[str, nn.Module] = {}
     inside: set[nn.Module] = set()
     for path in paths:
@@ -171,7 +171,7 @@ def _outermost(model: nn.Module, paths: list[str]) -> dict[str, nn.Module]:
 
 
 class _Recorder(TorchFunctionMode):
-    """Records the torch functions that each module calls itself."""
+    """Records the torch functions that each module itself calls."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _counts_batches(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether the call is a batch norm's `num_batches_tracked.add_(1)`, a graph switch."""
+    """Returns whether the call is a batch norm's `num_batches_tracked.add_(1)`, which the graph can switch."""
     if name != "add_" or len(args) != 2 or not isinstance(args[1], int):
         return False
     return bool(args[0].dtype == torch.long and not args[0].ndim)

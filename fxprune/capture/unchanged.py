@@ -1,4 +1,4 @@
-"""A model that is as it was before something was done with it."""
+"""Restores a model after it was used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Puts the model back afterwards; in between attention takes no fast path."""
+    """Restores the model afterwards; meanwhile, attention modules do not take their fast path."""
     put_back = remember(model)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -23,7 +23,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def remember(model: nn.Module) -> Callable[[], None]:
-    """What puts every attribute, parameter, buffer, hook and flag of the model back to what it is now."""
+    """Returns a function that restores every attribute, parameter, buffer, hook and flag of the model."""
     saved = [(m, dict(vars(m))) for m in model.modules()]
     inner = [(v, v.copy()) for _, d in saved for v in d.values() if isinstance(v, dict)]
 

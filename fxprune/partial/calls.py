@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line, own_line
 from fxprune.errors import CaptureError
+from fxprune.random_state import random_state_kept
 
 Signature = tuple[str, ...]
 
@@ -40,10 +41,10 @@ def _look(value: Any) -> str:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Puts the state that a run may write back afterwards."""
+    """Restores the buffers and the random state, which a run may change, afterwards."""
     saved = [(b, b.clone()) for b in model.buffers()]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with random_state_kept():
             yield
     finally:
         with torch.no_grad():

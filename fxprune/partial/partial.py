@@ -27,7 +27,7 @@ from fxprune.partial.parts import FoundParts, Part
 from fxprune.partial.verify import Silencing, verify_parts
 from fxprune.plan import Plan, check_plan
 from fxprune.remark import Remark
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 from fxprune.write_back import refuse_edits, write_tensors
 
 
