@@ -130,7 +130,9 @@ def prune(
     scope: Annotated[
         str, typer.Option(help="global: all units compete; group: each group loses the same share")
     ] = "global",
-    multiple_of: Annotated[int, typer.Option(help="final lengths are multiples of this")] = 1,
+    multiple_of: Annotated[
+        int, typer.Option(min=1, max=2**31, help="final lengths are multiples of this")
+    ] = 1,
     verify: Annotated[bool, typer.Option(help="compare with the silenced original")] = True,
     depth: Depth = 2,
     plan_out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the plan")] = None,
@@ -228,6 +230,9 @@ def main() -> None:
     except FxpruneError as error:
         print(error, file=sys.stderr)
         sys.exit(exit_code(error))
+    except OSError as error:  # stdout is a pipe that nobody reads, a disk is full
+        print(f"the system refuses: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def exit_code(error: FxpruneError) -> int:

@@ -18,8 +18,15 @@ Inputs = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
-Seed = Annotated[int, typer.Option(help="of random weights, inputs and scores")]
-Depth = Annotated[int | None, typer.Option(help="add modules deeper than this to those above them")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="of random weights, inputs and scores")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="import the modules that the pipeline names functions of")
+]
+Depth = Annotated[
+    int | None, typer.Option(min=0, help="add modules deeper than this to those above them")
+]
 
 
 def example(words: str) -> str:

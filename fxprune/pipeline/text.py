@@ -22,7 +22,12 @@ def parse(text: str, find: Callable[[str], type[Pass]] = find_pass) -> Pipeline:
         text: the pipeline; an empty one is a pipeline of no pass.
         find: gives the class of a pass by its name.
     """
-    return _Parser(text, find).parse()
+    try:
+        return _Parser(text, find).parse()
+    except RecursionError as error:
+        raise OptionError(
+            "the pipeline cannot be read", why="its loops are nested too deep", do="write fewer"
+        ) from error
 
 
 def show(pipeline: Pipeline) -> str:
