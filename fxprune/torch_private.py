@@ -1,8 +1,9 @@
 """The only module that uses private names of torch, behind functions of its own.
 
-torch has no public way to decompose one operator of a graph, to read which arguments an operator aliases,
-to run a model on tensors without data, or to create a fake tensor of other sizes cheaply. When torch moves
-these names, only this file must be updated; `tests/test_torch_private.py` shows what each is for.
+torch has no public way to decompose one operator of a graph, to read an operator's aliasing, to run a
+model on tensors without data, to make a fake tensor of other sizes cheaply, or to write down and rebuild
+symbolic sizes. When torch moves these, this is the only file to mend; `tests/test_torch_private.py`
+says what each is for.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import sympy
 import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
@@ -30,6 +32,8 @@ from torch.fx.experimental.symbolic_shapes import (
     uninteresting_files,
 )
 from torch.utils import _pytree as pytree
+from torch.utils._sympy import functions as sympy_functions
+from torch.utils._sympy.numbers import int_oo
 
 try:
     from torch.fx.experimental.symbolic_shapes import guarding_hint_or_throw as _hint
@@ -96,6 +100,11 @@ def pytree_specs(graph: fx.Graph) -> tuple[pytree.TreeSpec, pytree.TreeSpec] | N
     """Returns how inputs and outputs are nested; None for a graph that takes and returns flat values."""
     info = getattr(graph._codegen, "pytree_info", None)
     return None if info is None else (info.in_spec, info.out_spec)
+
+
+def input_names(graph: fx.Graph) -> list[str]:
+    """The names of the inputs of a graph that takes nested values."""
+    return list(graph._codegen.pytree_info.orig_args)  # type: ignore[attr-defined]
 
 
 def static_size(size: int | torch.SymInt) -> int | None:
@@ -331,3 +340,164 @@ def input_codegen(
 ) -> fx.graph.CodeGen:
     """Makes a graph take and return values that are nested in the given way."""
     return fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(names, in_spec, out_spec))
+
+
+class Symbol(NamedTuple):
+    """A free size: its value in the example, None where that depends on data, and its bounds, None where none."""
+
+    hint: int | None
+    low: int | None
+    high: int | None
+    positive: bool
+
+
+# What sizes are computed with, by the names of the classes. Shifts are missing: 1 << n fills the memory.
+SIZE_FUNCTIONS: dict[str, Any] = {
+    **{
+        name: getattr(sympy, name)
+        for name in (
+            *("Add", "Mul", "Pow", "And", "Or", "Not"),
+            *("Equality", "Unequality", "LessThan", "StrictLessThan"),
+            *("GreaterThan", "StrictGreaterThan"),
+        )
+    },
+    **{
+        name: getattr(sympy_functions, name)
+        for name in (
+            *(
+                "FloorDiv",
+                "ModularIndexing",
+                "Mod",
+                "PythonMod",
+                "CleanDiv",
+                "CeilDiv",
+                "Max",
+                "Min",
+            ),
+            *("CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat"),
+            *("IntTrueDiv", "FloatTrueDiv", "PowByNatural", "FloatPow", "Identity", "Where"),
+            *("OpaqueUnaryFn_sqrt", "OpaqueUnaryFn_log2"),
+        )
+    },
+}
+
+
+def symbols_of(number: torch.SymInt | torch.SymFloat | torch.SymBool) -> dict[str, Symbol]:
+    """The symbols of a number that is known at run time only."""
+    env: Any = number.node.shape_env
+    found = dict[str, Symbol]()
+    hints = getattr(env, "backed_var_to_val", None)
+    hints = env.var_to_val if hints is None else hints  # before torch 2.11
+    for symbol in number.node.expr.free_symbols:
+        bounds, hint = env.var_to_range.get(symbol), hints.get(symbol)
+        low, high = (None, None) if bounds is None else map(_bound, (bounds.lower, bounds.upper))
+        found[symbol.name] = Symbol(
+            None if hint is None else int(hint), low, high, bool(symbol.is_positive)
+        )
+    return found
+
+
+def _bound(limit: Any) -> int | None:
+    return int(limit) if limit.is_Integer else None
+
+
+class NamedSizes:
+    """Tensors without data, and numbers, whose sizes are expressions over symbols of known names."""
+
+    def __init__(self) -> None:
+        self._env = ShapeEnv(tracked_fakes=[])
+        self.mode = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True, export=True)
+        self._hints: dict[Any, Any] = {}
+
+    def add(self, name: str, facts: Symbol) -> Any:
+        """The symbol, known to this from here on."""
+        symbol = sympy.Symbol(name, integer=True, positive=True if facts.positive else None)
+        if facts.hint is None:
+            self._reserve(name)
+        else:
+            self._hints[symbol] = sympy.Integer(facts.hint)
+            known = getattr(self._env, "add_backed_var_to_val", None)
+            (known or self._env.add_var_to_val)(symbol, facts.hint)
+        self._env.constrain_symbol_range(
+            symbol,
+            compiler_min=-int_oo if facts.low is None else facts.low,
+            compiler_max=int_oo if facts.high is None else facts.high,
+        )
+        return symbol
+
+    def _reserve(self, name: str) -> None:
+        """Lets torch give another name to the next size that depends on data."""
+        number = name.lstrip("u")
+        if number.isdecimal():
+            self._env.unbacked_symint_counter = max(
+                self._env.unbacked_symint_counter, int(number) + 1
+            )
+
+    def number(self, expression: Any) -> Any:
+        """What an expression of sympy is worth: a plain number, or one that is known at run time only."""
+        if expression.is_Integer:
+            return int(expression)
+        if expression.is_Float:
+            return float(expression)
+        if expression in (sympy.true, sympy.false):
+            return bool(expression)
+        if expression.is_Boolean:
+            return self._env.create_symboolnode(expression)
+        known = expression.free_symbols <= self._hints.keys()
+        hint = expression.xreplace(self._hints) if known else None
+        if expression.is_integer:
+            return self._env.create_symintnode(expression, hint=None if hint is None else int(hint))
+        return self._env.create_symfloatnode(expression, hint=None if hint is None else float(hint))
+
+    def tensor(
+        self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        """A tensor of these sizes."""
+        return _fake(self.mode, shape, stride, dtype, device)
+
+
+def is_dispatched(op: torch._ops.OpOverload[Any, Any]) -> bool:
+    """Whether an operator has kernels; what only TorchScript knows may read and write files."""
+    return bool(torch._C._dispatch_has_kernel(op.name()))  # type: ignore[no-untyped-call]
+
+
+def find_overload(
+    namespace: str, name: str, overload: str
+) -> torch._ops.OpOverload[Any, Any] | None:
+    """The operator in `torch.ops`; None where no library that was imported has it."""
+    space = getattr(torch.ops, namespace, None)
+    packet = getattr(space, name, None) if isinstance(space, torch._ops._OpNamespace) else None
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return None
+    known = overload in packet.overloads()  # type: ignore[no-untyped-call]
+    return getattr(packet, overload) if known else None
+
+
+def nesting_parts(spec: pytree.TreeSpec) -> tuple[Any, Any, list[pytree.TreeSpec]] | None:
+    """Class, context and parts of how a value is nested; None for what is not nested."""
+    if spec.is_leaf():
+        return None
+    return spec.type, spec.context, list(spec.children())
+
+
+def nesting(kind: Any, context: Any, parts: list[pytree.TreeSpec]) -> pytree.TreeSpec:
+    """How a value of a class is nested."""
+    return pytree.TreeSpec(kind, context, parts)
+
+
+def nesting_name(kind: type) -> str:
+    """The name of a class that is registered with pytrees, or ""."""
+    known = pytree.SUPPORTED_SERIALIZED_TYPES.get(kind)
+    if known is None:
+        return ""
+    if known.serialized_type_name != pytree.NO_SERIALIZED_TYPE_NAME_FOUND:
+        return known.serialized_type_name
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def nesting_class(name: str) -> type | None:
+    """The class of that name which somebody registered with pytrees."""
+    known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
+    if known is not None and nesting_name(known) == name:
+        return known
+    return next((k for k in pytree.SUPPORTED_NODES if nesting_name(k) == name), None)
