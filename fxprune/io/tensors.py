@@ -89,12 +89,13 @@ class Loaded:
         self._left.discard(name)
         as_bytes = ("dtype", "shape") if "dtype" in facts.mapping() else ()
         known = facts.record(*as_bytes, optional=("stride",))
-        tensor = self._tensors[name]
+        # In the file tensors lie at any address, and kernels round otherwise where memory is not aligned.
+        tensor = self._tensors[name].clone()
         if as_bytes:
             dtype, shape = read_dtype(known["dtype"]), _lengths(known["shape"])
             if tensor.dtype != torch.uint8 or tensor.numel() != prod(shape) * dtype.itemsize:
                 facts.fail(f"{name[:80]!r} has another number of bytes", "save it again")
-            tensor = tensor.clone().view(dtype).reshape(shape)  # aligned
+            tensor = tensor.view(dtype).reshape(shape)
         return _strided(tensor, known["stride"]) if "stride" in known else tensor
 
     def finish(self) -> None:

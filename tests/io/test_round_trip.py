@@ -226,9 +226,11 @@ def test_nodes_values_modules_lines_and_modes_are_equal(captured: Program, loade
 
 
 def test_an_old_plan_shrinks_the_loaded_program(captured: Program, loaded: Program) -> None:
-    group = max(fp.groups(captured), key=len)
-    member = next(m for m in group.members if m.role == "producer")
-    plan = fp.plan(captured, {member.param: (member.axis, [0])})
+    groups = fp.groups(captured)
+    assert str(groups) == str(fp.groups(loaded))
+    if not groups:  # all is returned
+        return
+    plan = fp.prune(captured, keep=0.6, metric="units", verify=False).plan
     small = fp.shrink(loaded, plan)
     assert fp.verify(loaded, plan, small).ok
     assert same(small(*loaded.args), fp.shrink(captured, plan)(*captured.args))
@@ -268,7 +270,7 @@ def test_a_loaded_program_is_exported_and_compiled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "insert-gates{kind=soft}",
+        "insert-gates{scope=unit kind=soft}",
         "insert-gates{scope=unit kind=bernoulli}",
         *(
             f"insert-observers{{stat={s}}}"
