@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from fxprune.document import Entry
+from fxprune.files.document import Entry
 
 Kind = Literal["applied", "missed", "analysis"]
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from fxprune import __version__
-from fxprune.document import Entry
 from fxprune.errors import FxpruneError, LoadError, OptionError
+from fxprune.files.document import Entry
+from fxprune.files.staging import staged
 from fxprune.graph.program import Program
 from fxprune.io import load, save
 from fxprune.io.directory import read_json, write_json
-from fxprune.io.staging import staged
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
 from fxprune.pipeline.kinds import Pass

@@ -20,9 +20,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from fxprune import __version__
-from fxprune.document import Document, Entry, printable
 from fxprune.errors import LoadError
-from fxprune.io.staging import PREFIX, alone, staged
+from fxprune.files.document import Document, Entry, printable
+from fxprune.files.staging import PREFIX, alone, staged
 
 PROGRAM, PARTS = "fxprune-program", "fxprune-parts"
 VERSIONS = {PROGRAM: 4, PARTS: 2}
@@ -243,7 +243,7 @@ def _facts(path: Path) -> dict[str, Entry]:
 def _read_manifest(path: Path, kind: str) -> dict[str, Entry]:
     if not _is_ordinary(path):
         raise LoadError(
-            f"{path.parent} holds no saved program",
+            f"{path.parent} does not contain a saved program",
             where=str(path),
             why="this file does not exist",
             do="give a directory that fp.save or `fxprune prune --out` wrote",
@@ -270,7 +270,7 @@ def _check_format(path: Path, kind: str, found: tuple[str, int], wrote: str) -> 
     raise LoadError(
         f"format {found[0][:80]} {found[1]} is not known",
         where=str(path),
-        why=f"this fxprune reads {kind} {VERSIONS[kind]}; {wrote[:40]} wrote the file",
+        why=f"this version of fxprune reads {kind} {VERSIONS[kind]}; {wrote[:40]} wrote the file",
         do="load it with the fxprune that wrote it",
     )
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.document import Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Entry
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE

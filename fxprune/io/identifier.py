@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import keyword
 
-from fxprune.document import Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Entry
 
 
 def is_identifier(name: str) -> bool:

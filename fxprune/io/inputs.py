@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxprune.document import Entry
+from fxprune.files.document import Entry
 from fxprune.io.nesting import read_nesting, write_nesting
 from fxprune.io.plain import Reader, Writer
 from fxprune.io.tensors import Loaded, Stored, is_trainable

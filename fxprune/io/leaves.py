@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from fxprune import observe
-from fxprune.document import Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Entry
 from fxprune.graph import gate
 from fxprune.graph.leaf import Leaf
 from fxprune.io.plain import Reader, Writer

@@ -11,8 +11,8 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.caches import register_caches
-from fxprune.document import Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Entry
 from fxprune.io.identifier import check_identifier, read_identifier
 from fxprune.io.plain import Reader, Writer
 from fxprune.torch_private import nesting, nesting_class, nesting_name, nesting_parts

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from fxprune.document import Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Entry
 from fxprune.torch_private import find_overload, is_dispatched
 
 _OPERATOR = """abs add and_ eq floordiv ge getitem gt invert le lt mod mul ne neg not_ or_ pos pow sub

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from fxprune.document import Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Entry
 
 Write = Callable[[Any], Any]
 Read = Callable[[Entry], Any]

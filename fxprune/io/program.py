@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 
-from fxprune.document import Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Entry
 from fxprune.graph.program import Program, TracedModule, build_module
 from fxprune.io.directory import (
     FACTS,

@@ -11,8 +11,8 @@ from typing import Any
 import sympy
 import torch
 
-from fxprune.document import Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Entry
 from fxprune.torch_private import SIZE_FUNCTIONS, NamedSizes, Symbol, symbols_of
 
 _NAME = re.compile(r"[a-z]+\d{1,9}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fxprune.document import Entry
+from fxprune.files.document import Entry
 from fxprune.io.tensors import Loaded, Stored, is_trainable
 
 Listed = dict[str, Any]

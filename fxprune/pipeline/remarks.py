@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from fxprune.document import Document
 from fxprune.errors import OptionError
+from fxprune.files.document import Document
 from fxprune.remark import Kind, Remark, read_remark
 
 KINDS: tuple[Kind, ...] = ("applied", "missed", "analysis")

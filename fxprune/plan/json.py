@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.document import Document, Entry
 from fxprune.errors import PlanError
+from fxprune.files.document import Document, Entry
 
 FORMAT, VERSION = "fxprune-plan", 1
 Positions = NDArray[np.int64]
@@ -167,7 +167,9 @@ def _check_header(top: dict[str, Entry], whole: Entry) -> None:
         if key not in top:
             whole.fail(f"lacks {key!r}", do)
         if top[key].value != wanted:
-            top[key].fail(f"is {str(top[key].value)[:40]!r}; this fxprune reads {wanted}", do)
+            top[key].fail(
+                f"is {str(top[key].value)[:40]!r}; this version of fxprune reads {wanted}", do
+            )
 
 
 def _tensor(entry: Entry, left: int) -> tuple[Cut, dict[int, int], list[str]]:
@@ -177,7 +179,7 @@ def _tensor(entry: Entry, left: int) -> tuple[Cut, dict[int, int], list[str]]:
     sizes: dict[int, int] = {}
     for axis, value in axes.items():
         if not (axis.isdecimal() and len(axis) < 4):
-            value.fail("is no number of an axis", 'axes are keys like "0"')
+            value.fail("is not the number of an axis", 'axes are keys like "0"')
         cut[int(axis)], sizes[int(axis)] = _axis(
             value.called(f"axis {axis}"), left - sum(sizes.values())
         )

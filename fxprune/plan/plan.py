@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fxprune.algebra.label import IntArray
-from fxprune.document import Document
 from fxprune.errors import PlanError
+from fxprune.files.document import Document
 from fxprune.graph.program import Program
 from fxprune.plan.json import PlanData, read_plan, to_text
 

@@ -9,8 +9,8 @@ from typing import Any
 from tabulate import tabulate
 
 from fxprune.analysis.group import Groups
-from fxprune.document import Document, Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Document, Entry
 from fxprune.plan import Plan
 from fxprune.remark import Remark, read_remark
 from fxprune.report.summary import Comparison, Summary, fold, plain, read_summary

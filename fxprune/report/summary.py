@@ -13,8 +13,8 @@ from torch import fx
 
 from fxprune.cost import node_macs, tensor_bytes
 from fxprune.cost.macs import example_sizes
-from fxprune.document import Document, Entry
 from fxprune.errors import LoadError
+from fxprune.files.document import Document, Entry
 from fxprune.graph.program import Program, module_path
 from fxprune.graph.sizes import Sizes
 

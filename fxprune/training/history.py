@@ -16,8 +16,8 @@ from tabulate import tabulate
 
 from fxprune.analysis.cache import remember, solved
 from fxprune.analysis.group import find_groups
-from fxprune.document import Document, Entry
 from fxprune.errors import OptionError
+from fxprune.files.document import Document, Entry
 from fxprune.graph.program import Program
 from fxprune.report import summary
 
