@@ -8,6 +8,7 @@ says what each is for.
 
 from __future__ import annotations
 
+import keyword
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from torch.fx.experimental.symbolic_shapes import (
     StatelessSymbolicContext,
     uninteresting_files,
 )
+from torch.fx.node import _get_qualified_name
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as sympy_functions
 from torch.utils._sympy.numbers import int_oo
@@ -41,6 +43,31 @@ except ImportError:  # torch 2.8 and some after it know the hint as an attribute
 
     def _hint(a: Any) -> Any:  # type: ignore[misc]
         return a.node.hint if isinstance(a, torch.SymInt) else a
+
+
+def attribute_access(base: str, target: str) -> str:
+    """Returns Python code that reads `target`, names separated by dots, from the value of the code `base`.
+
+    Any text names a module of an `nn.ModuleDict`. Only ASCII is written with a dot: Python reads other letters
+    in a normalised form, which `setattr` does not do.
+    """
+    for name in target.split("."):
+        plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+        base = f"{base}.{name}" if plain else f"getattr({base}, {name!r})"
+    return base
+
+
+def function_access(func: Callable[..., Any]) -> str:
+    """Returns Python code that reads a function, such as `getattr(torch.ops.aten.random, 'from')`."""
+    name = _get_qualified_name(func)
+    base, _, rest = name.partition(".")
+    return attribute_access(base, rest) if any(map(keyword.iskeyword, rest.split("."))) else name
+
+
+# The code that torch.fx writes is no Python where a name is a keyword (pytorch#188538), and every GraphModule
+# compiles that code again at each copy; other names are written as before.
+fx.graph._format_target = attribute_access
+fx.graph._get_qualified_name = function_access  # type: ignore[attr-defined]
 
 
 def overload(node: fx.Node) -> torch._ops.OpOverload[Any, Any] | None:

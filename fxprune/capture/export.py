@@ -186,7 +186,7 @@ def _export_batched(
         except Exception as error:
             certain = at_fixed_batch(model, inputs.args, inputs.kwargs, error)
             if certain is not None:
-                raise to_capture_error(model, certain) from error
+                raise to_capture_error(model, certain, (inputs.args, inputs.kwargs)) from error
             why = f"{type(error).__name__}: {first_line(error)}"
         else:
             if _batch_is_free(exported.graph):
@@ -196,7 +196,8 @@ def _export_batched(
         with suspects.watch():
             exported = _export(model, inputs, dynamic=False)
     except Exception as error:
-        raise to_capture_error(model, error, why) from error
+        given = inputs.args, inputs.kwargs
+        raise to_capture_error(model, error, given, why) from error
     return exported, False, [_batch_fixed(model, inputs, why)] if why else []
 
 

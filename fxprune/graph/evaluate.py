@@ -114,7 +114,7 @@ class Evaluator(fx.Interpreter):
         """Calls an operator, with casts and new tensors in the run's type."""
         if isinstance(target, torch._ops.OpOverload):
             args, kwargs = _quiet(target, args, kwargs)
-            args, kwargs = pytree.tree_map(self._dtype, (args, kwargs))
+            args, kwargs = pytree.tree_map(lambda x: type_in(x, self.dtype), (args, kwargs))
             kwargs = self._created(target, args, kwargs)
             if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
                 return _grouped_mm(*args, **kwargs)
@@ -149,14 +149,14 @@ class Evaluator(fx.Interpreter):
             return value.to(self.dtype.to_complex())
         return value
 
-    def _dtype(self, value: Any) -> Any:
-        if isinstance(value, torch.dtype) and value.is_floating_point:
-            return self.dtype
-        return (
-            self.dtype.to_complex()
-            if isinstance(value, torch.dtype) and value.is_complex
-            else value
-        )
+
+def type_in(value: Any, precision: torch.dtype) -> Any:
+    """Returns the argument of an operator for a run in a precision: a type of real or complex numbers is replaced."""
+    if isinstance(value, torch.dtype) and value.is_floating_point:
+        return precision
+    if isinstance(value, torch.dtype) and value.is_complex:
+        return precision.to_complex()
+    return value
 
 
 def _quiet(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

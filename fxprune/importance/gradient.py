@@ -12,12 +12,12 @@ from fxprune.importance.table import Evidence, criterion
 
 @criterion("taylor")
 def taylor(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
-    """First-order Taylor expansion: |w * dL/dw|, summed over the losses.
+    """First-order Taylor expansion: |w * dL/dw|, summed over the losses; of complex weights, its real part.
 
     This is equation 8 of Molchanov et al. (arXiv 1906.10771) with the absolute value in place of the
     square. Needs a loss.
     """
-    found = _gathered(evidence, "taylor", lambda w, g: (w * g).abs())
+    found = _gathered(evidence, "taylor", lambda w, g: _change(w, g).abs())
     return found.get(name)
 
 
@@ -29,8 +29,13 @@ def fisher(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor 
     et al., arXiv 1801.05787), with the diagonal of the Fisher information taken per weight and per
     yielded loss. Needs a loss.
     """
-    found = _gathered(evidence, "fisher", lambda w, g: (w * g).square())
+    found = _gathered(evidence, "fisher", lambda w, g: _change(w, g).square())
     return found.get(name)
+
+
+def _change(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Returns by how much the loss falls, to first order, when a weight becomes zero."""
+    return (weight * gradient.conj()).real if weight.is_complex() else weight * gradient
 
 
 def _gathered(
@@ -51,7 +56,7 @@ def _accumulate(
             do=f'pass fp.Importance("{key}", loss=lambda module: criterion(module(x), y)), or yield a loss per batch',
         )
     parameters = {n: p for n, p in evidence.program.module.named_parameters() if p.requires_grad}
-    total = {n: torch.zeros_like(p) for n, p in parameters.items()}
+    total = {n: torch.zeros_like(p.real) for n, p in parameters.items()}
     with torch.enable_grad():
         outcome = evidence.loss(evidence.program.module)
         losses: Iterable[torch.Tensor] = [outcome] if isinstance(outcome, torch.Tensor) else outcome

@@ -21,7 +21,7 @@ NORMS = (
 @criterion("magnitude", "l2", finish=np.sqrt)
 def l2(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
     """L2 norm of the weights that a unit cuts: the common variant of the L1 criterion."""
-    return tensor.square()
+    return tensor.abs().square()
 
 
 @criterion("l1")
@@ -62,7 +62,7 @@ def lamp(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
     The score of a weight is w^2, divided by the sum of v^2 over all weights v of the same tensor with
     |v| >= |w|.
     """
-    flat = tensor.square().flatten()
+    flat = tensor.abs().square().flatten()
     ordered, index = flat.sort()
     larger = ordered.flip(0).cumsum(0).flip(0)
     out = torch.empty_like(flat)

@@ -118,10 +118,21 @@ def _saliency(
         )
     assert found.of_tensor is not None
     with torch.no_grad():
-        saliency = found.of_tensor(
-            evidence, name, tensor.float() if tensor.dtype.itemsize < 4 else tensor
+        saliency = found.of_tensor(evidence, name, _at_least_single(tensor))
+    if saliency is not None and saliency.is_complex():
+        raise ScoreError(
+            f"the criterion {found.name!r} returns complex numbers",
+            where=name,
+            why="units are ordered by their scores, and complex numbers have no order",
+            do="return real numbers, such as tensor.abs()",
         )
     return None if saliency is None else saliency.cpu()
+
+
+def _at_least_single(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dtype == torch.complex32:
+        return tensor.to(torch.complex64)
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _by_unit(

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from math import gcd
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -63,6 +63,18 @@ class Target:
             raise OptionError("at_least and multiple_of must be at least 1")
 
 
+class Refusal(NamedTuple):
+    """Why a group loses no units.
+
+    Attributes:
+        cause: the kind of reason: its modules are ignored, it has no scores, or it is too small.
+        why: the reason in words.
+    """
+
+    cause: Literal["ignored", "unscored", "small"]
+    why: str
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The groups that may lose units, and the order in which their units are removed.
@@ -77,7 +89,7 @@ class Candidates:
     groups: list[Group]
     order: list[IntArray]
     steps: list[int]
-    refused: dict[str, str]
+    refused: dict[str, Refusal]
 
     @cached_property
     def sizes(self) -> IntArray:
@@ -112,7 +124,7 @@ def find_candidates(
     `ignored` parameters keep their own outputs: a group is refused if it cuts one of them in the role
     producer or elementwise.
     """
-    refused: dict[str, str] = {}
+    refused: dict[str, Refusal] = {}
     chosen: list[Group] = []
     steps: list[int] = []
     for group in groups:
@@ -121,12 +133,13 @@ def find_candidates(
             (m.param for m in group.members if m.param in ignored and m.role != "consumer"), None
         )
         if hit is not None:
-            refused[group.name] = f"{hit} is ignored"
+            refused[group.name] = Refusal("ignored", f"{hit} is ignored")
         elif np.isnan(scores[group.units]).any():
-            refused[group.name] = "the criterion says nothing of it"
+            refused[group.name] = Refusal("unscored", "the criterion says nothing of it")
         elif len(group) <= max(target.at_least, step):
-            refused[group.name] = (
-                f"it has {len(group)} units, of which at least {max(target.at_least, step)} must be kept"
+            least = max(target.at_least, step)
+            refused[group.name] = Refusal(
+                "small", f"it has {len(group)} units, of which at least {least} must be kept"
             )
         else:
             chosen.append(group)

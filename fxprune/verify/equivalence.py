@@ -12,7 +12,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxprune.graph.editor import Editor
-from fxprune.graph.evaluate import Evaluator
+from fxprune.graph.evaluate import Evaluator, type_in
 from fxprune.graph.program import Program, describe
 from fxprune.verify.check import TOLERANCE, Check, Run, compare_runs, require_numbers
 from fxprune.verify.first_difference import NO_NODE, first_difference
@@ -92,14 +92,21 @@ def new_types(before: Program, after: Program) -> set[torch.dtype]:
 
 
 def in_double(program: Program) -> Program:
-    """The program with its floating-point tensors and inputs in float64, so that no rewrite of it rounds."""
+    """The program with its floating-point tensors, inputs and casts in float64, so that no rewrite of it rounds."""
     editor = Editor(program)
     for name, tensor in outside_leaves(program).items():
         if tensor.is_floating_point() and tensor.dtype != torch.float64:
             editor.set_tensor(name, tensor.detach().double())
+    for node in editor.nodes:
+        node.args = fx.node.map_aggregate(node.args, _double_type)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, _double_type)
     args, kwargs = pytree.tree_map_only(
         Tensor,
         lambda x: x.double() if x.is_floating_point() else x,
         (program.args, dict(program.kwargs)),
     )
     return replace(editor.finish(), args=args, kwargs=kwargs, remarks=())
+
+
+def _double_type(value: Any) -> Any:
+    return type_in(value, torch.float64)

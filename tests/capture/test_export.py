@@ -1,6 +1,7 @@
 """Tests of fxprune.capture.export."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+import fxprune as fp
 from fxprune.capture.export import capture
 from fxprune.capture.failure import at_fixed_batch
 from fxprune.errors import CaptureError
@@ -279,3 +281,17 @@ def test_an_error_of_another_line_is_tried_again(expression: str) -> None:
     """The model does need a value, but not where the export failed."""
     error = RuntimeError(f"Could not guard on data-dependent expression {expression}")
     assert at_fixed_batch(Fn(branch_on_data), (torch.randn(2, 4),), {}, error) is None
+
+
+@pytest.mark.parametrize("key", ["global", "µ", 'a"b'])
+def test_a_module_of_any_name_is_captured_pruned_and_copied(key: str) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({key: nn.Linear(4, 6), "out": nn.Linear(6, 2)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.parts["out"](self.parts[key](x).relu())
+
+    program = fp.prune(Named().eval(), x := torch.randn(2, 4)).program
+    assert copy.deepcopy(program.module)(x).equal(pickle.loads(pickle.dumps(program.module))(x))
