@@ -15,23 +15,13 @@ from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.graph.program import Program, describe
 from fxprune.pipeline import Context, Unit
 from fxprune.structure.paths import operator
+from fxprune.structure.zeros import CONTRACTIONS, RECURRENT
 from fxprune_passes.rewrite.constants.carried_constants import takes_map
 from fxprune_passes.rewrite.constants.constant_units import Known
 from fxprune_passes.rewrite.effects.ownership import Ownership
 from fxprune_passes.rewrite.layers.affine_layer import channel_axis, read_layer
 from fxprune_passes.rewrite.layers.folded_scale import shift_objection
 from fxprune_passes.rewrite.scales.mean_square import is_mean_square
-
-# Sums of products of one position of either operand: it is enough that one of the two is 0.
-PRODUCTS = frozenset(
-    (
-        "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution "
-        "_convolution mm bmm matmul mv dot vdot inner addmm addmv baddbmm _grouped_mm "
-        "scaled_dot_product_attention"
-    ).split(" ")
-)
-# Their first operand is multiplied by weights; all else that they sum over is their own earlier result.
-RECURRENT = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +103,7 @@ def _kept_by_sum(
     covered = np.zeros(axes.n_units, bool)
     for use in uses_of(axes, reader):
         stored = use.value.op == "get_attr"
-        if stored and name in PRODUCTS | RECURRENT:
+        if stored and name in CONTRACTIONS | RECURRENT:
             continue
         label = axes.final(axes.nodes[use.value][use.axis])
         goes = _goes(search, use, len(label))
@@ -127,7 +117,7 @@ def _kept_by_sum(
         reached |= here
         kept |= lost
         covered |= here & ~lost
-    if name in PRODUCTS:
+    if name in CONTRACTIONS:
         kept &= ~covered
     touched |= reached
     return [(kept, _reason(search, reader, name))] if kept.any() else []
