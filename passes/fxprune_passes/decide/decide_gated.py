@@ -9,7 +9,8 @@ from typing import ClassVar
 from fxprune.graph.gate import gate_nodes
 from fxprune.graph.program import Program
 from fxprune.pipeline import Branch, Context, Decision, Unit
-from fxprune_passes.decide.gates.closed_gates import find_closed
+from fxprune_passes.rewrite.gated.closed_gates import find_closed
+from fxprune_passes.rewrite.gated.exact_removal import gated_constants
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,10 @@ class DecideGated(Decision):
 
     def decide(self, program: Program, ctx: Context) -> Iterable[Unit | Branch]:
         places = gate_nodes(program)
-        for path, found in find_closed(program, ctx).items():
+        closed = find_closed(program, ctx)
+        if any(isinstance(found, list) for found in closed.values()):
+            _, exact = gated_constants(program, ctx)
+        for path, found in closed.items():
             what = (
                 f"selected {len(found)} units whose gates in {path} are at 0"
                 if isinstance(found, list)
@@ -28,3 +32,13 @@ class DecideGated(Decision):
             )
             if ctx.allow(places[path][0], what, code="decided"):
                 yield from found if isinstance(found, list) else (found,)
+            missed = [u for u in found if u not in exact.units] if isinstance(found, list) else []
+            if missed:
+                ctx.remark(
+                    "analysis",
+                    "differs",
+                    places[path][0],
+                    f"without {len(missed)} of them the network differs from the gated one",
+                    exact.why(missed),
+                    "shrink keeps the network with removed units silenced; delete-gated keeps the gated one",
+                )

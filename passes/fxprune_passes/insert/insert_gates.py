@@ -13,13 +13,18 @@ from torch import fx
 from fxprune.analysis.group import find_groups
 from fxprune.graph.editor import Editor
 from fxprune.graph.gate import Estimator, Gate, Kind
-from fxprune.graph.program import Program, module_path
+from fxprune.graph.program import Program, describe, module_path
 from fxprune.pipeline import Context, Rewrite
 from fxprune.structure.blocks import find_blocks
 from fxprune_passes.insert.places.heads_and_streams import head_units, stream_units
 from fxprune_passes.insert.places.layer_ends import find_layers
 from fxprune_passes.insert.places.unit_gates import write_unit_gates
-from fxprune_passes.insert.places.unit_places import Places, UnplaceableError, find_places
+from fxprune_passes.insert.places.unit_places import (
+    Places,
+    UnplaceableError,
+    find_places,
+    norms_over,
+)
 
 Scope = Literal["block", "unit", "inner", "head", "layer"]
 
@@ -121,6 +126,7 @@ class InsertGates(Rewrite):
             if ctx.allow(group.name, what, code="inserted"):
                 gate = self._gate(len(group), program, [m.param for m in group.members])
                 placed[editor.add_leaf(f"{tensor.rpartition('.')[0]}.gate", gate)] = places
+                _remark_norms(ctx, group.name, norms_over(axes, group))
         write_unit_gates(editor, placed)
 
     def _wants(self, path: str) -> bool:
@@ -147,6 +153,19 @@ def _remark_left(ctx: Context, add: fx.Node, value: fx.Node) -> None:
         else ""
     )
     ctx.missed(add, "no gate inserted", why, code="read-outside", do=do)
+
+
+def _remark_norms(ctx: Context, group: str, norms: list[fx.Node]) -> None:
+    """Reports gates at 0 that will not be the same as no unit."""
+    if norms:
+        ctx.remark(
+            "analysis",
+            "statistics",
+            group,
+            "its gates stand behind a norm that has taken statistics over the units",
+            f"without a unit, {describe(norms[0])} computes something else than with a gate at 0 behind it",
+            "delete-gated leaves such units; delete-gated{exact=false} removes them and measures the change",
+        )
 
 
 def _is_gate(editor: Editor, node: fx.Node) -> bool:
