@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
+from fxprune.process_state import callers_device
+from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData
 
 _ATTENTION = "scaled_dot_product_attention"
@@ -44,7 +46,6 @@ class ModeCheck:
 @dataclass(frozen=True)
 class _Call:
     path: str
-    module: nn.Module
     inputs: tuple[list[Any], pytree.TreeSpec]
 
 
@@ -66,12 +67,14 @@ class Suspects:
         self._calls: list[_Call] = []
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Notes the inputs of the outermost suspects; those of an earlier export are forgotten."""
+    def watch(self, twin: nn.Module) -> Iterator[None]:
+        """Notes the inputs of the outermost suspects of a stand-in; those of an earlier run are forgotten."""
         self._calls.clear()
         hooks = [
-            module.register_forward_pre_hook(self._note(path), with_kwargs=True, prepend=True)
-            for path, module in self._outermost.items()
+            twin.get_submodule(path).register_forward_pre_hook(
+                self._note(path), with_kwargs=True, prepend=True
+            )
+            for path in self._outermost
         ]
         try:
             yield
@@ -82,24 +85,18 @@ class Suspects:
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModeCheck:
         """Finds the modules whose forward takes another way in the other mode.
 
-        The model's `training` flags are changed; the caller restores them.
-
         Args:
             args: positional inputs of the whole model.
             kwargs: keyword inputs of the whole model.
         """
         if not self.paths:
             return ModeCheck()
-        whole = _Call("", self._model, pytree.tree_flatten((args, dict(kwargs))))
+        whole = _Call("", pytree.tree_flatten((args, dict(kwargs))))
         calls = self._calls if self._seen_whole() else [whole]
         recorded, check = {}, ModeCheck()
         try:
-            twins = [(c.path, WithoutData(c.module, *c.inputs)) for c in calls]
             for mode in (True, False):
-                self._model.train(mode)
-                recorder = _Recorder(self._model)
-                for path, twin in twins:
-                    recorder.run(path, twin)
+                recorder = self._record(calls, mode)
                 recorded[mode] = recorder.calls
                 if mode:
                     check.dropouts = recorder.dropouts
@@ -109,10 +106,19 @@ class Suspects:
         check.fixed = [p for p in paths if recorded[True].get(p) != recorded[False].get(p)]
         return check
 
+    def _record(self, calls: list[_Call], mode: bool) -> _Recorder:
+        """What the modules do in a mode, each on the inputs noted."""
+        with stand_in(self._model) as twin, callers_device():
+            twin.train(mode)
+            recorder = _Recorder(twin)
+            for call in calls:
+                recorder.run(call.path, WithoutData(twin.get_submodule(call.path), *call.inputs))
+        return recorder
+
     def _note(self, path: str) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # Flat: a list among them may grow later, and a cache computes where it is built anew.
-            self._calls.append(_Call(path, module, pytree.tree_flatten((args, kwargs))))
+            self._calls.append(_Call(path, pytree.tree_flatten((args, kwargs))))
 
         return note
 
