@@ -8,7 +8,7 @@ JOBS ?= 2
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test chaining check zoo zoo-passes bench experiments mutate clean
+.PHONY: help install demo test chaining check zoo zoo-passes bench experiments docs mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,7 +24,7 @@ test: install ## the test suite, doctests included
 chaining: install ## networks pruned here, handed to other tools, the slow tests too
 	$(PYTEST) -m "slow or not slow" tests/chaining $(ARGS)
 
-check: install ## the whole gate: format, lint, types, layers, tests, wheel
+check: install ## the whole gate: format, lint, types, layers, docs, tests, wheel
 	scripts/check
 
 zoo: $(VENV)/.zoo ## every model of the zoo, verified -> docs/zoo.md
@@ -39,11 +39,14 @@ bench: $(VENV)/.bench ## times and memory -> docs/benchmarks.md
 experiments: install ## the four methods against their controls, resumable -> docs/results.md
 	$(BIN)/python experiments/run.py $(ARGS)
 
+docs: install ## the documentation as a web site -> site/
+	scripts/check docs
+
 mutate: install ## delete each statement of rules, algebra and rewrite: which do tests notice -> docs/mutation.md
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutate --jobs $(JOBS)
 
 clean: ## remove what the other targets made, .venv/ too
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -51,7 +54,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) -e ".[vision,dev]"
+	$(PIP_INSTALL) -e ".[dev]"
 	@touch $@
 
 $(VENV)/.zoo: $(VENV)/.installed

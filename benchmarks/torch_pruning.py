@@ -69,7 +69,7 @@ def _count(model: nn.Module) -> int:
 
 
 def _check_ours(made: Mapping[str, Any]) -> bool:
-    from fxprune.verify.silenced import compare_programs
+    from fxprune.verify import compare_programs
 
     return compare_programs(made["program"], made["axes"], made["plan"], made["small"]).ok
 
@@ -149,7 +149,7 @@ def _errors(
     model: nn.Module, args: Any, kwargs: Any, values: Tensors, left: Tensors, out: list[Any]
 ) -> dict[str, float]:
     """The error against two references; either agreeing will do."""
-    from fxprune.verify.silenced import relative_error
+    from fxprune.verify import relative_error
 
     def worst(reference: list[Any]) -> float:
         return max(relative_error(a, b) for a, b in zip(out, reference, strict=True))
@@ -170,7 +170,7 @@ def _silenced(model: nn.Module, args: Any, kwargs: Any, left: Tensors) -> list[A
     from fxprune.analysis.solve import solve
     from fxprune.capture import capture
     from fxprune.plan import plan_removal, units_of_kept
-    from fxprune.verify.reference import Silenced
+    from fxprune.verify import Silenced
 
     program = capture(model, args, kwargs)
     axes = solve(program)

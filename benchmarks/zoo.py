@@ -76,7 +76,7 @@ def _measure_program(
     from fxprune.capture import capture
     from fxprune.plan import plan_removal
     from fxprune.shrink import apply_plan
-    from fxprune.verify.silenced import compare_programs
+    from fxprune.verify import compare_programs
 
     if network.partial:
         from fxprune.partial import capture_partial
@@ -120,7 +120,7 @@ def capture_error(model: Any, program: Any, seed: int = 0) -> float:
     import torch
     from torch.utils._pytree import tree_leaves
 
-    from fxprune.verify.silenced import batches_of, relative_error
+    from fxprune.verify import batches_of, relative_error
 
     errors = [0.0]
     with torch.no_grad():

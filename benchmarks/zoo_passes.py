@@ -39,7 +39,7 @@ def measure(network: Network, seed: int = 0) -> Row:
     from fxprune.graph.gate import gates
     from fxprune.pipeline import run_pipeline
     from fxprune.structure.blocks import find_blocks
-    from fxprune.verify.equivalence import compare_functions, in_double, randomised
+    from fxprune.verify import compare_functions, in_double, randomised
 
     torch.manual_seed(seed)
     torch.set_num_threads(int(os.environ.get("ZOO_THREADS", "1")))

@@ -1,4 +1,4 @@
-"""What other packages add, by entry points; loaded when it is first looked for."""
+"""Extensions that other packages declare as entry points; each is loaded when it is first needed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fxprune.errors import OptionError
 
 
 def load_plugin(entry: EntryPoint) -> Any:
-    """What an entry point names.
+    """Imports and returns the object that an entry point names.
 
     Raises:
-        OptionError: it cannot be imported; says which package offers it.
+        OptionError: the object cannot be imported; the message names the package that declares it.
     """
     try:
         return entry.load()
@@ -22,15 +22,15 @@ def load_plugin(entry: EntryPoint) -> Any:
             f"{entry.name!r} of {package} cannot be loaded",
             where=f"{entry.group}: {entry.value}",
             why=f"{type(error).__name__}: {error}",
-            do="mend or uninstall that package",
+            do="repair or uninstall that package",
         ) from error
 
 
 def load_plugins(group: str) -> None:
-    """Imports every module that other packages register things in, `fxprune.rules` say.
+    """Imports every module that other packages declare under an entry-point group, such as `fxprune.rules`.
 
     Raises:
-        OptionError: one of them cannot be imported.
+        OptionError: one of the modules cannot be imported.
     """
     for entry in sorted(set(entry_points(group=group))):
         load_plugin(entry)

@@ -1,4 +1,4 @@
-"""From an exception of `torch.export` to a CaptureError that names the user's own line."""
+"""Turns an exception of `torch.export` into a `CaptureError` that names the line of the model's own code."""
 
 from __future__ import annotations
 
@@ -24,42 +24,49 @@ _OWN = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 def first_line(error: BaseException) -> str:
-    """First line of the error's message that says something, cut to a readable length."""
+    """Returns the first informative line of the error's message, shortened to a readable length."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return shorten(lines[0], 240, placeholder=" ...") if lines else type(error).__name__
 
 
 def own_line(error: BaseException) -> str:
-    """`file:line in function` of the last frame outside torch, or ""."""
+    """Returns `file:line in function` of the last frame outside torch, or ""."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith((_TORCH, _OWN)) and "<" not in f.filename]
     return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
 
 
 def to_capture_error(model: nn.Module, error: Exception, dynamic: str = "") -> CaptureError:
-    """The error to raise when the model does not export.
+    """Returns the error to raise when a model does not export.
 
     Args:
         model: the model.
-        error: what the export with a fixed batch raised.
-        dynamic: what the export with a free batch raised before.
+        error: the exception of the export with a fixed batch size.
+        dynamic: the message of the export with a free batch size that was tried first, or "".
     """
     what, do = _advice(error)
     line = own_line(error)
     where = type(model).__name__ + (f" at {line}" if line else "")
     why = f"{type(error).__name__}: {first_line(error)}"
     if dynamic and dynamic != why:
-        why += f" (with a free batch: {dynamic})"
+        why += f" (with a free batch size: {dynamic})"
     return CaptureError(what, where=where, why=why, do=do)
 
 
 def at_fixed_batch(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
 ) -> Exception | None:
-    """What an export with a fixed batch is certain to raise where one with a free batch raised `error`.
+    """Returns the exception that an export with a fixed batch size is certain to raise, or None.
 
-    The model, run without data at the fixed batch, fails at the very same line; one such run costs a
-    fraction of the export. Of a branch on a tensor's values only one on nothing but values is certain.
+    Args:
+        model: the model.
+        args: the example positional inputs.
+        kwargs: the example keyword inputs.
+        error: the exception of the export with a free batch size.
+
+    The model is run without data at the fixed batch size, which costs a fraction of an export. If it
+    fails at the very same line, so will the export. A branch on the values of a tensor is certain to
+    fail only if it depends on nothing but values.
     """
     branch = _is_data_dependent(error)
     said = first_line(error)
@@ -89,24 +96,24 @@ def _advice(error: Exception) -> tuple[str, str]:
     if _is_data_dependent(error):
         return (
             "the model's control flow depends on the values of a tensor",
-            "move the branch out of forward, use torch.where, or take fp.capture_partial(model, args)",
+            "move the branch out of forward, use torch.where, or capture in parts: fp.capture_partial(model, args)",
         )
     if "Cache" in text and "pytree" in text:
         return (
-            "the model returns a cache of a class that torch.export does not know",
+            "the model returns a cache whose class torch.export does not know",
             "pass use_cache=False among the example inputs, or register the class as a pytree node",
         )
     if any(t in text for t in ("register_dataclass", "register_pytree_node", "Unsupported output")):
         return (
-            "an input or output of the model is of a type torch.export does not know",
+            "an input or output of the model has a type that torch.export does not know",
             "register the class with torch.export.register_dataclass",
         )
     if isinstance(error, TypeError):
         return (
-            "the model does not take these inputs",
+            "the model does not accept these inputs",
             "compare args and kwargs with the signature of the model's forward",
         )
     return (
         "the model cannot be run on the example inputs under torch.export",
-        "call model(*args, **kwargs) first: a wrong shape fails there the same way",
+        "call model(*args, **kwargs) first: if an input has a wrong shape, that call fails too",
     )

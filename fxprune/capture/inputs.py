@@ -1,4 +1,4 @@
-"""Models and example inputs by name, for the command line."""
+"""Builds models and example inputs from their names, for the command line."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _VIDEO_SIZES = {"mvit_v1_b": 224, "mvit_v2_s": 224, "s3d": 224, "swin3d_t": 224}
 
 
 def load_model(spec: str) -> nn.Module:
-    """The model that `spec` names, in eval mode, weights random.
+    """Builds the model that `spec` names, in eval mode and with random weights.
 
     Args:
         spec: `torchvision:NAME`, `timm:NAME` or `package.module:callable`; the callable takes no
-            argument and returns an nn.Module.
+            arguments and returns an nn.Module.
 
     Raises:
-        OptionError: there is no such model; says the nearest name.
+        OptionError: there is no such model; the message suggests similar names.
     """
     source, colon, name = spec.partition(":")
     if not colon:
@@ -40,9 +40,9 @@ def load_model(spec: str) -> nn.Module:
 
 
 def parse_input(text: str) -> torch.Tensor:
-    """A random tensor of the given shape, `2x3x224x224`, and dtype, `2x16:int64`.
+    """Makes a random tensor from a shape, `2x3x224x224`, and optionally a dtype, `2x16:int64`.
 
-    Integer tensors hold 0 and 1, which are indices into any table.
+    Integer tensors contain only 0 and 1, which are valid indices into any table.
 
     Raises:
         OptionError: the text is not a shape, or torch has no such dtype.
@@ -53,7 +53,7 @@ def parse_input(text: str) -> torch.Tensor:
         raise OptionError(
             f"{text!r} is not a shape",
             where="--input",
-            do="write sizes with x between them: 2x3x224x224, or 2x16:int64",
+            do="write sizes separated by x, and optionally a dtype: 2x3x224x224 or 2x16:int64",
         )
     shape, dtype = [int(p) for p in parts], _dtype(dtype_text or "float32")
     if dtype.is_floating_point or dtype.is_complex:
@@ -62,10 +62,10 @@ def parse_input(text: str) -> torch.Tensor:
 
 
 def default_inputs(spec: str, model: nn.Module) -> tuple[torch.Tensor, ...]:
-    """Example inputs of a model of a known family.
+    """Returns example inputs for a model of a known family.
 
     Raises:
-        OptionError: the family is not known.
+        OptionError: no example input is known for this model; pass a shape.
     """
     source, _, name = spec.partition(":")
     if source == "torchvision":
@@ -76,7 +76,7 @@ def default_inputs(spec: str, model: nn.Module) -> tuple[torch.Tensor, ...]:
     raise OptionError(
         f"no example input is known for {spec}",
         where="--input",
-        do="say its shape: --input 2x3x224x224",
+        do="give its shape, for example --input 2x3x224x224",
     )
 
 
@@ -116,9 +116,9 @@ def _from_callable(spec: str, path: str, name: str) -> nn.Module:
     model = make() if callable(make) and not isinstance(make, nn.Module) else make
     if not isinstance(model, nn.Module):
         raise OptionError(
-            f"{spec} gives a {type(model).__name__}, not an nn.Module",
+            f"{spec} returns a {type(model).__name__}, not an nn.Module",
             where="MODEL",
-            do="name a function or class that returns the model when called with no argument",
+            do="name a function or class that returns the model when called without arguments",
         )
     return model.eval()
 
@@ -131,7 +131,7 @@ def _imported(name: str, spec: str) -> Any:
             f"cannot import {name}",
             where=spec,
             why=str(error),
-            do="install it, or run where Python finds it (PYTHONPATH)",
+            do="install it, or add its folder to PYTHONPATH",
         ) from error
 
 
@@ -151,10 +151,10 @@ def _unknown(what: str, name: str, known: Iterable[str], where: str = "MODEL") -
 def _not_a_spec(spec: str) -> OptionError:
     if Path(spec).is_dir():
         return OptionError(
-            f"cannot load a saved program from {spec} yet", where="MODEL", do="use fxprune.load"
+            f"{spec} is a saved program, not a model", where="MODEL", do="load it with fxprune.load"
         )
     return OptionError(
-        f"{spec!r} names no model",
+        f"{spec!r} does not name a model",
         where="MODEL",
-        do="write torchvision:resnet50, timm:NAME, package.module:callable or a saved directory",
+        do="write torchvision:NAME, timm:NAME, package.module:callable or the path of a saved directory",
     )

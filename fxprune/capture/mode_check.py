@@ -1,4 +1,4 @@
-"""What Python code of a model does differently in train and eval mode, seen by running that code."""
+"""Finds what a model's Python code does differently in train and eval mode, by running that code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
 from fxprune.process_state import callers_device
 from fxprune.stand_in import stand_in
-from fxprune.torch_private import WithoutData
+from fxprune.torch_private import WithoutData, module_hooks
 
 _ATTENTION = "scaled_dot_product_attention"
 _SWITCHED = {
@@ -30,12 +29,12 @@ _SWITCHED = {
 
 @dataclass
 class ModeCheck:
-    """What running code in both modes, without data, showed.
+    """The result of running code in both modes without data.
 
     Attributes:
-        fixed: paths of the modules that Python code makes differ.
-        failure: why the other mode did not run, or "".
-        dropouts: by module path, `dropout_p` of its attention calls in train mode.
+        fixed: the paths of the modules whose Python code depends on the mode.
+        failure: why the code did not run in the other mode, or "".
+        dropouts: `dropout_p` of a module's attention calls in train mode, by module path.
     """
 
     fixed: list[str] = field(default_factory=list)
@@ -50,12 +49,12 @@ class _Call:
 
 
 class Suspects:
-    """The modules of a model whose own code reads `training`, and what export calls them with.
+    """The modules of a model whose own code reads `training`, with the inputs that export passes to them.
 
-    A class is a suspect where its code names `training`. The outermost suspects are run alone in both
-    modes, on tensors without data of the shapes that export met there. The whole model is run instead
-    where that would not show everything: where a suspect reads `training` outside its `forward`, and
-    where one was not called while some code calls a `forward` by that name.
+    A class is a suspect if its code names `training`. The outermost suspects are run alone in both
+    modes, on tensors without data that have the shapes which export met there. The whole model is run
+    instead if that would not show everything: if a suspect reads `training` outside its `forward`, or
+    if a suspect was not called while some code calls a `forward` by that name.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,7 +67,7 @@ class Suspects:
 
     @contextmanager
     def watch(self, twin: nn.Module) -> Iterator[None]:
-        """Notes the inputs of the outermost suspects of a stand-in; those of an earlier run are forgotten."""
+        """Records the inputs of the outermost suspects of a stand-in; those of an earlier run are discarded."""
         self._calls.clear()
         hooks = [
             twin.get_submodule(path).register_forward_pre_hook(
@@ -83,11 +82,11 @@ class Suspects:
                 hook.remove()
 
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModeCheck:
-        """Finds the modules whose forward takes another way in the other mode.
+        """Finds the modules whose forward pass takes a different path in the other mode.
 
         Args:
-            args: positional inputs of the whole model.
-            kwargs: keyword inputs of the whole model.
+            args: the positional inputs of the whole model.
+            kwargs: the keyword inputs of the whole model.
         """
         if not self.paths:
             return ModeCheck()
@@ -123,7 +122,7 @@ class Suspects:
         return note
 
     def _seen_whole(self) -> bool:
-        """Whether running the noted calls runs every line that reads `training`."""
+        """Returns whether running the recorded calls runs every line that reads `training`."""
         suspects = {type(self._model.get_submodule(path)) for path in self.paths}
         if any(m != "forward" for kind in suspects for m in _methods(kind, "training")):
             return False
@@ -134,17 +133,17 @@ class Suspects:
 
 
 def is_torch(kind: type) -> bool:
-    """Whether torch.nn itself defines the class."""
+    """Returns whether torch.nn itself defines the class."""
     return kind.__module__.startswith("torch.nn.")
 
 
 def reads_training(kind: type) -> bool:
-    """Whether a method of the class, or of its bases below nn.Module, names `training`."""
+    """Returns whether a method of the class, or of its bases below nn.Module, names `training`."""
     return any(True for _ in _methods(kind, "training"))
 
 
 def _methods(kind: type, word: str) -> Iterator[str]:
-    """The class's methods, and those of its bases below nn.Module, whose code names `word`."""
+    """Yields the methods of the class, and of its bases below nn.Module, whose code names `word`."""
     for base in kind.__mro__:
         if base in (nn.Module, fx.GraphModule, object):
             continue
@@ -165,7 +164,7 @@ def _names(method: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _outermost(model: nn.Module, paths: list[str]) -> dict[str, nn.Module]:
-    """The modules at `paths` that lie in no other one of them; a parent's path comes first."""
+    """Returns the modules at `paths` that are not inside another one of them; a parent's path comes first."""
     found: dict[str, nn.Module] = {}
     inside: set[nn.Module] = set()
     for path in paths:
@@ -177,7 +176,7 @@ def _outermost(model: nn.Module, paths: list[str]) -> dict[str, nn.Module]:
 
 
 class _Recorder(TorchFunctionMode):
-    """Records the torch functions that each module calls itself."""
+    """Records the torch functions that each module itself calls."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -189,14 +188,8 @@ class _Recorder(TorchFunctionMode):
     def run(self, path: str, twin: WithoutData) -> None:
         """Runs the module at `path` without data."""
         self._stack = [path]
-        enter = register_module_forward_pre_hook(self._enter)
-        leave = register_module_forward_hook(self._leave, always_call=True)
-        try:
-            with torch.enable_grad(), self:
-                twin()
-        finally:
-            enter.remove()
-            leave.remove()
+        with module_hooks(self._enter, self._leave), torch.enable_grad(), self:
+            twin()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -218,7 +211,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _counts_batches(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether the call is a batch norm's `num_batches_tracked.add_(1)`, a graph switch."""
+    """Returns whether the call is a batch norm's `num_batches_tracked.add_(1)`, which the graph can switch."""
     if name != "add_" or len(args) != 2 or not isinstance(args[1], int):
         return False
     return bool(args[0].dtype == torch.long and not args[0].ndim)

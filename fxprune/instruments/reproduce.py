@@ -1,4 +1,4 @@
-"""Keeps what a failed run needs to be run again: a folder, and the command that replays it."""
+"""Records what is needed to repeat a failed run: a directory, and the command that replays it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ FACTS, PROGRAM, ERROR = "reproducer.json", "program", "error.txt"
 
 
 class Reproducer(Instrument):
-    """Writes a folder when a pass fails: what the pipeline was given, its text, the seed, the error.
+    """Writes a directory when a pass fails, with the program, the pipeline text, the seed and the error.
 
-    The program is the one before the first pass: the passes after it decide and draw as they did. The
-    folder appears complete or not at all; an older reproducer is replaced.
+    The saved program is the one before the first pass, so that all passes decide and draw as they did. The
+    directory appears complete or not at all; an older reproducer is replaced.
 
     Args:
-        directory: where to; absent, empty, or an older reproducer.
+        directory: where to write; absent, empty, or an older reproducer.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -52,16 +52,16 @@ class Reproducer(Instrument):
             _write(self._directory, *self._start, one, error, ctx)
         except (FxpruneError, OSError) as reason:
             return f"no reproducer could be written to {self._directory}: {reason}"
-        return f"replay it: fxprune replay {shlex.quote(str(self._directory))}"
+        return f"to replay the failure, run: fxprune replay {shlex.quote(str(self._directory))}"
 
 
 def replay(directory: str | os.PathLike[str]) -> Result:
-    """Runs what a `Reproducer` wrote again; where it succeeds, the failure has gone.
+    """Runs the pipeline that a `Reproducer` recorded; returns the result if it no longer fails.
 
     Raises:
-        PipelineError: the failure, again.
-        LoadError: no reproducer, or an incomplete one.
-        OptionError: a pass of the pipeline is not there any more.
+        PipelineError: the pipeline failed again.
+        LoadError: the directory contains no reproducer, or an incomplete one.
+        OptionError: a pass of the pipeline is no longer installed.
     """
     folder = Path(directory)
     facts = _read(folder)
@@ -113,8 +113,8 @@ def _check_replaceable(target: Path) -> None:
     if target.exists() and not (target.is_dir() and _is_ours(target)):
         raise LoadError(
             f"will not overwrite {target}",
-            why="it exists and is no reproducer",
-            do="name another directory",
+            why="it exists and is not a reproducer",
+            do="choose another directory",
         )
 
 
@@ -123,7 +123,7 @@ def _is_ours(target: Path) -> bool:
 
 
 def _classes(pipeline: Pipeline) -> dict[str, str]:
-    """Where the class of each pass is: one that no entry point names is found too."""
+    """Returns the location of each pass's class, so that passes without an entry point are found too."""
     return {p.name: f"{type(p).__module__}:{type(p).__qualname__}" for p in pipeline.passes()}
 
 
@@ -143,15 +143,15 @@ def _read(folder: Path) -> dict[str, Any]:
         found = facts["format"], facts["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadError(
-            f"{folder} holds no reproducer",
+            f"{folder} does not contain a reproducer",
             where=str(path),
             why=f"{type(error).__name__}: {error}",
-            do="give a directory that --reproducer or FXPRUNE_REPRODUCER named",
+            do="give the directory that was set with --reproducer or FXPRUNE_REPRODUCER",
         ) from error
     if found != ("fxprune-reproducer", 1):
         raise LoadError(
             f"format {found[0]} {found[1]} is not known",
             where=str(path),
-            do="replay it with the fxprune that wrote it",
+            do="replay it with the version of fxprune that wrote it",
         )
     return facts

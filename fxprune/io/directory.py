@@ -1,4 +1,4 @@
-"""A directory that is complete or not there: written aside, moved into place, checked when read."""
+"""Directories that are complete or absent: written elsewhere, then moved into place, and checked when read."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ PROGRAM, PARTS = "fxprune-program", "fxprune-parts"
 VERSIONS = {PROGRAM: 3, PARTS: 1}
 MANIFEST = "manifest.json"
 _INSTEAD = {
-    PROGRAM: "fp.load reads it",
-    PARTS: "capture the model's parts again: fp.capture_partial(model, args).load(directory)",
+    PROGRAM: "read it with fp.load",
+    PARTS: "capture the model in parts and load into it: fp.capture_partial(model, args).load(directory)",
 }
 _KEYS = ("bytes", "sha256")
 
 
 @contextmanager
 def written(target: Path, kind: str) -> Iterator[Path]:
-    """An empty directory to fill; it takes the place of `target` when the block ends without error.
+    """Provides an empty directory to fill; it replaces `target` when the block ends without an error.
 
     Args:
-        target: absent, empty, or an older directory of fxprune's, which is replaced.
+        target: absent, empty, or an older directory that fxprune wrote, which is replaced.
         kind: PROGRAM or PARTS.
 
     Raises:
-        LoadError: `target` is something that fxprune did not write; it stays as it is.
+        LoadError: fxprune did not write `target`; it is left unchanged.
     """
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,13 +58,13 @@ def _check_replaceable(target: Path) -> None:
         raise LoadError(
             f"will not overwrite {target}",
             where=str(target),
-            why="it exists and is not a directory that fxprune saved",
-            do="give another directory, or remove this one",
+            why="it exists, and fxprune did not write it",
+            do="choose another directory, or remove this one",
         )
 
 
 def _move(aside: Path, target: Path) -> None:
-    """Renames `aside` to `target`; what was there goes only once the new one stands."""
+    """Renames `aside` to `target`; the old directory is deleted only once the new one is in place."""
     if not target.exists():
         aside.rename(target)
         return
@@ -101,33 +101,35 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def check_directory(folder: Path, kind: str) -> None:
-    """Makes sure that a saved directory is of one kind, PROGRAM or PARTS, and as it was written.
+    """Checks that a saved directory is of a kind, PROGRAM or PARTS, and is unchanged since it was written.
 
     Raises:
-        LoadError: names the file that is missing, truncated or altered.
+        LoadError: a file is missing, truncated or altered; the message names it.
     """
     manifest = _read_manifest(folder, kind)
     for name, wanted in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            raise _damaged(path, "is missing", "the directory's manifest lists it")
+            raise _damaged(path, "is missing", "the manifest of the directory lists it")
         size = path.stat().st_size
         if size != wanted["bytes"]:
             raise _damaged(
-                path, "is truncated or altered", f"{size:,} bytes, not {wanted['bytes']:,}"
+                path,
+                "is truncated or altered",
+                f"it has {size:,} bytes instead of {wanted['bytes']:,}",
             )
         if _digest(path) != wanted["sha256"]:
-            raise _damaged(path, "was altered", "its SHA-256 is not the one in the manifest")
+            raise _damaged(path, "was altered", "its SHA-256 differs from the one in the manifest")
 
 
 def _read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise LoadError(
-            f"{folder} holds no saved program",
+            f"{folder} does not contain a saved program",
             where=str(path),
-            why="there is no such file",
-            do="give a directory that fp.save or fxprune prune --out wrote",
+            why="this file does not exist",
+            do="give a directory that fp.save or `fxprune prune --out` wrote",
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -147,20 +149,21 @@ def _check_format(path: Path, kind: str, found: tuple[Any, Any], wrote: Any) -> 
     if found[0] in VERSIONS and found[0] != kind:
         parts = found[0] == PARTS
         raise LoadError(
-            f"{path.parent} holds " + ("a model pruned in parts" if parts else "a whole program"),
+            f"{path.parent} contains "
+            + ("a model pruned in parts" if parts else "a whole program"),
             where=str(path),
-            why="no graph of the whole model could be saved" if parts else "",
+            why="there is no graph of the whole model" if parts else "",
             do=_INSTEAD[found[0]],
         )
     raise LoadError(
         f"format {found[0]} {found[1]} is not known",
         where=str(path),
-        why=f"this fxprune reads {kind} {VERSIONS[kind]}; {wrote} wrote the file",
-        do="load it with the fxprune that wrote it",
+        why=f"this version of fxprune reads {kind} {VERSIONS[kind]}; fxprune {wrote} wrote the file",
+        do="load it with the version of fxprune that wrote it",
     )
 
 
 def _damaged(path: Path, what: str, why: str) -> LoadError:
     return LoadError(
-        f"{path.name} {what}", where=str(path), why=why, do="save it again, or copy it again"
+        f"{path.name} {what}", where=str(path), why=why, do="save or copy the directory again"
     )

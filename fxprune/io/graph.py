@@ -1,4 +1,4 @@
-"""The graph on disk: torch's own .pt2 without weights, and what fxprune knows of its nodes."""
+"""The graph on disk: torch's .pt2 format without weights, and what fxprune knows about its nodes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def save_graph(program: Program, path: Path) -> Known:
 
 
 def load_graph(path: Path) -> Program:
-    """The program of a file, with its weights on meta and its example inputs."""
+    """Reads a program from a file, with its weights on the meta device and its example inputs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return capture(torch.export.load(path))
@@ -61,7 +61,7 @@ def _export(program: Program) -> ExportedProgram:
 def _export_inputs(
     program: Program,
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[tuple[torch.Tensor, frozenset[int]]]]:
-    """Copies of the example inputs, free axes at least 2 long: torch takes a 1 for a constant."""
+    """Copies the example inputs; free axes get a length of at least 2, since torch treats 1 as a constant."""
     sizes = Sizes.of_symbols({s: max(2, n) for s, n in example_symbols(program).items()})
     flat = flat_inputs(program.module, program.args, program.kwargs)
     fakes = {
@@ -83,7 +83,7 @@ def _export_inputs(
 
 
 def _drop_weights(exported: ExportedProgram) -> None:
-    """Puts meta tensors in place of the weights, which are saved by themselves."""
+    """Replaces the weights, which are saved separately, by meta tensors."""
     for name, tensor in list(exported.state_dict.items()):
         empty = torch.empty_like(tensor, device="meta")
         if isinstance(tensor, torch.nn.Parameter):
@@ -96,7 +96,7 @@ def _calls(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _pairs(rows: Sequence[Known], calls: Sequence[fx.Node]) -> Iterator[tuple[Known, fx.Node]]:
-    """What was known of calls, with the calls of the graph as it was read back."""
+    """Pairs what was known about calls with the calls of the graph that was read back."""
     a, b = [row["target"] for row in rows], [str(n.target) for n in calls]
     if a == b:
         yield from zip(rows, calls, strict=True)
@@ -106,7 +106,7 @@ def _pairs(rows: Sequence[Known], calls: Sequence[fx.Node]) -> Iterator[tuple[Kn
 
 
 def _known(graph: fx.Graph) -> Known:
-    """What is known of each call; equal stacks are stored once."""
+    """Returns what is known about each call; equal stacks are stored once."""
     stacks: dict[Stack, int] = {}
     rows: list[Known] = []
     for node in _calls(graph):
@@ -119,7 +119,7 @@ def _known(graph: fx.Graph) -> Known:
 
 
 def _stack(node: fx.Node) -> Stack:
-    """Key, path and class of each module around a node, outermost first."""
+    """Returns key, path and class of each module around a node, outermost first."""
     stack = node.meta.get("nn_module_stack") or {}
     return tuple(
         (key, path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}")
@@ -128,7 +128,7 @@ def _stack(node: fx.Node) -> Stack:
 
 
 def restore(graph: fx.Graph, known: Mapping[str, Any]) -> fx.Graph:
-    """The graph with names, module stacks, source lines and modes put back."""
+    """Restores names, module stacks, source lines and modes of a graph's nodes."""
     calls = _calls(graph)
     for node in calls:
         for key in ("nn_module_stack", "stack_trace", MODE):

@@ -1,4 +1,4 @@
-"""Gates and observers as plain data, beside the program without them: torch.export would inline them."""
+"""Saves gates and observers as plain data next to the program, because torch.export would inline them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 def take_out(program: Program) -> tuple[Program, Row, Tensors]:
-    """The program without its leaf modules, these as plain data, and their tensors.
+    """Splits a program into a program without leaf modules, these modules as plain data, and their tensors.
 
     Raises:
-        LoadError: a leaf module holds something that is neither a tensor nor a plain value.
+        LoadError: a leaf module has an attribute that is neither a tensor nor a plain value.
     """
     order = {node: i for i, node in enumerate(program.nodes)}
     leaves = {node for node in order if leaf_of(program.module, node) is not None and node.users}
@@ -42,7 +42,7 @@ def take_out(program: Program) -> tuple[Program, Row, Tensors]:
 
 
 def put_back(program: Program, rows: Mapping[str, Any], tensors: Tensors) -> Program:
-    """The program with the leaf modules that `take_out` took out."""
+    """Returns the program with the leaf modules that `take_out` took out."""
     if not rows["calls"]:
         return program
     editor = Editor(program)
@@ -65,7 +65,7 @@ def put_back(program: Program, rows: Mapping[str, Any], tensors: Tensors) -> Pro
 
 
 def _call(node: fx.Node, order: Mapping[fx.Node, int], leaves: set[fx.Node]) -> Row:
-    """A call of a leaf module, with the places where other nodes read it."""
+    """Describes a call of a leaf module, with the places where other nodes read it."""
     readers = [user for user in node.users if user not in leaves]
     return {
         "name": node.name,
@@ -78,12 +78,12 @@ def _call(node: fx.Node, order: Mapping[fx.Node, int], leaves: set[fx.Node]) -> 
 
 
 def _with_nodes(rest: Any, known: Mapping[str, fx.Node]) -> Any:
-    """Further arguments of a call, with nodes in place of what they are known by."""
+    """Replaces the saved names of nodes among the further arguments of a call by the nodes."""
     return fx.node.map_aggregate(rest, lambda a: known[a] if isinstance(a, str) else a)
 
 
 def _behind(node: fx.Node, leaves: set[fx.Node]) -> Iterator[fx.Node]:
-    """The nodes that read a leaf module's result, directly or through other leaf modules."""
+    """Yields the nodes that read a leaf module's result, directly or through other leaf modules."""
     for user in node.users:
         if user in leaves:
             yield from _behind(user, leaves)
@@ -92,7 +92,7 @@ def _behind(node: fx.Node, leaves: set[fx.Node]) -> Iterator[fx.Node]:
 
 
 def _name(node: fx.Node) -> str:
-    """What a node is known by once it was saved and read back."""
+    """Returns the name by which a node can be found after it was saved and read back."""
     if node.op == "placeholder":
         return f"placeholder {node.graph.find_nodes(op='placeholder').index(node)}"
     if node.op == "get_attr":
@@ -101,7 +101,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _places(user: fx.Node, node: fx.Node) -> list[int]:
-    """Which of the nodes among a node's arguments, counted in order, are the given one."""
+    """Returns the positions of a node among the nodes in a user's arguments, counted in order."""
     inputs: list[fx.Node] = []
     fx.map_arg((user.args, user.kwargs), inputs.append)
     return [i for i, found in enumerate(inputs) if found is node]
@@ -115,7 +115,7 @@ def _let_read(user: fx.Node, places: list[int], node: fx.Node) -> None:
 
 
 def _module(path: str, leaf: Leaf) -> Row:
-    """Class, plain attributes and tensors of a leaf module."""
+    """Returns class, plain attributes and tensors of a leaf module."""
     kind = type(leaf)
     plain = {k: v for k, v in vars(leaf).items() if k not in _OF_TORCH}
     tensors = {name: isinstance(t, nn.Parameter) for name, t in _tensors(leaf).items()}
@@ -149,12 +149,12 @@ def _made(path: str, row: Row, tensors: Tensors) -> Leaf:
 
 
 def _literal(where: str, value: Any) -> str:
-    """A plain value as Python text."""
+    """Returns a plain value as Python text."""
     try:
         if literal_eval(repr(value)) == value:
             return repr(value)
     except (ValueError, SyntaxError):
         pass
     raise LoadError(
-        f"{where} cannot be saved", why=f"{value!r} is no plain value", do="keep it in a tensor"
+        f"{where} cannot be saved", why=f"{value!r} is not a plain value", do="store it in a tensor"
     )

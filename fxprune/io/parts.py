@@ -1,7 +1,7 @@
-"""What pruning a partial capture leaves on disk: the smaller model's tensors, no graph of the whole.
+"""Saves the result of pruning a partial capture: the tensors of the smaller model, without a graph.
 
-No graph of the model exists, so the class of the model is needed to load it back: its parts are captured
-again, the plan is applied to them and the tensors are put in (`Partial.load`).
+Since the whole model has no graph, its class is needed to load it. Its parts are captured again, the
+plan is applied to them, and the saved tensors are copied in (`Partial.load`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ FACTS, PLAN, REPORT, WEIGHTS = "parts.json", "plan.json", "report.json", "weight
 
 
 def save_parts(model: nn.Module, plan: Plan, report: Report, directory: Path) -> None:
-    """Writes the tensors of a smaller model whose parts were pruned, the plan and the report.
+    """Writes the tensors of a model whose parts were pruned, with the plan and the report.
 
     Raises:
-        LoadError: the directory is not one of fxprune's.
+        LoadError: the directory exists, and fxprune did not write it.
     """
     with written(directory, PARTS) as folder:
         tensors = save_weights(model, folder / WEIGHTS)
@@ -36,10 +36,10 @@ def save_parts(model: nn.Module, plan: Plan, report: Report, directory: Path) ->
 
 
 def load_parts(directory: str | os.PathLike[str]) -> tuple[Plan, dict[str, torch.Tensor]]:
-    """The plan of a saved directory, and the state of the smaller model.
+    """Reads the plan and the tensors of the smaller model from a saved directory.
 
     Raises:
-        LoadError: a file is missing, truncated, altered, or the directory holds something else.
+        LoadError: a file is missing, truncated or altered, or the directory contains something else.
     """
     folder = Path(directory)
     check_directory(folder, PARTS)
@@ -48,7 +48,7 @@ def load_parts(directory: str | os.PathLike[str]) -> tuple[Plan, dict[str, torch
 
 
 def put_state(model: nn.Module, state: dict[str, torch.Tensor], directory: object) -> None:
-    """Copies saved tensors into a model of the same names and sizes.
+    """Copies saved tensors into a model with the same names and sizes.
 
     Raises:
         LoadError: the model is not the one that was saved.

@@ -1,4 +1,4 @@
-"""Saves programs and outcomes, and loads them without the class of the model."""
+"""Saves programs and pruning outcomes, and loads them without the class of the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRAPH, FACTS, LEAVES = "program.pt2", "program.json", "leaves.safetensors"
 
 
 class Saveable(Protocol):
-    """A program together with how it came about, as `fp.prune` returns it."""
+    """A program with its plan and report, as `fp.prune` returns it."""
 
     @property
     def program(self) -> Program: ...
@@ -38,19 +38,19 @@ class Saveable(Protocol):
 
 
 def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
-    """Writes a program, or the outcome of a pruning, to a directory.
+    """Writes a program, or the outcome of a pruning run, to a directory.
 
-    The directory holds `program.pt2` (the graph in torch's own format, without weights),
+    The directory contains `program.pt2` (the graph in torch's own format, without weights),
     `weights.safetensors`, `program.json` (names, modules, modes, gates and observers),
-    `leaves.safetensors` (the tensors of gates and observers), of an outcome `plan.json` and
-    `report.json`, and `manifest.json` with the SHA-256 of each. It appears complete or not at all; an
-    older one of fxprune is replaced. Weights are loaded on the CPU, wherever they were.
+    `leaves.safetensors` (the tensors of gates and observers), for an outcome also `plan.json` and
+    `report.json`, and `manifest.json` with the SHA-256 of each file. The directory appears complete or not
+    at all; an older one that fxprune wrote is replaced. Weights on any device are loaded on the CPU.
 
-    The outcome of pruning a partial capture has no graph of the whole model: its directory holds the
-    smaller model's weights, the plan and the report, and `Partial.load` reads it.
+    The outcome of pruning a partial capture has no graph of the whole model. Its directory contains the
+    smaller model's weights, the plan and the report; `Partial.load` reads it.
 
     Raises:
-        LoadError: the directory is not one of fxprune's, or the program is on the meta device.
+        LoadError: the directory exists and fxprune did not write it, or the program is on the meta device.
     """
     if isinstance(what, Program):
         _save(what, Path(directory))
@@ -91,7 +91,7 @@ def _save(program: Program, directory: Path, outcome: Saveable | None = None) ->
 
 
 def load(directory: str | os.PathLike[str]) -> Program:
-    """The program of a saved directory: trainable, batch free as before, weights on the CPU.
+    """Loads a program from a saved directory: trainable, with its batch size free as before, on the CPU.
 
     Raises:
         LoadError: a file is missing, truncated, altered, or of another version.
@@ -120,7 +120,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _keep_objects(loaded: Program, tree: Any) -> None:
-    """Gives the tree what the graph names that is no weight: graphs of branches, constants."""
+    """Adds to the tree what the graph refers to besides weights: graphs of branches, and constants."""
     known = {n for n, _ in tree.named_parameters(remove_duplicate=False)}
     known |= {n for n, _ in tree.named_buffers(remove_duplicate=False)}
     for node in loaded.graph.find_nodes(op="get_attr"):

@@ -1,4 +1,4 @@
-"""Parameters and buffers on disk: safetensors for the numbers, a list for what they are."""
+"""Parameters and buffers on disk: safetensors for the numbers, and a list of what they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Listed = dict[str, Any]
 
 
 def save_weights(module: torch.nn.Module, path: Path) -> list[Listed]:
-    """Writes every tensor once; returns what they are, in the order of the module tree."""
+    """Writes every tensor once; returns a description of each, in the order of the module tree."""
     listed, first = [], dict[int, str]()
     stored: dict[str, torch.Tensor] = {}
     for entry, tensor in _tensors(module):
@@ -32,7 +32,7 @@ def save_weights(module: torch.nn.Module, path: Path) -> list[Listed]:
 
 
 def load_weights(listed: Sequence[Mapping[str, Any]], path: Path) -> torch.nn.Module:
-    """A tree of plain modules that holds the tensors of a list under their names."""
+    """Returns a tree of plain modules that holds the listed tensors under their names."""
     tree, stored = torch.nn.Module(), load_file(path)
     made: dict[str, torch.Tensor] = {}
     for entry in listed:
@@ -61,7 +61,7 @@ def _tensors(module: torch.nn.Module) -> Iterator[tuple[Listed, torch.Tensor]]:
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor alone in its memory, as safetensors wants it."""
+    """Returns the tensor in memory of its own, as safetensors requires."""
     out = tensor.detach().cpu().contiguous()
     return out.clone() if out.untyped_storage().nbytes() != out.nbytes else out
 

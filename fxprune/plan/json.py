@@ -1,4 +1,4 @@
-"""The JSON form of a plan: see docs/plan-format.md. Knows positions and edits, not programs."""
+"""Reads and writes plans as JSON (see docs/plan-format.md); needs no program."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class PlanData:
-    """What a plan's file says.
+    """The contents of a plan file.
 
     Attributes:
-        kept: tensor -> axis -> positions that stay; tied tensors share one dict.
-        lengths: tensor -> axis -> original length.
-        edits: instances of the given classes.
-        fingerprint: of the program that the plan is for.
+        kept: the positions kept, as tensor -> axis -> positions; the names of a shared tensor share one dict.
+        lengths: the original lengths, as tensor -> axis -> length.
+        edits: the graph edits, as instances of the given classes.
+        fingerprint: the hash of the program that the plan is for.
     """
 
     kept: dict[str, Cut]
@@ -47,11 +47,11 @@ class PlanData:
 
 
 def to_text(data: PlanData, kinds: Mapping[str, type]) -> str:
-    """The JSON text of a plan; equal plans give equal text.
+    """Returns the JSON text of a plan; equal plans give equal text.
 
     Args:
         data: the plan.
-        kinds: names of the classes of edits.
+        kinds: the classes of edits, by name.
     """
     names = {kind: name for name, kind in kinds.items()}
     edits = [{"edit": names[type(e)], **asdict(e)} for e in data.edits]
@@ -64,7 +64,7 @@ def to_text(data: PlanData, kinds: Mapping[str, type]) -> str:
 
 
 def _tensors_text(data: PlanData) -> str:
-    """One line for each axis, so that a diff shows what changed."""
+    """Writes one line for each axis, so that a diff shows which axes changed."""
     blocks = []
     for names in _tied(data.kept):
         cut = data.kept[names[0]]
@@ -79,7 +79,7 @@ def _tensors_text(data: PlanData) -> str:
 
 
 def _tied(kept: Mapping[str, Cut]) -> list[list[str]]:
-    """Names in order, those of one tensor together."""
+    """Returns the names in order, with those of a shared tensor together."""
     sets: dict[int, list[str]] = {}
     for name in sorted(kept):
         sets.setdefault(id(kept[name]), []).append(name)
@@ -93,7 +93,7 @@ def _rest(kept: Positions, size: int) -> Positions:
 
 
 def show_ranges(positions: Positions) -> str:
-    """Ascending positions as text.
+    """Writes ascending positions as text.
 
     >>> show_ranges(np.array([0, 1, 2, 7]))
     '0-2,7'
@@ -104,10 +104,10 @@ def show_ranges(positions: Positions) -> str:
 
 
 def parse_ranges(text: str, size: int) -> Positions:
-    """The positions of `show_ranges`.
+    """Reads the positions from the text that `show_ranges` writes.
 
     Raises:
-        ValueError: not such a text, or positions that are repeated, unsorted or not below `size`.
+        ValueError: the text is malformed, or positions repeat, are unsorted or are not below `size`.
     """
     if not _RANGES.fullmatch(text):
         raise ValueError("write positions as ranges and numbers: 0-3,7")
@@ -123,25 +123,30 @@ def parse_ranges(text: str, size: int) -> Positions:
 
 
 def read_plan(path: Path, kinds: Mapping[str, type]) -> PlanData:
-    """What the file at `path` says.
+    """Reads a plan file.
 
     Raises:
-        PlanError: the file is missing, is no JSON, or has a key that is wrong; names file and key.
+        PlanError: the file is missing, is not JSON, or has a wrong key; the message names file and key.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise PlanError("cannot read the plan", where=str(path), why=str(error)) from error
+        raise PlanError(
+            "cannot read the plan",
+            where=str(path),
+            why=str(error),
+            do="give the path of a file that plan.save wrote",
+        ) from error
     return from_text(text, kinds, str(path))
 
 
 def from_text(text: str, kinds: Mapping[str, type], source: str = "plan") -> PlanData:
-    """The plan of a JSON text.
+    """Reads a plan from JSON text.
 
     Args:
         text: the text.
-        kinds: names of the classes of edits.
-        source: where the text comes from, for errors.
+        kinds: the classes of edits, by name.
+        source: where the text comes from, for error messages.
 
     Raises:
         PlanError: see `read_plan`.
@@ -153,7 +158,7 @@ def from_text(text: str, kinds: Mapping[str, type], source: str = "plan") -> Pla
             "the plan is not valid JSON",
             where=source,
             why=str(error),
-            do="save it again with plan.save",
+            do="write it again with plan.save",
         ) from error
     return _Reader(source).plan(whole, kinds)
 
@@ -162,12 +167,12 @@ def _no_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [k for k, _ in pairs]
-        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice")
     return found
 
 
 class _Reader:
-    """Checks each value and says which one is wrong."""
+    """Checks every value of a plan, and reports the one that is wrong."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -193,13 +198,15 @@ class _Reader:
     def _header(self, top: dict[str, Any]) -> None:
         if top.get("format") != FORMAT:
             self._fail(
-                f"is {top.get('format')!r}, not {FORMAT!r}", "format", "give a file of plan.save"
+                f"is {top.get('format')!r}, not {FORMAT!r}",
+                "format",
+                "give a file that plan.save wrote",
             )
         if top.get("version") != VERSION:
             self._fail(
-                f"is {top.get('version')!r}; this fxprune reads {VERSION}",
+                f"is {top.get('version')!r}, and this version of fxprune reads {VERSION}",
                 "version",
-                "make the plan again, or use the fxprune that wrote it",
+                "make the plan again, or use the version of fxprune that wrote it",
             )
 
     def _tensor(self, entry: Any, key: str) -> tuple[Cut, dict[int, int], list[str]]:
@@ -212,13 +219,15 @@ class _Reader:
         sizes: dict[int, int] = {}
         for axis, value in entry.items():
             if not axis.isdecimal():
-                self._fail("is no number of an axis", f"{key}, {axis}", 'axes are keys like "0"')
+                self._fail(
+                    "is not the number of an axis", f"{key}, {axis}", 'axes are keys like "0"'
+                )
             cut[int(axis)], sizes[int(axis)] = self._axis(value, f"{key}, axis {axis}")
         if not cut:
             self._fail(
                 "names no axis",
                 key,
-                "delete the entry: only tensors that lose positions are listed",
+                "delete the entry: a plan lists only tensors that lose positions",
             )
         return cut, sizes, also
 
@@ -258,7 +267,7 @@ class _Reader:
 
     def _fail(self, what: str, key: str, do: str) -> NoReturn:
         raise PlanError(
-            f"{key}: {what}", where=self._source, why="the file was edited wrongly", do=do
+            f"{key}: {what}", where=self._source, why="the file was edited incorrectly", do=do
         )
 
 

@@ -1,4 +1,4 @@
-"""The report of a pruning: text for people, JSON for programs."""
+"""The report of a pruning run: text for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from fxprune.analysis.group import Groups
 from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.report.summary import Comparison, Summary, fold, plain
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 
 
 @dataclass(frozen=True)
 class GroupRow:
-    """A group of a pruning: how many units it had, how many stay, whether its removal is exact."""
+    """A group in a report.
+
+    Attributes:
+        name: the name of the group.
+        units: the number of units before pruning.
+        kept: the number of units that are kept.
+        exact: whether the removal leaves the statistics of every norm unchanged.
+    """
 
     name: str
     units: int
@@ -36,15 +43,15 @@ def group_rows(groups: Groups, plan: Plan) -> tuple[GroupRow, ...]:
 
 @dataclass(frozen=True)
 class Report:
-    """What a pruning did; prints as text.
+    """The result of a pruning run; prints as text.
 
     Attributes:
-        before: the network as it was, every module.
-        after: the smaller network, every module.
-        groups: units and how many of them stay.
-        checks: verifications, in the order they were made.
-        remarks: what was done, what was left, and why.
-        seconds: wall time of each stage.
+        before: the cost of every module of the original network.
+        after: the cost of every module of the smaller network.
+        groups: the groups, with the number of units before and after.
+        checks: the verifications, in the order in which they were made.
+        remarks: what was done, what was not done, and why.
+        seconds: the wall time of each stage in seconds.
     """
 
     before: Summary
@@ -59,11 +66,11 @@ class Report:
 
     @property
     def comparison(self) -> Comparison:
-        """Before beside after."""
+        """The costs of both networks side by side."""
         return Comparison(self.before, self.after)
 
     def text(self, depth: int | None = 2) -> str:
-        """The report for a person, modules folded to a depth; None shows them all."""
+        """Returns the report as text, with modules summed up at a depth; None shows every module."""
         table = Comparison(fold(self.before, depth), fold(self.after, depth))
         parts = [str(table), _groups_text(self.groups)]
         parts += ["\n".join(f"check    {c}" for c in self.checks)]
@@ -72,7 +79,7 @@ class Report:
         return "\n\n".join(p for p in parts if p)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` gives the report back."""
+        """Returns the report as plain data, from which `from_json` restores it."""
         return {
             **self.comparison.to_json(),
             "groups": [asdict(g) for g in self.groups],
@@ -83,7 +90,7 @@ class Report:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
-        """The report of `to_json()`."""
+        """Restores a report from the data of `to_json()`."""
         return cls(
             Summary.from_json(data["before"]),
             Summary.from_json(data["after"]),
@@ -98,7 +105,10 @@ def _groups_text(groups: Sequence[GroupRow], shown: int = 20) -> str:
     if not groups:
         return ""
     cut = [g for g in groups if g.kept < g.units]
-    lines = [(g.name, g.units, g.kept, "exact" if g.exact else "renormalises") for g in cut[:shown]]
+    lines = [
+        (g.name, g.units, g.kept, "exact" if g.exact else "changes norm statistics")
+        for g in cut[:shown]
+    ]
     title = f"{len(cut)} of {len(groups)} groups lose units"
     title += f"; the first {shown}:" if len(cut) > shown else ""
     return f"{title}\n{tabulate(lines, ['group', 'units', 'kept', 'removal'], tablefmt='simple')}"

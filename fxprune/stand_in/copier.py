@@ -10,7 +10,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from operator import is_, itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ _ATOMS = frozenset(
     | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, torch.finfo}
     | {torch._ops.OpOverload, torch._ops.OpOverloadPacket, fx.Graph}
 )
-_CONTAINERS: dict[type, type] = {k: k for k in (object, dict, list, set)}
-_REDUCTIONS = {object.__reduce__, OrderedDict.__reduce__, set.__reduce__}
+_CONTAINERS: dict[Any, type] = {k: k for k in (object, dict, list, set)}
+_BY_IDENTITY: Any = object.__hash__
+_REDUCTIONS: set[Any] = {k.__reduce__ for k in (object, OrderedDict, set)}
+_REDUCE_EX: Any = object.__reduce_ex__
 
 
 class _Kind(NamedTuple):
@@ -39,7 +41,7 @@ class _Kind(NamedTuple):
         slots: where they keep attributes outside `__dict__`.
     """
 
-    base: type | None
+    base: Any
     made: type
     slots: tuple[Any, ...]
 
@@ -110,7 +112,7 @@ class Copier:
 
     # Built-in classes
 
-    def _dict(self, x: dict[Any, Any]) -> dict[Any, Any]:
+    def _dict(self, x: dict[Any, Any]) -> Any:
         kind = type(x)
         return self._filled_dict(x, kind(), kind)
 
@@ -130,7 +132,7 @@ class Copier:
             put = functools.partial(_put_ordered, new, entries)
         self._when_hashable(map(itemgetter(0), entries), put)
 
-    def _list(self, x: list[Any]) -> list[Any]:
+    def _list(self, x: list[Any]) -> Any:
         return self._filled_list(x, [])
 
     def _filled_list(self, x: Any, new: Any) -> Any:
@@ -138,7 +140,7 @@ class Copier:
             self._later(lambda: list.extend(new, [self._copy(v) for v in list.__iter__(x)]))
         return new
 
-    def _set(self, x: set[Any]) -> set[Any]:
+    def _set(self, x: set[Any]) -> Any:
         return self._filled_set(x, set())
 
     def _filled_set(self, x: Any, new: Any) -> Any:
@@ -152,7 +154,7 @@ class Copier:
 
     def _when_hashable(self, keys: Iterable[Any], put: Callable[[], None]) -> None:
         """Puts entries at once, but later where the hash of a key may depend on what it holds."""
-        if all(type(k) is str or type(k).__hash__ is object.__hash__ for k in keys):
+        if all(type(k) is str or type(k).__hash__ is _BY_IDENTITY for k in keys):
             put()
         else:
             self._hashed.append(put)
@@ -268,15 +270,15 @@ class Copier:
             return x.detach().clone()
         storage = x.untyped_storage()
         if storage._cdata not in self._storages:
-            self._storages[storage._cdata] = storage.clone()
+            self._storages[storage._cdata] = storage.clone()  # type: ignore[no-untyped-call]
         new = torch.empty(0, dtype=x.dtype, device=x.device)
         own = self._storages[storage._cdata]
-        return new.set_(own, x.storage_offset(), x.shape, x.stride())  # type: ignore[call-overload, no-any-return]
+        return new.set_(own, x.storage_offset(), x.shape, x.stride())
 
     def _other_tensor(self, x: torch.Tensor) -> torch.Tensor:
         """A tensor of a class of its own, of which only that class knows what it holds."""
         if self._own_data or nn.parameter.is_lazy(x):
-            return self._by_itself(x, copy.deepcopy)
+            return cast(torch.Tensor, self._by_itself(x, copy.deepcopy))
         return x
 
     # Objects
@@ -299,18 +301,20 @@ class Copier:
         slots = [(s, v) for s in plan.slots if (v := get_slot(s, x)) is not MISSING]
         if plan.base is object and not attributes and not slots:
             return x  # it has no state, and may be compared by `is`
-        if plan.base is list:
-            self._filled_list(x, new)
-        elif plan.base is set:
-            self._filled_set(x, new)
-        elif plan.base is not object:
-            base = OrderedDict if isinstance(x, OrderedDict) else dict
-            self._filled_dict(x, new, base)
+        self._fill_entries(plan.base, x, new)
         if attributes:
             self._filled_dict(attributes, attributes_of(new), dict)
         for slot, value in slots:
             self._later(lambda slot=slot, value=value: slot.__set__(new, self._copy(value)))
         return new
+
+    def _fill_entries(self, base: Any, x: Any, new: Any) -> None:
+        if base is list:
+            self._filled_list(x, new)
+        elif base is set:
+            self._filled_set(x, new)
+        elif base is dict:
+            self._filled_dict(x, new, OrderedDict if isinstance(x, OrderedDict) else dict)
 
     def _by_itself(self, x: Any, how: Callable[[Any], Any]) -> Any:
         """A copy that the object's own class makes; the object itself where that refuses."""
@@ -378,8 +382,8 @@ _MAKERS: dict[type, Callable[[Copier, Any], Any]] = {
 }
 
 
-def _nothing() -> None:
-    """Stands for the function of a partial until that is copied."""
+def _nothing(*_: Any) -> None:
+    """Stands for the function of a partial until that is copied, and for a finalizer."""
 
 
 def _put_ordered(new: OrderedDict[Any, Any], entries: Iterable[tuple[Any, Any]]) -> None:
@@ -408,9 +412,7 @@ def _plan(kind: type, module: bool) -> _Kind:
     if module and not issubclass(kind, torch.jit.ScriptModule):
         return _Kind(object, _without_finalizer(kind), slots)
     own = hasattr(kind, "__deepcopy__") or hasattr(kind, "__del__")
-    own = (
-        own or kind.__reduce__ not in _REDUCTIONS or kind.__reduce_ex__ is not object.__reduce_ex__
-    )
+    own = own or kind.__reduce__ not in _REDUCTIONS or kind.__reduce_ex__ is not _REDUCE_EX
     made_by = (vars(b)["__new__"] for b in kind.__mro__ if "__new__" in vars(b))
     native = next(n for n in made_by if isinstance(n, types.BuiltinFunctionType))
     return _Kind(None if own else _CONTAINERS.get(native.__self__), kind, slots)
@@ -421,4 +423,4 @@ def _without_finalizer(kind: type) -> type:
     if not hasattr(kind, "__del__"):
         return kind
     names = {k: vars(kind)[k] for k in ("__module__", "__qualname__", "__doc__") if k in vars(kind)}
-    return type(kind)(kind.__name__, (kind,), {**names, "__del__": lambda self: None})
+    return type(kind)(kind.__name__, (kind,), {**names, "__del__": _nothing})

@@ -9,14 +9,10 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import fx
-
 from fxprune.stand_in.objects import MISSING, is_foreign
 from fxprune.stand_in.remembered import Remembered
-from fxprune.torch_private import FakeTensor
+from fxprune.torch_private import is_symbolic
 
-_TRACES = (FakeTensor, torch.SymInt, torch.SymFloat, torch.SymBool, fx.Proxy)
 _WRAPPERS = (staticmethod, classmethod, functools.cached_property)
 
 
@@ -148,7 +144,7 @@ def _clear(cache: Any, before: Any, copies: Mapping[int, Any]) -> None:
     if cache.cache_info().misses == before.misses:
         return
     own = set(map(id, copies.values())) - copies.keys()
-    if any(isinstance(x, _TRACES) or id(x) in own for x in _held(cache)):
+    if any(is_symbolic(x) or id(x) in own for x in _held(cache)):
         cache.cache_clear()
 
 

@@ -67,7 +67,7 @@ class Remembered:
         if isinstance(x, dict):
             yield _dict(x)
         elif isinstance(x, list | set | deque):
-            yield partial(_put_entries, x, type(x).copy(x)), list(x)
+            yield partial(_put_entries, x, (saved := list(x))), saved
         elif isinstance(x, tuple):
             yield _nothing, x
         if isinstance(x, nn.Module) or not is_foreign(type(x)):

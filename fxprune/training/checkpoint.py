@@ -1,17 +1,16 @@
-"""What training needs beside the program, as plain data, to go on in another process."""
+"""The state of training besides the program, as plain data, so that another process can resume it."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from fxprune.graph.program import Program
+from fxprune.random_state import random_state, set_random_state
 from fxprune.training.ema import Ema
 from fxprune.training.errors import TrainingError
 
@@ -23,7 +22,7 @@ STRANGER = ""
 def write_state(
     program: Program, optimizer: Optimizer, ema: Ema | None, scaler: Any, scheduler: Any
 ) -> State:
-    """Everything but the program; parameters by name, in the order of the groups."""
+    """Returns the state of everything except the program, with parameters by name, in the order of the groups."""
     name_of = {p: n for n, p in reversed(list(program.module.named_parameters()))}
     parts = {"ema": ema, "scaler": scaler, "scheduler": scheduler}
     return {
@@ -48,20 +47,20 @@ def read_state(
     scaler: Any,
     scheduler: Any,
 ) -> None:
-    """Puts back what `write_state` gave.
+    """Restores the state that `write_state` returned.
 
-    The groups of the optimizer are made anew from the names, so that each state meets its parameter in
-    whatever order the optimizer was made.
+    The groups of the optimizer are rebuilt from the names of the parameters, so that each state is assigned
+    to its parameter whatever the order in which the optimizer was created.
 
     Raises:
-        TrainingError: names, parts or sizes are others; nothing has changed.
+        TrainingError: names, parts or sizes differ; nothing has changed.
     """
     parts = {"ema": ema, "scaler": scaler, "scheduler": scheduler}
     for name, part in parts.items():
         if (part is not None) != (name in state):
             raise TrainingError(
                 f"the state has {'a' if name in state else 'no'} part {name!r}",
-                do=f"give the Shrinker the same parts as where the state was made: {name}=...",
+                do=f"create the Shrinker with the same parts as when the state was saved: {name}=...",
             )
     groups = _groups(state["names"], program, optimizer)
     _check_sizes(groups, state["optimizer"])
@@ -97,11 +96,11 @@ def _groups(names: list[list[str]], program: Program, optimizer: Optimizer) -> l
     missing = [n for n in wanted if n != STRANGER and n not in known]
     if missing or wanted.count(STRANGER) != len(strangers):
         raise TrainingError(
-            "the state is of another network",
+            "the state belongs to another network",
             where=", ".join(missing[:4]),
             why="the program has no such parameter"
             if missing
-            else "the optimizer holds another number of parameters that are not the program's",
+            else "the optimizer has a different number of parameters that do not belong to the program",
             do="load the program that was saved with the state: fp.load(directory)",
         )
     rest = iter(strangers)
@@ -109,7 +108,7 @@ def _groups(names: list[list[str]], program: Program, optimizer: Optimizer) -> l
 
 
 def _check_sizes(groups: list[list[Tensor]], saved: Mapping[str, Any]) -> None:
-    """Refuses states of other shapes than their parameters could have had."""
+    """Refuses states whose shapes do not fit their parameters."""
     flat = [p for params in groups for p in params]
     for number, entries in saved["state"].items():
         for key, value in entries.items():
@@ -118,7 +117,7 @@ def _check_sizes(groups: list[list[Tensor]], saved: Mapping[str, Any]) -> None:
             sizes = zip(value.shape, flat[number].shape, strict=True)
             if any(a not in (1, b) for a, b in sizes):
                 raise TrainingError(
-                    f"a state {key!r} of shape {list(value.shape)} for a parameter of shape {list(flat[number].shape)}",
+                    f"the state {key!r} has shape {list(value.shape)}, but its parameter {list(flat[number].shape)}",
                     do="load the program that was saved with the state: fp.load(directory)",
                 )
 
@@ -130,31 +129,9 @@ def _check_ema(ema: Any, saved: Any) -> None:
     theirs = {n: t.shape for n, t in saved.items()}
     if mine != theirs:
         raise TrainingError(
-            "the averages of the state are of another network",
+            "the averaged weights in the state belong to another network",
             where=", ".join(
                 sorted(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n))[:4]
             ),
-            do="make the AveragedModel of the program that was saved with the state",
+            do="create the AveragedModel from the program that was saved with the state",
         )
-
-
-def random_state() -> State:
-    """The state of the generators that training draws from: torch, its accelerators, numpy, Python."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (what users' code may draw from)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": random.getstate(),
-        "numpy": [str(kind), np.asarray(keys).tolist(), position, has_gauss, gauss],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Puts generators back into the state of `random_state`; accelerators where as many are there."""
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002

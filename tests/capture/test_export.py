@@ -233,7 +233,7 @@ def branch_on_data(x: Tensor) -> Tensor:
         (small(), None, "no example input"),
         (small(), {"x": torch.ones(1)}, "args is a mapping"),
         (small(), torch.randn(2, 5, 8, 8), "cannot be run"),
-        (small(), (torch.randn(2, 3, 8, 8), 1), "does not take these inputs"),
+        (small(), (torch.randn(2, 3, 8, 8), 1), "does not accept these inputs"),
         (Fn(branch_on_data), torch.randn(2, 4), "depends on the values"),
         (lambda x: x, torch.ones(1), "cannot capture a function"),
     ],

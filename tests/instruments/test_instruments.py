@@ -46,15 +46,15 @@ def test_only_what_changed_is_printed_by_module_path(small: nn.Module) -> None:
     steps = ["drop-identity", "drop-identity", Scale("0.weight")]
     fp.run(small, X, steps, instruments=looking)
     assert stream.getvalue().splitlines() == [
-        "=== changes by drop-identity",
+        "=== changes made by drop-identity",
         "@ 2",
         "- dropout = aten.dropout(relu, 0.5, False) : float32 s31x8".replace("s31", symbol(small)),
         "@ 3",
         f"- linear_1 = aten.linear(dropout, _3_weight, _3_bias) : float32 {symbol(small)}x4",
         f"+ linear_1 = aten.linear(relu, _3_weight, _3_bias) : float32 {symbol(small)}x4",
-        "=== no change by drop-identity",
-        "=== changes by scale",
-        "~ 0.weight: other numbers",
+        "=== no changes made by drop-identity",
+        "=== changes made by scale",
+        "~ 0.weight: values changed",
     ]
 
 
@@ -144,7 +144,7 @@ def test_a_failure_leaves_what_replays_it(ones: Program, tmp_path: Path) -> None
     for _ in range(2):  # the second one takes the place of the first
         with pytest.raises(PipelineError) as caught:
             fp.run(ones, None, steps, instruments=[fp.Reproducer(target)], seed=3)
-        assert caught.value.do.endswith(f"replay it: fxprune replay '{target}'")
+        assert caught.value.do.endswith(f"to replay the failure, run: fxprune replay '{target}'")
     assert sorted(p.name for p in target.iterdir()) == [
         "error.txt",
         "program",
@@ -176,7 +176,7 @@ def test_where_no_reproducer_can_be_written_the_error_stays(
         fp.run(small, X, [Raises()], instruments=[fp.Reproducer(tmp_path)])
     assert "will not overwrite" in caught.value.do
     assert (tmp_path / "mine").exists()
-    with pytest.raises(LoadError, match="holds no reproducer"):
+    with pytest.raises(LoadError, match="does not contain a reproducer"):
         fp.replay(tmp_path)
 
 
@@ -256,7 +256,7 @@ def test_variables_of_the_environment_need_no_change_of_code(
     assert result.steps[0].checks == ()
     assert [s.disabled for s in result.steps] == [False, True, True]
     printed = capsys.readouterr().err
-    for title in ("graph before drop-ones", "graph after drop-ones", "changes by drop-ones"):
+    for title in ("graph before drop-ones", "graph after drop-ones", "changes made by drop-ones"):
         assert title in printed
     assert "seconds" in printed
     monkeypatch.setenv("FXPRUNE_VERIFY", "1")

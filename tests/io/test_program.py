@@ -194,7 +194,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda d: _cut(d / "weights.safetensors"), "weights.safetensors is truncated"),
     "altered": (lambda d: _flip(d / "program.pt2"), "program.pt2 was altered"),
     "missing": (lambda d: (d / "program.json").unlink(), "program.json is missing"),
-    "no manifest": (lambda d: (d / "manifest.json").unlink(), "holds no saved program"),
+    "no manifest": (lambda d: (d / "manifest.json").unlink(), "does not contain a saved program"),
     "cut manifest": (lambda d: _cut(d / "manifest.json"), "manifest.json is truncated"),
     "version": (lambda d: _version(d / "manifest.json"), "is not known"),
 }

@@ -59,7 +59,7 @@ def test_at_least_holds_for_each_group(program: Program) -> None:
 
 
 def test_unreachable_budget_says_how_far_it_gets(program: Program) -> None:
-    with pytest.raises(BudgetError, match=r"0\.\d+ stay"):
+    with pytest.raises(BudgetError, match=r"0\.\d+ is left"):
         fp.prune(program, keep=0.001)
 
 
@@ -93,5 +93,5 @@ def test_wrong_options_name_the_right_ones(
 
 def test_no_axis_is_emptied(program: Program) -> None:
     group = fp.groups(program)[0]
-    with pytest.raises(PlanError, match="leaves nothing"):
+    with pytest.raises(PlanError, match="removes every position"):
         fp.plan(program, group.units)

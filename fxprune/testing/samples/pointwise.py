@@ -1,4 +1,4 @@
-"""Calls of operators that work element by element."""
+"""Calls of elementwise operators."""
 
 from __future__ import annotations
 
