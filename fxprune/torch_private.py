@@ -8,11 +8,14 @@ says what each is for.
 
 from __future__ import annotations
 
+import io
 import keyword
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -33,6 +36,7 @@ from torch.fx.experimental.symbolic_shapes import (
     uninteresting_files,
 )
 from torch.fx.node import _get_qualified_name
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as sympy_functions
 from torch.utils._sympy.numbers import int_oo
@@ -253,6 +257,17 @@ def _fake(
     return FakeTensor(mode, meta, device)
 
 
+class _ModesOfThread(threading.local, torch._ops._ModeStackStateForPreDispatch):
+    """The modes before autograd, each thread its own.
+
+    torch keeps them for the whole process: while one thread records a network, the symbolic sizes of
+    another one would ask the first one's mode.
+    """
+
+
+torch._ops._mode_stack_state_for_pre_dispatch = _ModesOfThread()  # type: ignore[no-untyped-call]
+
+
 class _EveryCall(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reports every operator that Python code calls, before autograd and decompositions see it."""
 
@@ -297,6 +312,11 @@ def in_autocast() -> bool:
     return torch._C._is_any_autocast_enabled()
 
 
+def is_symbolic(x: object) -> bool:
+    """Whether it is a tensor without data, a number that is none yet, or stands for a value in a graph."""
+    return isinstance(x, FakeTensor | torch.SymInt | torch.SymFloat | torch.SymBool | fx.Proxy)
+
+
 def storage_id(x: torch.Tensor) -> int:
     """Returns a number shared by all tensors with the same memory; tensors without data have no address."""
     number: int = x.untyped_storage()._cdata
@@ -306,6 +326,45 @@ def storage_id(x: torch.Tensor) -> int:
 def untraced_files() -> set[str]:
     """Returns the files whose frames torch.export leaves out of a node's stack trace."""
     return set(uninteresting_files())
+
+
+@contextmanager
+def module_hooks(before: Callable[..., None], after: Callable[..., None]) -> Iterator[None]:
+    """Calls `before` and `after` around every forward of a module in this thread, whatever it raises."""
+    thread = threading.get_ident()
+
+    def own(tell: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: tell(*args) if threading.get_ident() == thread else None
+
+    enter = register_module_forward_pre_hook(own(before))
+    leave = register_module_forward_hook(own(after), always_call=True)
+    try:
+        yield
+    finally:
+        enter.remove()
+        leave.remove()
+
+
+class _WithoutThread(io.TextIOBase):
+    """A stream that drops what one thread writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() != self._thread:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Drops what this thread writes to stderr; torch.export prints the graph of a failure there."""
+    with redirect_stderr(_WithoutThread(sys.stderr)):
+        yield
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,12 +20,13 @@ from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
-from fxprune.capture.unchanged import unchanged
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
+from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
-from fxprune.torch_private import static_size, unlogged_failures
+from fxprune.stand_in import stand_in
+from fxprune.torch_private import static_size, unlogged_failures, without_stderr
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class _Inputs:
         return [x for x in tensors if x.shape[0] == tensors[0].shape[0]]
 
 
+@undisturbed()
 @without_collection()
 def capture(
     model: nn.Module | ExportedProgram,
@@ -69,7 +71,7 @@ def capture(
         return _from_exported(model, _example_inputs(model, args, kwargs))
     inputs = _checked_inputs(model, args, kwargs)
     register_caches()
-    with unchanged(model), unlogged_failures():
+    with unlogged_failures():
         suspects = Suspects(model)
         traced, free, remarks = _trace_batched(
             model, _on_device_of(model, inputs), dynamic_batch, suspects
@@ -156,9 +158,8 @@ class _Traced(NamedTuple):
 
 def _recorded(model: nn.Module, inputs: _Inputs, suspects: Suspects) -> _Traced | None:
     try:
-        with unchanged(model), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            found = trace(model, inputs.args, inputs.kwargs, suspects.watch)
+        with _running(model) as twin:
+            found = trace(twin, inputs.args, inputs.kwargs, partial(suspects.watch, twin))
     except Exception:  # the export says what is wrong with the network, if anything is
         return None
     tree = nn.Module()
@@ -181,8 +182,7 @@ def _export_batched(
     why = ""
     if dynamic and inputs.batched():
         try:
-            with suspects.watch():
-                exported = _export(model, _at_least_two(inputs), dynamic=True)
+            exported = _export(model, _at_least_two(inputs), suspects, dynamic=True)
         except Exception as error:
             certain = at_fixed_batch(model, inputs.args, inputs.kwargs, error)
             if certain is not None:
@@ -193,8 +193,7 @@ def _export_batched(
                 return exported, True, []
             why = "torch.export replaced axis 0 of the inputs by a fixed number"
     try:
-        with suspects.watch():
-            exported = _export(model, inputs, dynamic=False)
+        exported = _export(model, inputs, suspects, dynamic=False)
     except Exception as error:
         given = inputs.args, inputs.kwargs
         raise to_capture_error(model, error, given, why) from error
@@ -225,7 +224,17 @@ def _at_least_two(inputs: _Inputs) -> _Inputs:
     return inputs.map(twice) if one else inputs
 
 
-def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProgram:
+@contextmanager
+def _running(model: nn.Module) -> Iterator[nn.Module]:
+    """A stand-in of the model, around what runs it."""
+    with stand_in(model) as twin, callers_device(), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        yield twin
+
+
+def _export(
+    model: nn.Module, inputs: _Inputs, suspects: Suspects, *, dynamic: bool
+) -> ExportedProgram:
     shapes = None
     if dynamic:
         collection = ShapesCollection()  # type: ignore[no-untyped-call]
@@ -235,10 +244,9 @@ def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProg
             model, inputs.args, inputs.kwargs
         )
     # On failure torch.export prints the graph so far to stderr; the CaptureError says what matters.
-    with warnings.catch_warnings(), torch.enable_grad(), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
+    with _running(model) as twin, suspects.watch(twin), without_stderr():
         return torch.export.export(
-            model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
+            twin, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
         )
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
-from fxprune.torch_private import WithoutData
+from fxprune.process.state import callers_device
+from fxprune.stand_in import stand_in
+from fxprune.torch_private import WithoutData, module_hooks
 
 _ATTENTION = "scaled_dot_product_attention"
 _SWITCHED = {
@@ -44,7 +45,6 @@ class ModeCheck:
 @dataclass(frozen=True)
 class _Call:
     path: str
-    module: nn.Module
     inputs: tuple[list[Any], pytree.TreeSpec]
 
 
@@ -66,12 +66,14 @@ class Suspects:
         self._calls: list[_Call] = []
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Records the inputs of the outermost suspects; those of an earlier export are discarded."""
+    def watch(self, twin: nn.Module) -> Iterator[None]:
+        """Records the inputs of the outermost suspects of a stand-in; those of an earlier run are discarded."""
         self._calls.clear()
         hooks = [
-            module.register_forward_pre_hook(self._note(path), with_kwargs=True, prepend=True)
-            for path, module in self._outermost.items()
+            twin.get_submodule(path).register_forward_pre_hook(
+                self._note(path), with_kwargs=True, prepend=True
+            )
+            for path in self._outermost
         ]
         try:
             yield
@@ -82,24 +84,18 @@ class Suspects:
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModeCheck:
         """Finds the modules whose forward pass takes a different path in the other mode.
 
-        The model's `training` flags are changed; the caller must restore them.
-
         Args:
             args: the positional inputs of the whole model.
             kwargs: the keyword inputs of the whole model.
         """
         if not self.paths:
             return ModeCheck()
-        whole = _Call("", self._model, pytree.tree_flatten((args, dict(kwargs))))
+        whole = _Call("", pytree.tree_flatten((args, dict(kwargs))))
         calls = self._calls if self._seen_whole() else [whole]
         recorded, check = {}, ModeCheck()
         try:
-            twins = [(c.path, WithoutData(c.module, *c.inputs)) for c in calls]
             for mode in (True, False):
-                self._model.train(mode)
-                recorder = _Recorder(self._model)
-                for path, twin in twins:
-                    recorder.run(path, twin)
+                recorder = self._record(calls, mode)
                 recorded[mode] = recorder.calls
                 if mode:
                     check.dropouts = recorder.dropouts
@@ -109,10 +105,19 @@ class Suspects:
         check.fixed = [p for p in paths if recorded[True].get(p) != recorded[False].get(p)]
         return check
 
+    def _record(self, calls: list[_Call], mode: bool) -> _Recorder:
+        """What the modules do in a mode, each on the inputs noted."""
+        with stand_in(self._model) as twin, callers_device():
+            twin.train(mode)
+            recorder = _Recorder(twin)
+            for call in calls:
+                recorder.run(call.path, WithoutData(twin.get_submodule(call.path), *call.inputs))
+        return recorder
+
     def _note(self, path: str) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # Flat: a list among them may grow later, and a cache computes where it is built anew.
-            self._calls.append(_Call(path, module, pytree.tree_flatten((args, kwargs))))
+            self._calls.append(_Call(path, pytree.tree_flatten((args, kwargs))))
 
         return note
 
@@ -183,14 +188,8 @@ class _Recorder(TorchFunctionMode):
     def run(self, path: str, twin: WithoutData) -> None:
         """Runs the module at `path` without data."""
         self._stack = [path]
-        enter = register_module_forward_pre_hook(self._enter)
-        leave = register_module_forward_hook(self._leave, always_call=True)
-        try:
-            with torch.enable_grad(), self:
-                twin()
-        finally:
-            enter.remove()
-            leave.remove()
+        with module_hooks(self._enter, self._leave), torch.enable_grad(), self:
+            twin()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -38,7 +38,9 @@ class Difference(AssertionError):
     """A pass made something else of a program than it declares; the message says which."""
 
 
-def check_pipeline(model: nn.Module, args: tuple[Tensor, ...], seed: int, *, train: bool) -> list[str]:
+def check_pipeline(
+    model: nn.Module, args: tuple[Tensor, ...], seed: int, *, train: bool
+) -> list[str]:
     """Runs random passes on a network in float64 and compares after each of them; returns what ran.
 
     Args:
@@ -116,9 +118,13 @@ def _compare(before: Program, after: Program, args: tuple[Tensor, ...], text: st
             scale = float(a.abs().max()) if a.numel() else 0.0
             if a.isnan().any():
                 continue
-            if a.shape != b.shape or not torch.allclose(b, a, rtol=1e-7, atol=1e-8 * max(scale, 1e-3)):
+            if a.shape != b.shape or not torch.allclose(
+                b, a, rtol=1e-7, atol=1e-8 * max(scale, 1e-3)
+            ):
                 error = float((a - b).abs().max()) if a.shape == b.shape else float("inf")
-                raise Difference(f"{text}: result {i} differs by {error:.1e}, its largest number is {scale:.1e}")
+                raise Difference(
+                    f"{text}: result {i} differs by {error:.1e}, its largest number is {scale:.1e}"
+                )
 
 
 def _run(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:

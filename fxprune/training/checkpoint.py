@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from fxprune.graph.program import Program
-from fxprune.graph.random_state import random_state, set_random_state
+from fxprune.process.random_state import random_state, set_random_state
 from fxprune.training.ema import Ema
 from fxprune.training.errors import TrainingError
 

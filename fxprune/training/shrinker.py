@@ -15,11 +15,11 @@ from fxprune.analysis.cache import solved
 from fxprune.capture import capture
 from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program, TracedModule
-from fxprune.graph.random_state import random_state_kept
 from fxprune.instruments import read_environment
 from fxprune.pipeline import Result, run_pipeline
 from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan, check_plan
+from fxprune.process.random_state import random_state_kept
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.checkpoint import read_state, write_state

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import VerifyError
 from fxprune.graph.program import Program, named_tensors
-from fxprune.graph.random_state import seeded
+from fxprune.process.random_state import seeded
 from fxprune.verify.inputs import Batch
 
 Tensor = torch.Tensor

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import fxprune as fp
 from fxprune.graph.gate import gates
-from fxprune.graph.random_state import random_state, set_random_state
+from fxprune.process.random_state import random_state, set_random_state
 from fxprune.testing.training import (
     ConvNet,
     Mlp,

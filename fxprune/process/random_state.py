@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fxprune.process.lock import alone
+
 
 def random_state() -> dict[str, Any]:
     """The state of every global generator, as plain data and tensors.
@@ -38,12 +40,13 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Restores every global generator afterwards."""
-    state = random_state()
-    try:
-        yield
-    finally:
-        set_random_state(state)
+    """Restores every global generator afterwards; one thread at a time."""
+    with alone():
+        state = random_state()
+        try:
+            yield
+        finally:
+            set_random_state(state)
 
 
 @contextmanager
