@@ -208,10 +208,19 @@ class WithoutData:
         model: the model.
         leaves: its inputs, `(args, kwargs)`, as a flat list.
         spec: how they are nested.
+        dtype: the dtype of all floating-point tensors; None for their own.
+        device: the device of all tensors; None for their own.
     """
 
-    def __init__(self, model: nn.Module, leaves: Iterable[Any], spec: pytree.TreeSpec) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        leaves: Iterable[Any],
+        spec: pytree.TreeSpec,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._model, self._dtype, self._device = model, dtype, device
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._known: dict[int, torch.Tensor] = {}
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -233,7 +242,8 @@ class WithoutData:
     def _empty(self, x: torch.Tensor) -> torch.Tensor:
         if id(x) not in self._known:
             shape, stride = ([_hint(n) for n in s] for s in (x.shape, x.stride()))
-            new = _fake(self._mode, shape, stride, x.dtype, x.device)
+            dtype = self._dtype if self._dtype and x.is_floating_point() else x.dtype
+            new = _fake(self._mode, shape, stride, dtype, self._device or x.device)
             self._known[id(x)] = new.requires_grad_(x.requires_grad)
         return self._known[id(x)]
 
@@ -563,7 +573,7 @@ def nesting_parts(spec: pytree.TreeSpec) -> tuple[Any, Any, list[pytree.TreeSpec
     """Class, context and parts of how a value is nested; None for what is not nested."""
     if spec.is_leaf():
         return None
-    return spec.type, spec.context, list(spec.children())
+    return spec.type, spec.context, list(spec_children(spec))
 
 
 def nesting(kind: Any, context: Any, parts: list[pytree.TreeSpec]) -> pytree.TreeSpec:
@@ -587,3 +597,55 @@ def nesting_class(name: str) -> type | None:
     if known is not None and nesting_name(known) == name:
         return known
     return next((k for k in pytree.SUPPORTED_NODES if nesting_name(k) == name), None)
+
+
+def spec_children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
+    """Returns how the children of a container are nested; the attribute has another name in each version."""
+    return spec.children() if hasattr(spec, "children") else spec.children_specs
+
+
+def multiple(size: Any) -> tuple[str, int] | None:
+    """Returns symbol and factor if a size is a multiple of one symbol."""
+    factor, symbol = size.node.expr.as_coeff_Mul()
+    return (str(symbol), int(factor)) if symbol.is_symbol and factor.is_integer else None
+
+
+class _CheckedCodeGen(fx.graph._PyTreeCodeGen):
+    """Code that checks its inputs first.
+
+    Args:
+        info: how inputs and outputs are nested.
+        lines: lines of code that come after the inputs were unpacked.
+        known: what the lines refer to, by name.
+        flatten: unpacks the inputs, given their names, the inputs and how they are nested; None for torch's own.
+    """
+
+    def __init__(
+        self, info: Any, lines: Sequence[str], known: Mapping[str, Any], flatten: Any
+    ) -> None:
+        super().__init__(info)
+        self._lines, self._known, self._flatten = lines, known, flatten
+
+    def gen_fn_def(self, *args: Any, **kwargs: Any) -> str:
+        text = super().gen_fn_def(*args, **kwargs)
+        if self._flatten is not None:
+            names = tuple(n for n in self.pytree_info.orig_args if n != "self")
+            text = text.replace(
+                "fx_pytree.tree_flatten_spec(", f"{self._flatten.__name__}({names}, "
+            )
+        return "\n    ".join([text, *self._lines])
+
+    def additional_globals(self) -> list[tuple[str, Any]]:
+        flatten = () if self._flatten is None else ((self._flatten.__name__, self._flatten),)
+        return [*super().additional_globals(), *self._known.items(), *flatten]
+
+
+def check_in_code(
+    graph: fx.Graph,
+    lines: Sequence[str],
+    known: Mapping[str, Any],
+    flatten: Callable[..., Any] | None,
+) -> None:
+    """Makes the code of a captured graph check its inputs first; the arguments are those of the code generator."""
+    info = graph._codegen.pytree_info  # type: ignore[attr-defined]
+    graph.set_codegen(_CheckedCodeGen(info, lines, known, flatten))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.caches import cache_remarks, register_caches
 from fxprune.capture.failure import at_fixed_batch, first_line, to_capture_error
+from fxprune.capture.follow import Following, find_following
 from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
@@ -73,11 +74,11 @@ def capture(
     register_caches()
     with unlogged_failures():
         suspects = Suspects(model)
-        traced, free, remarks = _trace_batched(
-            model, _on_device_of(model, inputs), dynamic_batch, suspects
-        )
+        given = _on_device_of(model, inputs)
+        traced, free, remarks = _trace_batched(model, given, dynamic_batch, suspects)
+        following = find_following(model, given.args, given.kwargs, traced.module)
         check = suspects.check(inputs.args, inputs.kwargs)
-    module, more = _build(traced.module, model, check)
+    module, more = _build(traced.module, model, check, following)
     return Program(
         module,
         inputs.args,
@@ -262,9 +263,10 @@ def _build(
     unlifted: fx.GraphModule,
     model: nn.Module | None,
     check: ModeCheck,
+    following: Sequence[Following] = (),
 ) -> tuple[TracedModule, list[Remark]]:
     """Builds a `TracedModule` from an exported graph: normalised, with its mode switches marked."""
-    remarks = normalise(unlifted)
+    remarks = normalise(unlifted, following)
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training
     paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check)]

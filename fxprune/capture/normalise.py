@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
 from fxprune.analysis.rulebook import find_rule
+from fxprune.capture.follow import Following, follow_sources
 from fxprune.capture.inplace import make_functional, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
@@ -42,11 +44,12 @@ _VIEWS = {
 }
 
 
-def normalise(module: fx.GraphModule) -> list[Remark]:
+def normalise(module: fx.GraphModule, following: Sequence[Following] = ()) -> list[Remark]:
     """Normalises the graph of `module` in place.
 
     Args:
         module: the module of an exported program, with get_attr nodes for parameters.
+        following: the calls of the network whose dtype or device follows it.
 
     Returns:
         Remarks on what was changed.
@@ -58,6 +61,7 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
     inline_regions(module)
     drop_guards(module.graph)
     trim_meta(module.graph)
+    follow_sources(module.graph, following)
     remarks = make_functional(module.graph)
     if decompose_without_rule(module):
         remarks += make_functional(module.graph)

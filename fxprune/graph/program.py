@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.graph.inputs import bind_inputs, check_inputs
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE, set_training
 from fxprune.remark import Remark
@@ -29,6 +30,18 @@ class TracedModule(fx.GraphModule):
         if set_training(self, mode):
             self.recompile()
         return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the graph.
+
+        Raises:
+            InputError: the graph does not hold for these inputs.
+        """
+        try:
+            return super().__call__(*args, **kwargs)
+        except TypeError:
+            bind_inputs(self, args, kwargs)
+            raise
 
     def __reduce__(self) -> tuple[Any, ...]:
         # GraphModule's own traces its code again: marks, names and the structure of inputs are lost.
@@ -167,6 +180,7 @@ def build_module(tree: torch.nn.Module, graph: fx.Graph, *, training: bool) -> T
     module = TracedModule(torch.nn.Module(), fx.Graph())
     share_tensors(tree, module)
     share_objects(tree, module, graph)
+    check_inputs(graph)
     module.graph = graph
     fx.GraphModule.train(module, training)
     return module
