@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -90,6 +90,25 @@ def functional(
         (a.name, str(a.type)) for a in twin._schema.arguments
     ]
     return twin if same else None
+
+
+@cache
+def without_out(
+    op: torch._ops.OpOverload[Any, Any],
+) -> torch._ops.OpOverload[Any, Any] | None:
+    """Returns `aten.div.Tensor` for `aten.div.out`, or None for operators that do not return one `out`."""
+    schema = op._schema
+    if len(schema.returns) != 1 or [schema.arguments[i].name for i in mutated(op)] != ["out"]:
+        return None
+    wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name != "out"]
+    packet = op.overloadpacket
+    for twin in (getattr(packet, name) for name in packet.overloads()):
+        if [(a.name, str(a.type)) for a in twin._schema.arguments[: len(wanted)]] != wanted:
+            continue
+        rest = twin._schema.arguments[len(wanted) :]
+        if not mutated(twin) and all(a.has_default_value() for a in rest):
+            return cast("torch._ops.OpOverload[Any, Any]", twin)
+    return None
 
 
 def pytree_specs(graph: fx.Graph) -> tuple[pytree.TreeSpec, pytree.TreeSpec] | None:

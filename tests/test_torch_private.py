@@ -20,6 +20,7 @@ from fxprune.torch_private import (
     storage_id,
     unlogged_failures,
     untraced_files,
+    without_out,
 )
 
 
@@ -157,3 +158,13 @@ def test_autocast_is_seen_on_every_kind_of_device() -> None:
             warnings.simplefilter("ignore")
             with torch.autocast(device, torch.bfloat16):
                 assert in_autocast() == torch.is_autocast_enabled(device)
+
+
+def test_an_operator_with_out_has_a_twin_without() -> None:
+    """The public schema of an operator does not name the overload that returns what it writes."""
+    aten = torch.ops.aten
+    assert without_out(aten.div.out) is aten.div.Tensor
+    assert without_out(aten.mv.out) is aten.mv.default
+    assert without_out(aten.sum.IntList_out) is aten.sum.dim_IntList
+    assert without_out(aten.topk.values) is None
+    assert without_out(aten.add_.Tensor) is None

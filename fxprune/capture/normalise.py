@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.analysis.rulebook import find_rule
-from fxprune.capture.inplace import make_functional, written_memory
+from fxprune.capture.inplace import make_functional, write_copies, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
 from fxprune.remark import Remark
@@ -58,6 +58,7 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
     inline_regions(module)
     drop_guards(module.graph)
     trim_meta(module.graph)
+    write_copies(module.graph)
     remarks = make_functional(module.graph)
     if decompose_without_rule(module):
         remarks += make_functional(module.graph)
