@@ -19,16 +19,21 @@ from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._export.utils import _compiling_state_context
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.export._trace import _ignore_backend_decomps
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, make_fx
+from torch.fx.experimental.proxy_tensor import (
+    ProxyTorchDispatchMode,
+    disable_proxy_modes_tracing,
+    make_fx,
+)
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
     ShapeEnv,
     StatelessSymbolicContext,
     uninteresting_files,
 )
+from torch.nn.modules._functions import BackwardHookFunction as BackwardHookFunction
 from torch.utils import _pytree as pytree
 
 try:
@@ -273,6 +278,20 @@ def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
         finally:
             proxy = torch._C._TorchDispatchModeKey.PROXY
             torch._ops.unset_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Hides what is called from `every_call` and from an export that is recording."""
+    with disable_proxy_modes_tracing(), torch._C.DisableTorchFunction():
+        yield
+
+
+@contextmanager
+def with_data() -> Iterator[None]:
+    """Lets tensors have data while a model runs without, and hides what is called from what records it."""
+    with unrecorded(), unset_fake_temporarily():
+        yield
 
 
 def in_autocast() -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.analysis.rulebook import find_rule
+from fxprune.capture import functions
 from fxprune.capture.inplace import make_functional, write_copies, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
@@ -171,6 +172,8 @@ def decompose_without_rule(module: fx.GraphModule) -> bool:
         node, depth = pending.pop()
         op = overload(node)
         if op is None or depth == _MAX_DEPTH or find_rule(op) is not None:
+            continue
+        if op.namespace == functions.NAMESPACE:  # its decomposition has another backward
             continue
         if not node.users and not op._schema.is_mutable:
             continue

@@ -16,7 +16,8 @@ from fxprune.errors import PlanError, VerifyError
 from fxprune.graph.program import Program, named_tensors
 from fxprune.remark import Remark
 from fxprune.torch_private import WithoutData
-from fxprune.verify.check import TOLERANCE, Check, Run, compare_runs, on_meta
+from fxprune.verify.check import Check, Run, compare_runs, least_exact, on_meta
+from fxprune.verify.gradients import compare_gradients
 from fxprune.verify.inputs import batches_of
 from fxprune.verify.noise import noisy
 
@@ -103,7 +104,7 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
         _running(model, state, program),
         _running(program.module, known, program),
         batches_of(program, seed),
-        dtype=_least_exact(model),
+        dtype=least_exact(model),
         against="the model",
         seed=seed,
         may_refuse=True,
@@ -115,7 +116,7 @@ def check_capture(
 ) -> tuple[list[Check], list[Remark]]:
     """Holds a captured program against its model; returns a remark instead where the model does not run.
 
-    On the meta device there is nothing to compare.
+    Of a model in train mode, the gradients are compared too. On the meta device there is nothing to compare.
 
     Raises:
         VerifyError: the two compute different things.
@@ -143,7 +144,10 @@ def check_capture(
             do="report this network, or capture it with torch.export instead: "
             "fp.prune(torch.export.export(model, args), args)",
         )
-    return [check], []
+    if not model.training:
+        return [check], []
+    gradients, remarks = compare_gradients(model, program, seed=seed)
+    return [check, *gradients], remarks
 
 
 def _running(module: nn.Module, state: Mapping[str, torch.Tensor], program: Program) -> Run:
@@ -159,12 +163,6 @@ def _running(module: nn.Module, state: Mapping[str, torch.Tensor], program: Prog
             return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
 
     return run
-
-
-def _least_exact(model: nn.Module) -> torch.dtype:
-    """The least exact type of its tensors that has a tolerance; float32 where none has."""
-    types = {t.dtype for t in named_tensors(model).values()} & TOLERANCE.keys() or {torch.float32}
-    return max(types, key=TOLERANCE.__getitem__)
 
 
 def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:
