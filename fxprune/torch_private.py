@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import sympy
 import torch
@@ -25,10 +25,14 @@ from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._export.utils import _compiling_state_context
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.export._trace import _ignore_backend_decomps
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, make_fx
+from torch.fx.experimental.proxy_tensor import (
+    ProxyTorchDispatchMode,
+    disable_proxy_modes_tracing,
+    make_fx,
+)
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
     ShapeEnv,
@@ -36,6 +40,7 @@ from torch.fx.experimental.symbolic_shapes import (
     uninteresting_files,
 )
 from torch.fx.node import _get_qualified_name
+from torch.nn.modules._functions import BackwardHookFunction as BackwardHookFunction
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as sympy_functions
@@ -125,6 +130,25 @@ def functional(
         (a.name, str(a.type)) for a in twin._schema.arguments
     ]
     return twin if same else None
+
+
+@cache
+def without_out(
+    op: torch._ops.OpOverload[Any, Any],
+) -> torch._ops.OpOverload[Any, Any] | None:
+    """Returns `aten.div.Tensor` for `aten.div.out`, or None for operators that do not return one `out`."""
+    schema = op._schema
+    if len(schema.returns) != 1 or [schema.arguments[i].name for i in mutated(op)] != ["out"]:
+        return None
+    wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name != "out"]
+    packet = op.overloadpacket
+    for twin in (getattr(packet, name) for name in packet.overloads()):
+        if [(a.name, str(a.type)) for a in twin._schema.arguments[: len(wanted)]] != wanted:
+            continue
+        rest = twin._schema.arguments[len(wanted) :]
+        if not mutated(twin) and all(a.has_default_value() for a in rest):
+            return cast("torch._ops.OpOverload[Any, Any]", twin)
+    return None
 
 
 def pytree_specs(graph: fx.Graph) -> tuple[pytree.TreeSpec, pytree.TreeSpec] | None:
@@ -315,6 +339,20 @@ def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
         finally:
             proxy = torch._C._TorchDispatchModeKey.PROXY
             torch._ops.unset_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Hides what is called from `every_call` and from an export that is recording."""
+    with disable_proxy_modes_tracing(), torch._C.DisableTorchFunction():
+        yield
+
+
+@contextmanager
+def with_data() -> Iterator[None]:
+    """Lets tensors have data while a model runs without, and hides what is called from what records it."""
+    with unrecorded(), unset_fake_temporarily():
+        yield
 
 
 def in_autocast() -> bool:

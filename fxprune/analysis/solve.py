@@ -161,18 +161,23 @@ def _entries(walk: _Walk, positions: Label, count: int, tiled: bool) -> Label:
 
 
 def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:
-    """Couples the argument that an operator writes to with the value written."""
-    for value, argument in zip(node.args, node.target._schema.arguments, strict=False):  # type: ignore[union-attr]
-        if (
-            argument.alias_info is None
-            or not argument.alias_info.is_write
-            or not isinstance(value, fx.Node)
-        ):
+    """Couples each argument that an operator writes to with the value written; one of another size is frozen."""
+    arguments = enumerate(node.target._schema.arguments)  # type: ignore[union-attr]
+    written = [
+        node.args[i] if i < len(node.args) else node.kwargs.get(a.name)
+        for i, a in arguments
+        if a.alias_info is not None and a.alias_info.is_write
+    ]
+    results = labels if isinstance(labels, list) else [labels]
+    for value, result in zip(written, results, strict=False):
+        target = walk.env[value] if isinstance(value, fx.Node) else None
+        if not isinstance(target, tuple) or not isinstance(result, tuple):
             continue
-        target = walk.env[value]
-        if isinstance(target, tuple) and isinstance(labels, tuple) and len(target) == len(labels):
-            for a, b in zip(target, labels, strict=True):
+        if [len(x) for x in target] == [len(x) for x in result]:
+            for a, b in zip(target, result, strict=True):
                 walk.units.unify(a, b)
+        else:
+            walk.units.freeze(*target, *result, why="an operator writes a value of another size")
 
 
 @cache

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.caches import cache_remarks, register_caches
 from fxprune.capture.failure import at_fixed_batch, first_line, to_capture_error
 from fxprune.capture.follow import Following, find_following
+from fxprune.capture.functions import Functions
 from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
@@ -56,6 +57,7 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_batch: bool = True,
+    backward: bool | None = None,
 ) -> Program:
     """Captures a model as a `Program`; the model is not changed, and the program shares its tensors.
 
@@ -64,6 +66,8 @@ def capture(
         args: the example positional inputs; a single tensor stands for a tuple of one.
         kwargs: the example keyword inputs.
         dynamic_batch: leave the batch size (axis 0 of the tensor inputs) free.
+        backward: keep custom autograd Functions as calls, with their backward; else the operators of their
+            forward are captured, which can be pruned. By default, kept where the model is in train mode.
 
     Raises:
         CaptureError: the model cannot be exported.
@@ -72,10 +76,14 @@ def capture(
         return _from_exported(model, _example_inputs(model, args, kwargs))
     inputs = _checked_inputs(model, args, kwargs)
     register_caches()
+    functions = Functions(
+        type(model).__name__, keep=model.training if backward is None else backward
+    )
     with unlogged_failures():
         suspects = Suspects(model)
         given = _on_device_of(model, inputs)
-        traced, free, remarks = _trace_batched(model, given, dynamic_batch, suspects)
+        with functions.observed():
+            traced, free, remarks = _trace_batched(model, given, dynamic_batch, suspects)
         following = find_following(model, given.args, given.kwargs, traced.module)
         check = suspects.check(inputs.args, inputs.kwargs)
     module, more = _build(traced.module, model, check, following)
@@ -85,7 +93,12 @@ def capture(
         inputs.kwargs,
         free_batch=free,
         name=type(model).__name__,
-        remarks=(*remarks, *more, *cache_remarks(type(model).__name__, traced.out_spec)),
+        remarks=(
+            *remarks,
+            *more,
+            *functions.remarks(),
+            *cache_remarks(type(model).__name__, traced.out_spec),
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -51,17 +52,21 @@ class _Call:
 class Suspects:
     """The modules of a model whose own code reads `training`, with the inputs that export passes to them.
 
-    A class is a suspect if its code names `training`. The outermost suspects are run alone in both
-    modes, on tensors without data that have the shapes which export met there. The whole model is run
-    instead if that would not show everything: if a suspect reads `training` outside its `forward`, or
-    if a suspect was not called while some code calls a `forward` by that name.
+    A module is a suspect if the code of its class, or of a forward hook, names `training`. The outermost
+    suspects are run alone in both modes, on tensors without data that have the shapes which export met
+    there. The whole model is run instead if that would not show everything: if a suspect reads `training`
+    outside its `forward`, or if a suspect was not called while some code calls a `forward` by that name.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         kinds = {type(m) for m in model.modules()}
         readers = {k for k in kinds if not is_torch(k) and reads_training(k)}
-        self.paths = [path for path, m in model.named_modules() if type(m) in readers]
+        self.paths = [
+            path
+            for path, m in model.named_modules()
+            if type(m) in readers or _hook_reads_training(m)
+        ]
         self._outermost = _outermost(model, self.paths)
         self._calls: list[_Call] = []
 
@@ -101,7 +106,8 @@ class Suspects:
                     check.dropouts = recorder.dropouts
         except Exception as error:
             return ModeCheck(self.paths, f"{type(error).__name__}: {first_line(error)}")
-        paths = [path for path, m in self._model.named_modules() if not is_torch(type(m))]
+        named = self._model.named_modules()
+        paths = [path for path, m in named if path in self.paths or not is_torch(type(m))]
         check.fixed = [p for p in paths if recorded[True].get(p) != recorded[False].get(p)]
         return check
 
@@ -133,13 +139,21 @@ class Suspects:
 
 
 def is_torch(kind: type) -> bool:
-    """Returns whether torch.nn itself defines the class."""
-    return kind.__module__.startswith("torch.nn.")
+    """Returns whether torch.nn itself defines the class; not so its parametrizations, which the graph cannot switch."""
+    return kind.__module__.startswith("torch.nn.") and kind.__module__ != parametrizations.__name__
 
 
 def reads_training(kind: type) -> bool:
     """Returns whether a method of the class, or of its bases below nn.Module, names `training`."""
     return any(True for _ in _methods(kind, "training"))
+
+
+def _hook_reads_training(module: nn.Module) -> bool:
+    """Returns whether a forward hook names `training`, as that of the old spectral norm does."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(
+        reads_training(type(h)) or any("training" in names for names in _names(h)) for h in hooks
+    )
 
 
 def _methods(kind: type, word: str) -> Iterator[str]:

@@ -11,8 +11,9 @@ import torch
 from torch import fx
 
 from fxprune.analysis.rulebook import find_rule
+from fxprune.capture import functions
 from fxprune.capture.follow import Following, follow_sources
-from fxprune.capture.inplace import make_functional, written_memory
+from fxprune.capture.inplace import make_functional, write_copies, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
 from fxprune.remark import Remark
@@ -62,6 +63,7 @@ def normalise(module: fx.GraphModule, following: Sequence[Following] = ()) -> li
     drop_guards(module.graph)
     trim_meta(module.graph)
     follow_sources(module.graph, following)
+    write_copies(module.graph)
     remarks = make_functional(module.graph)
     if decompose_without_rule(module):
         remarks += make_functional(module.graph)
@@ -174,6 +176,8 @@ def decompose_without_rule(module: fx.GraphModule) -> bool:
         node, depth = pending.pop()
         op = overload(node)
         if op is None or depth == _MAX_DEPTH or find_rule(op) is not None:
+            continue
+        if op.namespace == functions.NAMESPACE:  # its decomposition has another backward
             continue
         if not node.users and not op._schema.is_mutable:
             continue

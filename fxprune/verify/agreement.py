@@ -18,7 +18,8 @@ from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData
-from fxprune.verify.check import TOLERANCE, Check, Run, compare_runs, on_meta
+from fxprune.verify.check import Check, Run, compare_runs, least_exact, on_meta
+from fxprune.verify.gradients import compare_gradients
 from fxprune.verify.inputs import batches_of
 from fxprune.verify.noise import noisy
 
@@ -107,7 +108,7 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
         _running(model, noise, program),
         _running_program(program, known),
         batches_of(program, seed),
-        dtype=_least_exact(model),
+        dtype=least_exact(model),
         against="the model",
         seed=seed,
         may_refuse=True,
@@ -119,7 +120,7 @@ def check_capture(
 ) -> tuple[list[Check], list[Remark]]:
     """Holds a captured program against its model; returns a remark instead where the model does not run.
 
-    On the meta device there is nothing to compare.
+    Of a model in train mode, the gradients are compared too. On the meta device there is nothing to compare.
 
     Raises:
         VerifyError: the two compute different things.
@@ -147,7 +148,10 @@ def check_capture(
             do="report this network, or capture it with torch.export instead: "
             "fp.prune(torch.export.export(model, args), args)",
         )
-    return [check], []
+    if not model.training:
+        return [check], []
+    gradients, remarks = compare_gradients(model, program, seed=seed)
+    return [check, *gradients], remarks
 
 
 def _running(model: nn.Module, noise: Mapping[str, torch.Tensor], program: Program) -> Run:
@@ -183,12 +187,6 @@ def _outputs(
     copies = {id(t): t.detach().clone() for t in state.values()}
     tensors = {name: copies[id(t)] for name, t in state.items()}
     return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
-
-
-def _least_exact(model: nn.Module) -> torch.dtype:
-    """The least exact type of its tensors that has a tolerance; float32 where none has."""
-    types = {t.dtype for t in named_tensors(model).values()} & TOLERANCE.keys() or {torch.float32}
-    return max(types, key=TOLERANCE.__getitem__)
 
 
 def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:

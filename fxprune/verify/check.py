@@ -181,6 +181,12 @@ def relative_error(a: Any, b: Any) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
+def least_exact(module: torch.nn.Module) -> torch.dtype:
+    """The least exact type of its tensors that has a tolerance; float32 where none has."""
+    types = {t.dtype for t in named_tensors(module).values()} & TOLERANCE.keys() or {torch.float32}
+    return max(types, key=TOLERANCE.__getitem__)
+
+
 def on_meta(module: torch.nn.Module) -> bool:
     """Whether a tensor of the module is on the meta device: it then has no numbers to compare."""
     return any(t.is_meta for t in named_tensors(module).values())
