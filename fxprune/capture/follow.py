@@ -15,6 +15,8 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.graph.operands import get_argument
+from fxprune.process.state import callers_device
+from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData, every_call, fake_result, overload
 
 _META, _CPU = torch.device("meta"), torch.device("cpu")
@@ -24,6 +26,7 @@ _LIKE = {
     torch.ops.aten.full.default: torch.ops.aten.new_full.default,
     torch.ops.aten.empty.memory_format: torch.ops.aten.new_empty.default,
 }
+_OTHER_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 _CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten.to.device)
 _ORIGIN = ("nn_module_stack", "stack_trace")
 
@@ -59,15 +62,17 @@ def find_following(
     tensors = [
         x for x in (*leaves, *model.parameters(), *model.buffers()) if isinstance(x, torch.Tensor)
     ]
-    dtype = next(
-        d
-        for d in (torch.float64, torch.float32, torch.bfloat16)
-        if d not in {x.dtype for x in tensors}
-    )
+    used = {x.dtype for x in tensors}
+    dtype = next((d for d in _OTHER_DTYPES if d not in used), torch.float16)
     device = _CPU if any(x.is_meta for x in tensors) else _META
-    before = _run(WithoutData(model, leaves, spec))
+
+    def run(dtype: torch.dtype | None = None, device: torch.device | None = None) -> list[Spelled]:
+        with stand_in(model) as twin, callers_device():
+            return _run(WithoutData(twin, leaves, spec, dtype, device))
+
+    before = run()
     for change in ((dtype, device), (dtype, None), (None, device)):
-        after = _run(WithoutData(model, leaves, spec, *change))
+        after = run(*change)
         if before and [c.op for c in before] == [c.op for c in after]:
             pairs = zip(before, after, strict=True)
             return [Following(a, _changed(a, b, *change)) for a, b in pairs if a.literals]
