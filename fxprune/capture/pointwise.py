@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fxprune.random_state import random_state_kept
+from fxprune.process.random_state import random_state_kept
 
 Tensor = torch.Tensor
 _LENGTH = 6
