@@ -521,7 +521,7 @@ def test_a_report_that_is_none_is_refused(folder: Path) -> None:
 
 def test_a_model_pruned_in_parts_is_checked_alike(tmp_path: Path, flag: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
-    partial = fp.capture_partial(model, torch.randn(2, 4))
+    partial = fp.capture_partial(model, (torch.randn(2, 4),))
     fp.save(fp.prune(partial, keep=0.5), tmp_path / "net")
     partial.load(tmp_path / "net")
     for name in ("manifest.json", "parts.json", "plan.json", "weights.safetensors"):
