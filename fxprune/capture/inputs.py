@@ -142,7 +142,7 @@ def _from_callable(spec: str, path: str, name: str) -> nn.Module:
     make = cast(Callable[[], object], getattr(module, name))
     try:
         model = make() if callable(make) and not isinstance(make, nn.Module) else make
-    except Exception as error:  # code of the user's: anything may come
+    except (Exception, SystemExit) as error:  # code of the user's: anything may come
         raise OptionError(
             f"{spec} fails",
             where=own_line(error) or "MODEL",
@@ -161,7 +161,7 @@ def _from_callable(spec: str, path: str, name: str) -> nn.Module:
 def _imported(name: str, spec: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # a module of the user's: anything may come
+    except (Exception, SystemExit) as error:  # a module of the user's: anything may come
         raise OptionError(
             f"cannot import {name}",
             where=own_line(error) or spec,

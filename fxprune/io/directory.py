@@ -8,6 +8,7 @@ readers take each new file from where it lies.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -78,15 +79,25 @@ def written(target: Path, kind: str) -> Iterator[Path]:
 def _told(path: Path, doing: str) -> Iterator[None]:
     """Turns what the system says into an error that names the path."""
     try:
-        str(path).encode("utf-8")  # safetensors ends the process on a name that is no text
+        _check_text(path)
         yield
-    except (OSError, SafetensorError, UnicodeEncodeError) as error:
+    except (OSError, SafetensorError) as error:
         raise LoadError(
             f"cannot {doing} {printable(str(path))}",
             where=printable(str(path)),
             why=getattr(error, "strerror", None) or str(error),
             do="give another directory, or make room there",
         ) from error
+
+
+def _check_text(path: Path) -> None:
+    """Refuses a name that is no text: safetensors ends the process on it."""
+    try:
+        wrong = b"\0" in str(path.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        wrong = True
+    if wrong:
+        raise OSError(errno.EINVAL, "the name is no text of UTF-8")
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def _wrong_form(state: Any) -> str:
 
 
 def _is_group(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("params"), list)
+    return isinstance(value, dict) and _is_list_of(int, value.get("params"))
 
 
 def _is_list_of(kind: type, value: Any) -> bool:

@@ -136,7 +136,8 @@ class Kinds(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.a(x) * self.wave.abs() * self.rate + self.scale.float() + self.short.float()
-        return y @ self.spread.t() + self.wide.real.float().sum()
+        out: torch.Tensor = y @ self.spread.t() + self.wide.real.float().sum()
+        return out
 
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
