@@ -197,6 +197,8 @@ def _export_batched(
     if dynamic and inputs.batched():
         try:
             exported = _export(model, _at_least_two(inputs), suspects, dynamic=True)
+        except CaptureError:
+            raise
         except Exception as error:
             certain = at_fixed_batch(model, inputs.args, inputs.kwargs, error)
             if certain is not None:
@@ -208,6 +210,8 @@ def _export_batched(
             why = "torch.export replaced axis 0 of the inputs by a fixed number"
     try:
         exported = _export(model, inputs, suspects, dynamic=False)
+    except CaptureError:
+        raise
     except Exception as error:
         given = inputs.args, inputs.kwargs
         raise to_capture_error(model, error, given, why) from error
@@ -259,8 +263,22 @@ def _export(
         )
     # On failure torch.export prints the graph so far to stderr; the CaptureError says what matters.
     with _running(model) as twin, suspects.watch(twin), without_stderr():
-        return torch.export.export(
+        exported = torch.export.export(
             twin, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
+        )
+        _refuse_new_buffers(model, twin)
+        return exported
+
+
+def _refuse_new_buffers(model: nn.Module, twin: nn.Module) -> None:
+    """Refuses what torch.export gets wrong without a word: it writes such a buffer to an input."""
+    made = dict(twin.named_buffers()).keys() - dict(model.named_buffers()).keys()
+    if made:
+        raise CaptureError(
+            "the model makes a buffer while it runs",
+            where=f"{type(model).__name__}, buffer {min(made)}",
+            why="torch.export does not record a buffer that is not there before",
+            do="register it in __init__, or call the model once before it is captured",
         )
 
 

@@ -1,7 +1,7 @@
 """A copy of a model to run in the model's place, so that a run changes nothing of the user's.
 
-Whatever the model holds is copied: modules, containers, objects, the closures of its hooks. Tensors are new
-objects that share their data, or have data of their own where the run is with data. Two things cannot be
+Whatever the model holds is copied: modules, containers, objects, the closures of its hooks. Parameters and
+buffers are new objects that share their data, or have their own where the run is with data. Two things cannot be
 copied, and are put back in place afterwards: objects that refuse (`Remembered`), and what the model's code
 reaches by name rather than through the model, such as attributes of its classes and globals (`outside`).
 """
@@ -29,9 +29,10 @@ def stand_in(model: M, *, own_data: bool = False) -> Iterator[M]:
 
     Args:
         model: stays as it is.
-        own_data: copy the data of its tensors too, for a run that may write them.
+        own_data: copy the data of its parameters and buffers too, for a run that may write them.
     """
-    copier = Copier(own_data=own_data)
+    named = () if own_data else (*model.parameters(), *model.buffers())
+    copier = Copier(sharing={id(x) for x in named})
     twin = copier.copy_all(model)
     remembered = Remembered(data=own_data)
     for x in copier.shared:

@@ -8,7 +8,7 @@ import gc
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from operator import is_, itemgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -53,7 +53,8 @@ class Copier:
     code of the user's runs for it, except `__deepcopy__` and `__reduce__` where a class has its own.
 
     Args:
-        own_data: copy the data of tensors too; those of one memory share it again.
+        sharing: ids of tensors whose copies share their data. Others have copies of it; those of one memory
+            share it again.
 
     Attributes:
         shared: what could not be copied; the copy holds the original.
@@ -62,11 +63,11 @@ class Copier:
         copies: of an object of this id.
     """
 
-    def __init__(self, *, own_data: bool) -> None:
+    def __init__(self, sharing: Container[int] = ()) -> None:
         self.shared: list[Any] = []
         self.kinds: set[type] = set()
         self.functions: list[types.FunctionType] = []
-        self._own_data = own_data
+        self._sharing = sharing
         self.copies: dict[int, Any] = {}
         self._alive: list[Any] = []  # so that no id is given twice
         self._unfilled: list[Callable[[], None]] = []
@@ -252,8 +253,8 @@ class Copier:
 
     def _tensor(self, x: torch.Tensor) -> torch.Tensor:
         if not x.is_leaf:  # the graph it came from cannot be copied
-            return x.detach().clone().requires_grad_() if self._own_data else x
-        new = self._with_own_data(x) if self._own_data else x.detach()
+            return x if id(x) in self._sharing else x.detach().clone().requires_grad_()
+        new = x.detach() if id(x) in self._sharing else self._with_own_data(x)
         new = nn.Parameter(new, x.requires_grad) if type(x) is nn.Parameter else new
         new.requires_grad_(x.requires_grad)
         self._filled_dict(vars(x), vars(new), dict)
@@ -277,9 +278,9 @@ class Copier:
 
     def _other_tensor(self, x: torch.Tensor) -> torch.Tensor:
         """A tensor of a class of its own, of which only that class knows what it holds."""
-        if self._own_data or nn.parameter.is_lazy(x):
-            return cast(torch.Tensor, self._by_itself(x, copy.deepcopy))
-        return x
+        if id(x) in self._sharing and not nn.parameter.is_lazy(x):
+            return x
+        return cast(torch.Tensor, self._by_itself(x, copy.deepcopy))
 
     # Objects
 

@@ -65,7 +65,7 @@ def _held(x: Any) -> Iterable[Any]:
     if isinstance(x, torch.Tensor):
         return [*held, x.grad]
     if isinstance(x, dict):
-        held += [v for item in dict.items(x) for v in item]
+        return held + [v for item in dict.items(x) for v in item]
     return held + gc.get_referents(x)
 
 

@@ -66,13 +66,11 @@ class Uncopyable:
 class Closing:
     """An object that would let go of something twice if it were copied."""
 
-    closed = 0
-
-    def __init__(self) -> None:
-        self.seen = 0
+    def __init__(self, closed: list[str]) -> None:
+        self.seen, self.closed = 0, closed
 
     def __del__(self) -> None:
-        Closing.closed += 1
+        self.closed.append("closed")
 
 
 class Lazily:
@@ -167,7 +165,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[..., Any]]] = {
     "dataclass": (Stats, lambda net, s, y: (setattr(s, "seen", y), s.shapes.append(y.shape))),
     "slots": (Slots, lambda net, s, y: (setattr(s, "seen", y), setattr(s, "empty", y))),
     "uncopyable": (Uncopyable, lambda net, s, y: (s.seen.append(y), setattr(s, "new", y))),
-    "closing": (Closing, lambda net, s, y: setattr(s, "seen", y)),
+    "closing": (lambda: Closing([]), lambda net, s, y: setattr(s, "seen", y)),
     "lazily": (Lazily, lambda net, s, y: s.grid),
     "weak": (weakref.WeakKeyDictionary, lambda net, s, y: s.update({net: y})),
     "array": (lambda: np.zeros(2), lambda net, s, y: s.fill(1)),
@@ -189,11 +187,117 @@ def test_what_a_forward_changes_is_put_back(kind: str, error: BaseException | No
     make, change = CHANGES[kind]
     net = Net(make(), change, error).eval()
     world = (net, LOG, CACHE, Net, torch.get_default_dtype(), torch.is_grad_enabled())
-    before, count, closed = state_of(world), COUNT, Closing.closed
+    before, count = state_of(world), COUNT
     with suppress(fp.FxpruneError, KeyboardInterrupt):
-        fp.capture(net, torch.randn(2, 8))
         fp.prune(net, torch.randn(2, 8))
     check_unchanged(before, world)
     assert (count, torch.is_grad_enabled(), torch.get_default_dtype()) == (COUNT, *world[:3:-1])
     assert type(grid(4, torch.device("cpu"))) is Tensor
-    assert Closing.closed == closed
+
+
+def counting(seen: list[Any]) -> Callable[..., None]:
+    count = 0
+
+    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+        nonlocal count
+        count += 1
+        seen.append(out)
+
+    return hook
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def look(self, module: nn.Module, args: Any, out: Tensor) -> None:
+        self.seen.append(out)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        counting([]),
+        functools.partial(lambda seen, *args: seen.append(args), []),
+        Watcher().look,
+        lambda module, args, out, seen=[]: seen.append(out),  # noqa: B006 (kept between calls)
+    ],
+)
+def test_what_a_hook_holds_is_put_back(hook: Callable[..., None]) -> None:
+    net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    net[0].register_forward_hook(hook)
+    before = state_of(net)
+    fp.prune(net, torch.randn(2, 8))
+    check_unchanged(before, net)
+
+
+def test_a_hook_that_removes_itself_stays() -> None:
+    net, seen = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval(), []
+    handle = net[1].register_forward_hook(lambda *_: (seen.append(1), handle.remove())[1])
+    fp.prune(net, torch.randn(2, 8))
+    assert not seen
+    net(torch.randn(2, 8))
+    assert seen == [1]
+
+
+def test_what_lets_go_of_something_is_not_copied() -> None:
+    closed: list[str] = []
+    net = Net(Closing(closed), lambda net, s, y: None, None).eval()
+    fp.prune(net, torch.randn(2, 8))
+    assert not closed
+
+
+def test_a_model_with_a_finalizer_is_captured() -> None:
+    closed: list[str] = []
+    kind = type("Own", (Net,), {"__del__": lambda net: closed.append("closed")})
+    net = kind(0, lambda net, s, y: None, None).eval()
+    assert fp.capture(net, torch.randn(2, 8)).name == "Own"
+    assert not closed
+
+
+def test_shared_and_circular_objects_stay_so() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3))
+    net.me, net.first = [net], net[0].weight  # type: ignore[assignment]
+    net[0].call = net.forward
+    with stand_in(net) as twin:
+        assert twin.me[0] is twin is not net  # type: ignore[index]
+        assert twin.first is twin[0].weight is not net[0].weight
+        assert twin.first.data_ptr() == net[0].weight.data_ptr()
+        assert twin[1]._flat_weights[0] is twin[1].weight_ih_l0
+        assert twin[0].call.__self__ is twin  # type: ignore[union-attr]
+
+
+def test_own_data_shares_as_the_original_does() -> None:
+    net = nn.Linear(4, 4)
+    net.view = net.weight.detach()[1:]  # type: ignore[assignment]
+    before = net.weight.detach().clone()
+    with stand_in(net, own_data=True) as twin, torch.no_grad():
+        twin.view.zero_()
+        assert not twin.weight[1:].any()
+        assert twin.weight[0].equal(before[0])
+    assert net.weight.equal(before)
+
+
+def test_a_deep_structure_is_copied() -> None:
+    net = nn.Identity()
+    link: list[Any] = []
+    net.chain = link  # type: ignore[assignment]
+    for _ in range(5000):
+        link.append([])
+        link = link[0]
+    with stand_in(net) as twin:
+        assert twin.chain[0][0] is not net.chain[0][0]  # type: ignore[index]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "googlenet", "swin_t", "vit_b_16"])
+@pytest.mark.parametrize("train", [True, False])
+def test_models_of_torchvision_stay_as_they_are(name: str, train: bool) -> None:
+    models = pytest.importorskip("torchvision.models")
+    model, x = models.get_model(name).train(train), torch.randn(2, 3, 224, 224)
+    before = state_of(model)
+    fp.prune(model, x)
+    check_unchanged(before, model)
+    with suppress(fp.FxpruneError):
+        fp.prune(model, x[0])
+    check_unchanged(before, model)
