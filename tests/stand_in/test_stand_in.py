@@ -1,5 +1,6 @@
 """Tests of fxprune.stand_in: whatever a forward changes, the model is as it was after capture, pruning and failure."""
 
+import functools
 import random
 import threading
 import types
