@@ -28,7 +28,7 @@ NAMESPACE = "fxprune_function"
 _ELSEWHERE = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent))
 _TYPES = {torch.SymInt: "SymInt", int: "SymInt", bool: "bool", float: "float", str: "str"}
 _CONSTANTS = (type(None), torch.dtype, torch.device, torch.memory_format, type)
-_library = torch.library.Library(NAMESPACE, "DEF")
+_library: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 _operators: dict[Hashable, Any] = {}
 _APPLY: Any = vars(torch.autograd.Function)["apply"]
 
@@ -59,7 +59,7 @@ class Functions:
     def observed(self) -> Iterator[None]:
         """Observes the calls of this thread."""
         thread = threading.get_ident()
-        hook = torch.Tensor.register_hook
+        hook: Any = torch.Tensor.register_hook
 
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread or self._inside:
@@ -71,13 +71,13 @@ class Functions:
                 self._drop("a hook on the gradient of a tensor", "hooks are no operators")
             return hook(tensor, *args)
 
-        torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
+        torch.autograd.Function.apply = classmethod(apply)
         torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]
         try:
             yield
         finally:
-            torch.autograd.Function.apply = _APPLY  # type: ignore[method-assign]
-            torch.Tensor.register_hook = hook  # type: ignore[method-assign]
+            torch.autograd.Function.apply = _APPLY
+            torch.Tensor.register_hook = hook
 
     def remarks(self) -> list[Remark]:
         """One remark for each Function or hook whose effect on gradients was not captured."""

@@ -83,12 +83,12 @@ class Net(nn.Module):
         self.between = between
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c(self.between(self, self.a(x)))  # type: ignore[no-any-return]
+        return self.c(self.between(self, self.a(x)))
 
 
 def two(net: Net, x: Tensor) -> Tensor:
     y, positive = Two.apply(x, net.b(x))
-    return y * positive  # type: ignore[no-any-return]
+    return y * positive
 
 
 def teacher(net: Net, x: Tensor) -> Tensor:

@@ -14,15 +14,15 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 
 import fxprune as fp
 
-NORMS = {"new": parametrizations.spectral_norm, "old": old_spectral_norm}
+NORMS: dict[str, Any] = {"new": parametrizations.spectral_norm, "old": old_spectral_norm}
 Norm = Callable[[nn.Module], nn.Module]
 
 
-@pytest.fixture(params=NORMS.values(), ids=NORMS)
+@pytest.fixture(params=[*NORMS])
 def norm(request: pytest.FixtureRequest) -> Norm:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return request.param  # type: ignore[no-any-return]
+        return NORMS[request.param]  # type: ignore[no-any-return]
 
 
 def network(norm: Any) -> nn.Sequential:
@@ -31,6 +31,8 @@ def network(norm: Any) -> nn.Sequential:
 
 class Out(nn.Module):
     """Writes its activations' mean to a buffer, which scales the next activations."""
+
+    mean: Tensor
 
     def __init__(self) -> None:
         super().__init__()
