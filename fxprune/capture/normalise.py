@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.analysis.rulebook import find_rule
-from fxprune.capture.follow import Following, follow_sources
+from fxprune.capture.follow import Following, follow_operands, follow_sources
 from fxprune.capture.inplace import make_functional, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
@@ -179,6 +179,7 @@ def decompose_without_rule(module: fx.GraphModule) -> bool:
             continue
         if (step := decompose(op, node.args, node.kwargs)) is None or _is_itself(step[0], op):
             continue
+        follow_operands(step[0].graph, node)
         new: list[fx.Node] = []
         if _replace_by_graph(module, node, *step, new):
             changed = True
