@@ -14,7 +14,6 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.graph.operands import get_argument
 from fxprune.process.state import callers_device
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData, every_call, fake_result, overload
@@ -27,7 +26,12 @@ _LIKE = {
     torch.ops.aten.empty.memory_format: torch.ops.aten.new_empty.default,
 }
 _OTHER_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
-_CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten.to.device)
+_CASTS = (
+    torch.ops.aten.to.dtype,
+    torch.ops.aten.to.dtype_layout,
+    torch.ops.aten.to.device,
+    torch.ops.aten._to_copy.default,
+)
 _ORIGIN = ("nn_module_stack", "stack_trace")
 
 
@@ -56,7 +60,8 @@ def find_following(
         kwargs: the example keyword inputs.
         graph: its graph; the network does not run where the graph spells nothing.
     """
-    if not any(map(_spelled, _nodes(graph))):
+    before = [call for node in _nodes(graph) if (call := _spelled(node)) is not None]
+    if not before:
         return []
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     tensors = [
@@ -70,21 +75,27 @@ def find_following(
         with stand_in(model) as twin, callers_device():
             return _run(WithoutData(twin, leaves, spec, dtype, device))
 
-    before = run()
     for change in ((dtype, device), (dtype, None), (None, device)):
         after = run(*change)
-        if before and [c.op for c in before] == [c.op for c in after]:
+        if not _alike(before, after):  # the graph lacks some calls, or has them in another order
+            before = run()
+        if after and _alike(before, after):
             pairs = zip(before, after, strict=True)
-            return [Following(a, _changed(a, b, *change)) for a, b in pairs if a.literals]
+            return [Following(a, _changed(a, b, *change)) for a, b in pairs]
     return []
 
 
+def _alike(before: Sequence[Spelled], after: Sequence[Spelled]) -> bool:
+    return [c.op for c in before] == [c.op for c in after]
+
+
 def _run(model: WithoutData) -> list[Spelled]:
-    """Returns the calls in order; none if the network cannot run so, because then nothing in it follows."""
+    """Returns calls that spell something, in order; none if the network cannot run, since then nothing follows."""
     calls: list[Spelled] = []
 
     def note(op: Any, args: Any, kwargs: Any, _result: Any) -> None:
-        calls.append(Spelled(op, _literals(op, args, kwargs)))
+        if literals := _literals(op, args, kwargs):
+            calls.append(Spelled(op, literals))
 
     try:
         with every_call(note, autograd=False):
@@ -128,12 +139,27 @@ def follow_sources(graph: fx.Graph, following: Sequence[Following]) -> None:
     """Takes dtypes and devices that follow the network from a tensor of the graph, where there is one."""
     found = [(node, call) for node in graph.nodes if (call := _spelled(node)) is not None]
     names = _names([call for _, call in found], following)
-    changes = {node: which for (node, _), which in zip(found, names, strict=True) if which}
-    if not changes:
+    _take(graph, {node: which for (node, _), which in zip(found, names, strict=True)})
+
+
+def follow_operands(graph: fx.Graph, call: fx.Node) -> None:
+    """Takes from the operands what the decomposition of a call spells, unless the call itself spells it."""
+    given = _spelled(call)
+    operands = [n.meta["val"] for n in graph.find_nodes(op="placeholder")]
+    known = {x.device for x in operands if isinstance(x, torch.Tensor)}
+    known |= {x.dtype for x in operands if isinstance(x, torch.Tensor) and x.is_floating_point()}
+    known -= set(given.literals.values()) if given else set()
+    found = [(node, inner) for node in graph.nodes if (inner := _spelled(node)) is not None]
+    _take(graph, {n: frozenset(k for k, x in c.literals.items() if x in known) for n, c in found})
+
+
+def _take(graph: fx.Graph, changes: Mapping[fx.Node, frozenset[str]]) -> None:
+    """Takes the named literals of calls from sources."""
+    if not any(changes.values()):
         return
     sources = _Sources()
     for node in list(graph.nodes):
-        if node in changes:
+        if changes.get(node):
             _rewrite(node, changes[node], sources)
         sources.add(node, follows="dtype" in changes.get(node, ()))
 
@@ -214,7 +240,7 @@ def _typed(node: fx.Node, source: fx.Node, sources: _Sources, fixed: dict[str, A
 
 def _convert(node: fx.Node, like: fx.Node) -> None:
     """Converts the result of a call, or what it converts itself, to the dtype and device of another tensor."""
-    if node.target in _CASTS and not get_argument(node, "copy"):
+    if node.target in _CASTS and not node.kwargs.get("copy"):
         node.target = torch.ops.aten.type_as.default
         node.args, node.kwargs = (node.args[0], like), {}
         return

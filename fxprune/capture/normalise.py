@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.analysis.rulebook import find_rule
 from fxprune.capture import functions
-from fxprune.capture.follow import Following, follow_sources
+from fxprune.capture.follow import Following, follow_operands, follow_sources
 from fxprune.capture.inplace import make_functional, write_copies, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
@@ -183,6 +183,7 @@ def decompose_without_rule(module: fx.GraphModule) -> bool:
             continue
         if (step := decompose(op, node.args, node.kwargs)) is None or _is_itself(step[0], op):
             continue
+        follow_operands(step[0].graph, node)
         new: list[fx.Node] = []
         if _replace_by_graph(module, node, *step, new):
             changed = True

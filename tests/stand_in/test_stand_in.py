@@ -221,7 +221,7 @@ class Watcher:
         counting([]),
         functools.partial(lambda seen, *args: seen.append(args), []),
         Watcher().look,
-        lambda module, args, out, seen=[]: seen.append(out),  # noqa: B006 (kept between calls)
+        lambda module, args, out, seen=[]: seen.append(out),
     ],
 )
 def test_what_a_hook_holds_is_put_back(hook: Callable[..., None]) -> None:
