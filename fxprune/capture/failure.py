@@ -117,7 +117,7 @@ def _is_data_dependent(error: Exception) -> bool:
 def _advice(model: nn.Module, error: Exception, inputs: Inputs) -> _Advice:
     said = f"{type(error).__name__} {error}"
     if _is_data_dependent(error):
-        return _DATA_DEPENDENT
+        return _of_fake_quantise(model) or _DATA_DEPENDENT
     return (
         _of_scripted(model)
         or _of_signature(model, inputs)
@@ -135,6 +135,19 @@ def _of_scripted(model: nn.Module) -> _Advice | None:
                 if path
                 else "the model is a scripted module",
                 "capture the model as it was before torch.jit.script or torch.jit.trace",
+            )
+    return None
+
+
+def _of_fake_quantise(model: nn.Module) -> _Advice | None:
+    """Returns what to do about fake quantisation in Python, which branches on the values of its switches."""
+    for path, module in model.named_modules():
+        known = {c.__name__ for c in type(module).__mro__}
+        if "FakeQuantizeBase" in known and "FusedMovingAvgObsFakeQuantize" not in known:
+            return _Advice(
+                f"fake quantisation branches on the values of its switches: {path} ({type(module).__name__})",
+                "prepare the model with FusedMovingAvgObsFakeQuantize, which is a single operator, as "
+                "get_default_qat_qconfig does",
             )
     return None
 

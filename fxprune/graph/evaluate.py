@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.graph.operands import is_operator
 from fxprune.graph.program import Program
-from fxprune.torch_private import pytree_specs
+from fxprune.torch_private import mutated, pytree_specs
 
 Provide = Callable[[str, torch.Tensor], torch.Tensor]
 # Arguments that switch random numbers off: programs of different sizes draw different ones.
@@ -39,6 +39,18 @@ COUNTED = (
     "aten::randperm",
     "aten::tril_indices",
     "aten::triu_indices",
+)
+
+
+# torch has no float64 kernels for these.
+SINGLE = frozenset(
+    (
+        "aten::_fused_moving_avg_obs_fq_helper",
+        "aten::_fused_moving_avg_obs_fq_helper_functional",
+        "aten::fake_quantize_per_channel_affine",
+        "aten::fake_quantize_per_channel_affine_cachemask",
+        "aten::_fake_quantize_learnable_per_channel_affine",
+    )
 )
 
 
@@ -118,6 +130,8 @@ class Evaluator(fx.Interpreter):
             kwargs = self._created(target, args, kwargs)
             if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
                 return _grouped_mm(*args, **kwargs)
+            if self.dtype == torch.float64 and target._schema.name in SINGLE:
+                return in_single(target, args, kwargs)
         return super().call_function(target, args, kwargs)
 
     def _created(self, target: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +193,23 @@ def _grouped_mm(
         out[start:end] = a[start:end] @ matrix
         start = end
     return out if bias is None else out + bias
+
+
+def in_single(
+    target: torch._ops.OpOverload[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """Calls an operator in float32; its results, and what it writes, are returned in float64."""
+    single = pytree.tree_map_only(torch.Tensor, _single, [*args])
+    result = target(*single, **kwargs)
+    for i in mutated(target):
+        args[i].resize_(single[i].shape).copy_(single[i])
+    return pytree.tree_map_only(
+        torch.Tensor, lambda x: x.double() if x.is_floating_point() else x, result
+    )
+
+
+def _single(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.dtype == torch.float64 else x
 
 
 def is_mutable(node: fx.Node) -> bool:

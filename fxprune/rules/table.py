@@ -21,6 +21,7 @@ FAMILIES = (
     "creation",
     "window",
     "recurrent",
+    "quantise",
 )
 POINTWISE = "tag.pointwise"
 PLUGINS = "fxprune.rules"  # entry points of other packages: modules that register rules

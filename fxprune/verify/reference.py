@@ -16,7 +16,7 @@ from torch import fx
 from fxprune.algebra.label import Label
 from fxprune.analysis.axes import Axes
 from fxprune.errors import VerifyError
-from fxprune.graph.evaluate import Evaluator, Provide
+from fxprune.graph.evaluate import Evaluator, Provide, in_single
 from fxprune.graph.operands import bind
 from fxprune.graph.program import Program
 
@@ -239,6 +239,19 @@ def _std_mean(mask: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> list[Tensor
     return [variance.sqrt(), mean]
 
 
+def _fake_quantised(op: Any) -> Callable[..., Any]:
+    """Fake quantisation by the range of the masked positions, which the others are filled from."""
+
+    def run(mask: Tensor, x: Tensor, *args: Any) -> Any:
+        per_row = args[10]  # torch supports it for axis 0 only
+        rows, seen = ((v if per_row else v[None]).flatten(1) for v in (x, mask))
+        first = rows.gather(1, seen.to(torch.uint8).argmax(1, keepdim=True))
+        shape = [-1] + [1] * (x.dim() - 1)
+        return in_single(op, (torch.where(mask, x, first.view(shape)), *args), {})
+
+    return run
+
+
 NORMS: dict[str, Callable[..., Any]] = {
     "aten::batch_norm": _batch_norm,
     "aten::layer_norm": _layer_norm,
@@ -249,4 +262,11 @@ NORMS: dict[str, Callable[..., Any]] = {
     "aten::std": _std,
     "aten::var_mean": lambda *a, **k: list(_variance(*a, **k)),
     "aten::std_mean": _std_mean,
+    **{
+        op._schema.name: _fake_quantised(op)
+        for op in (
+            torch.ops.aten._fused_moving_avg_obs_fq_helper.default,
+            torch.ops.aten._fused_moving_avg_obs_fq_helper_functional.default,
+        )
+    },
 }
