@@ -76,7 +76,7 @@ class Functions:
         try:
             yield
         finally:
-            torch.autograd.Function.apply = _APPLY
+            torch.autograd.Function.apply = _APPLY  # type: ignore[method-assign]
             torch.Tensor.register_hook = hook
 
     def remarks(self) -> list[Remark]:

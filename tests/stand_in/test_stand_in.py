@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
+from fxprune.stand_in import stand_in
 from fxprune.testing.state import check_unchanged, state_of
 
 LOG: list[Any] = []
