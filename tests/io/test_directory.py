@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fxprune.io.staging import PREFIX, staged
+from fxprune.files.staging import PREFIX, staged
 from torch import nn
 
 import fxprune as fp
