@@ -76,8 +76,8 @@ class Functions:
         try:
             yield
         finally:
-            torch.autograd.Function.apply = _APPLY  # type: ignore[method-assign]
-            torch.Tensor.register_hook = hook
+            torch.autograd.Function.apply = _APPLY
+            torch.Tensor.register_hook = hook  # type: ignore[method-assign]
 
     def remarks(self) -> list[Remark]:
         """One remark for each Function or hook whose effect on gradients was not captured."""

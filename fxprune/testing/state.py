@@ -76,5 +76,6 @@ def _flags(x: object) -> tuple[Any, ...]:
 
 
 def _data(x: object) -> torch.Tensor | None:
-    plain = isinstance(x, torch.Tensor) and not x.is_meta and not is_symbolic(x)
-    return x.detach().clone() if plain else None
+    if not isinstance(x, torch.Tensor) or x.is_meta or is_symbolic(x):
+        return None
+    return x.detach().clone()

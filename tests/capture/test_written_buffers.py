@@ -22,7 +22,7 @@ Norm = Callable[[nn.Module], nn.Module]
 def norm(request: pytest.FixtureRequest) -> Norm:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return NORMS[request.param]  # type: ignore[no-any-return]
+        return NORMS[request.param]
 
 
 def network(norm: Any) -> nn.Sequential:
@@ -42,7 +42,7 @@ class Out(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         torch.add(self.mean * 0.9, y.detach().mean(0), alpha=0.1, out=self.mean)
-        return self.last(y * self.mean.clone())  # type: ignore[no-any-return]
+        return self.last(y * self.mean.clone())
 
 
 @pytest.mark.filterwarnings("error")

@@ -27,7 +27,7 @@ def prepared(config: Any) -> nn.Module:
     model = nn.Sequential(*layers, nn.Conv2d(6, 2, 1)).train()
     model = quantization.fuse_modules_qat(model, [["0", "1", "2"]])
     model.qconfig = config
-    return quantization.prepare_qat(model)  # type: ignore[no-any-return]
+    return quantization.prepare_qat(model)
 
 
 @pytest.mark.parametrize("training", [False, True])

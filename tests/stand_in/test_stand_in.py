@@ -32,7 +32,7 @@ class Frozen(OrderedDict[str, Any]):
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("frozen")
 
-    __setitem__ = __delitem__ = __setattr__ = update = pop = setdefault = clear = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __setattr__ = update = pop = setdefault = clear = _refuse
 
 
 def frozen(**entries: Any) -> Frozen:
@@ -122,7 +122,7 @@ def on_class(net: Net, _: Any, y: Tensor) -> None:
 
 
 def replaced(net: Net, _: Any, y: Tensor) -> None:
-    net.seen = net.seen + 1
+    net.seen = net.seen + 1  # type: ignore[assignment, operator]
     net.register_buffer("made", y.detach().sum(0))
     net.extra = nn.Linear(2, 2)
     del net.error
@@ -164,9 +164,9 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[..., Any]]] = {
     "deque": (lambda: deque([1], 2), lambda net, s, y: s.extend([y, y])),
     "defaultdict": (lambda: defaultdict(list), lambda net, s, y: s["a"].append(y)),
     "counter": (Counter, lambda net, s, y: s.update([tuple(y.shape)])),
-    "dataclass": (Stats, lambda net, s, y: (setattr(s, "seen", y), s.shapes.append(y.shape))),
-    "slots": (Slots, lambda net, s, y: (setattr(s, "seen", y), setattr(s, "empty", y))),
-    "uncopyable": (Uncopyable, lambda net, s, y: (s.seen.append(y), setattr(s, "new", y))),
+    "dataclass": (Stats, lambda net, s, y: (setattr(s, "seen", y), s.shapes.append(y.shape))),  # type: ignore[func-returns-value]
+    "slots": (Slots, lambda net, s, y: (setattr(s, "seen", y), setattr(s, "empty", y))),  # type: ignore[func-returns-value]
+    "uncopyable": (Uncopyable, lambda net, s, y: (s.seen.append(y), setattr(s, "new", y))),  # type: ignore[func-returns-value]
     "closing": (lambda: Closing([]), lambda net, s, y: setattr(s, "seen", y)),
     "lazily": (Lazily, lambda net, s, y: s.grid),
     "weak": (weakref.WeakKeyDictionary, lambda net, s, y: s.update({net: y})),
@@ -235,7 +235,7 @@ def test_what_a_hook_holds_is_put_back(hook: Callable[..., None]) -> None:
 
 def test_a_hook_that_removes_itself_stays() -> None:
     net, seen = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval(), []
-    handle = net[1].register_forward_hook(lambda *_: (seen.append(1), handle.remove())[1])
+    handle = net[1].register_forward_hook(lambda *_: (seen.append(1), handle.remove())[1])  # type: ignore[func-returns-value, has-type]
     fp.prune(net, torch.randn(2, 8))
     assert not seen
     net(torch.randn(2, 8))
@@ -260,21 +260,21 @@ def test_a_model_with_a_finalizer_is_captured() -> None:
 def test_shared_and_circular_objects_stay_so() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3))
     net.me, net.first = [net], net[0].weight  # type: ignore[assignment]
-    net[0].call = net.forward
+    net[0].call = net.forward  # type: ignore[assignment]
     with stand_in(net) as twin:
         assert twin.me[0] is twin is not net  # type: ignore[index]
         assert twin.first is twin[0].weight is not net[0].weight
-        assert twin.first.data_ptr() == net[0].weight.data_ptr()
+        assert twin.first.data_ptr() == net[0].weight.data_ptr()  # type: ignore[operator]
         assert twin[1]._flat_weights[0] is twin[1].weight_ih_l0
-        assert twin[0].call.__self__ is twin  # type: ignore[union-attr]
+        assert twin[0].call.__self__ is twin
 
 
 def test_own_data_shares_as_the_original_does() -> None:
     net = nn.Linear(4, 4)
-    net.view = net.weight.detach()[1:]  # type: ignore[assignment]
+    net.view = net.weight.detach()[1:]
     before = net.weight.detach().clone()
     with stand_in(net, own_data=True) as twin, torch.no_grad():
-        twin.view.zero_()
+        twin.view.zero_()  # type: ignore[operator]
         assert not twin.weight[1:].any()
         assert twin.weight[0].equal(before[0])
     assert net.weight.equal(before)
@@ -292,7 +292,9 @@ def test_a_deep_structure_is_copied() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "googlenet", "swin_t", "vit_b_16"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "googlenet", "swin_t", "vit_b_16"]
+)
 @pytest.mark.parametrize("train", [True, False])
 def test_models_of_torchvision_stay_as_they_are(name: str, train: bool) -> None:
     models = pytest.importorskip("torchvision.models")
