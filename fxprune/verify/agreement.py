@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.failure import first_line, own_line
 from fxprune.capture.unchanged import unchanged
 from fxprune.errors import PlanError, VerifyError
-from fxprune.graph.program import Program, named_tensors
+from fxprune.graph.program import Program, TracedModule, named_tensors
 from fxprune.remark import Remark
 from fxprune.torch_private import WithoutData
 from fxprune.verify.check import Check, Run, compare_runs, least_exact, on_meta
@@ -156,11 +156,16 @@ def _running(module: nn.Module, state: Mapping[str, torch.Tensor], program: Prog
 
     def run(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
         copies = {id(t): t.detach().clone() for t in state.values()}
-        with unchanged(module), torch.no_grad():
-            if not fixed:
-                module.eval()
-            tensors = {name: copies[id(t)] for name, t in state.items()}
-            return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
+        tensors = {name: copies[id(t)] for name, t in state.items()}
+        training = module.training
+        try:
+            with unchanged(module), torch.no_grad():
+                if not fixed:
+                    module.eval()
+                return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
+        finally:
+            if isinstance(module, TracedModule):  # its graph has changed with its mode
+                module.train(training)
 
     return run
 
