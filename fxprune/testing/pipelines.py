@@ -34,11 +34,13 @@ REWRITES = (
 )
 
 
-class Difference(AssertionError):
+class DifferenceError(AssertionError):
     """A pass made something else of a program than it declares; the message says which."""
 
 
-def check_pipeline(model: nn.Module, args: tuple[Tensor, ...], seed: int, *, train: bool) -> list[str]:
+def check_pipeline(
+    model: nn.Module, args: tuple[Tensor, ...], seed: int, *, train: bool
+) -> list[str]:
     """Runs random passes on a network in float64 and compares after each of them; returns what ran.
 
     Args:
@@ -48,7 +50,7 @@ def check_pipeline(model: nn.Module, args: tuple[Tensor, ...], seed: int, *, tra
         train: whether the network is in train mode.
 
     Raises:
-        Difference: a pass did not keep what it declares.
+        DifferenceError: a pass did not keep what it declares.
     """
     rng = random.Random(seed)
     torch.manual_seed(seed)
@@ -59,10 +61,10 @@ def check_pipeline(model: nn.Module, args: tuple[Tensor, ...], seed: int, *, tra
         result = run_pipeline(program, text)
         after = result.program
         if text.startswith("insert"):
-            _compare(program, after, args, text)
+            compare(program, after, args, text)
             _close_some(after, rng)
         elif "shrink" not in text or not _differs(result):
-            _compare(program, after, args, text)
+            compare(program, after, args, text)
         program = after
         ran.append(text)
     return ran
@@ -81,7 +83,8 @@ def _shaken(model: nn.Module) -> nn.Module:
 def _steps(rng: random.Random) -> Iterator[str]:
     for scope in rng.sample(SCOPES, rng.randint(1, 3)):
         kind = rng.choice(("hard", "soft"))
-        yield f"insert-gates{{scope={scope} kind={kind}}}"
+        exact = rng.choice(("true", "false"))
+        yield f"insert-gates{{scope={scope} kind={kind} exact={exact}}}"
     yield rng.choice(DELETES)
     for _ in range(rng.randint(1, 4)):
         yield rng.choice(REWRITES)
@@ -106,19 +109,27 @@ def _close_some(program: Program, rng: random.Random) -> None:
         gate.set(theta)
 
 
-def _compare(before: Program, after: Program, args: tuple[Tensor, ...], text: str) -> None:
-    """Holds outputs and the gradients of the inputs against each other, on the example and on other numbers."""
+def compare(before: Program, after: Program, args: tuple[Tensor, ...], text: str) -> None:
+    """Holds outputs and the gradients of the inputs against each other, on the inputs given and on other numbers.
+
+    Raises:
+        DifferenceError: they are not close.
+    """
     for inputs in (args, tuple(torch.randn_like(a) for a in args)):
         wanted, found = (_run(p, inputs) for p in (before, after))
         if len(wanted) != len(found):
-            raise Difference(f"{text}: {len(found)} results in place of {len(wanted)}")
+            raise DifferenceError(f"{text}: {len(found)} results in place of {len(wanted)}")
         for i, (a, b) in enumerate(zip(wanted, found, strict=True)):
             scale = float(a.abs().max()) if a.numel() else 0.0
             if a.isnan().any():
                 continue
-            if a.shape != b.shape or not torch.allclose(b, a, rtol=1e-7, atol=1e-8 * max(scale, 1e-3)):
+            if a.shape != b.shape or not torch.allclose(
+                b, a, rtol=1e-7, atol=1e-8 * max(scale, 1e-3)
+            ):
                 error = float((a - b).abs().max()) if a.shape == b.shape else float("inf")
-                raise Difference(f"{text}: result {i} differs by {error:.1e}, its largest number is {scale:.1e}")
+                raise DifferenceError(
+                    f"{text}: result {i} differs by {error:.1e}, its largest number is {scale:.1e}"
+                )
 
 
 def _run(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:

@@ -177,7 +177,12 @@ def branch(s: Statements) -> None:
     """A residual branch, scaled per channel."""
     a, inner = s.pick(), s.width()
     n = s.width(a)
-    down, up, act, scale = _affine(s, n, inner), _affine(s, inner, n), s.choose(ACTIVATIONS), s.store(n)
+    down, up, act, scale = (
+        _affine(s, n, inner),
+        _affine(s, inner, n),
+        s.choose(ACTIVATIONS),
+        s.store(n),
+    )
     s.add(lambda x: x + up(act(down(x))) * s.stored[scale], (a,), n)
 
 
@@ -228,7 +233,9 @@ def compared(s: Statements) -> None:
     n = s.width(a)
     first, second, codes = _affine(s, n, width), _affine(s, n, width), s.store(TOKENS, width)
     back = _affine(s, TOKENS, width)
-    like = s.choose((torch.cdist, lambda x, y: torch.cosine_similarity(x[:, :, None], y[:, None], -1)))
+    like = s.choose(
+        (torch.cdist, lambda x, y: torch.cosine_similarity(x[:, :, None], y[:, None], -1))
+    )
     if s.coin():
         s.add(lambda x: back(like(first(x), second(x))), (a,), width)
     else:
