@@ -8,10 +8,10 @@ JOBS ?= 2
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test chaining check zoo zoo-passes bench experiments mutate fuzz clean
+.PHONY: help install demo test chaining check zoo zoo-passes bench bench-peer bench-baseline experiments docs mutate fuzz clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/.installed ## build .venv/ where it is missing or out of date
 
@@ -24,20 +24,30 @@ test: install ## the test suite, doctests included
 chaining: install ## networks pruned here, handed to other tools, the slow tests too
 	$(PYTEST) -m "slow or not slow" tests/chaining $(ARGS)
 
-check: install ## the whole gate: format, lint, types, layers, tests, wheel
+check: install ## the whole gate: format, lint, types, layers, docs, tests, wheel
 	scripts/check
 
 zoo: $(VENV)/.zoo ## every model of the zoo, verified -> docs/zoo.md
-	$(BIN)/python benchmarks/zoo.py
+	$(BIN)/python -m benchmarks.zoo
 
 zoo-passes: $(VENV)/.zoo ## a third of the blocks of every model deleted, every rewrite, verified -> docs/zoo-passes.md
-	$(BIN)/python benchmarks/zoo_passes.py
+	$(BIN)/python -m benchmarks.zoo_passes
 
-bench: $(VENV)/.bench ## times and memory -> docs/benchmarks.md
-	$(BIN)/python benchmarks/bench.py
+bench: $(VENV)/.bench ## ratios of times, compared with those of benchmarks/baseline.json -> docs/benchmarks.md
+	$(BIN)/python -m pytest benchmarks $(ARGS); failed=$$?; $(BIN)/python -m benchmarks.page && exit $$failed
+
+bench-peer: $(VENV)/.bench ## the slow tables: Torch-Pruning, and large language models -> docs/benchmarks.md
+	$(BIN)/python -m benchmarks.llm
+	$(BIN)/python -m benchmarks.peer
+
+bench-baseline: $(VENV)/.bench ## the ratios of the last make bench -> benchmarks/baseline.json
+	$(BIN)/python -m benchmarks.page --baseline
 
 experiments: install ## the four methods against their controls, resumable -> docs/results.md
 	$(BIN)/python experiments/run.py $(ARGS)
+
+docs: install ## the documentation as a web site -> site/
+	scripts/check docs
 
 mutate: install ## delete each statement of rules, algebra and rewrite: which do tests notice -> docs/mutation.md
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutate --jobs $(JOBS)
@@ -46,7 +56,7 @@ fuzz: install ## random pipelines on random networks of both generators -> docs/
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz $(ARGS)
 
 clean: ## remove what the other targets made, .venv/ too
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -54,7 +64,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) -e ".[vision,dev]"
+	$(PIP_INSTALL) -e ".[dev]"
 	@touch $@
 
 $(VENV)/.zoo: $(VENV)/.installed

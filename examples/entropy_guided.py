@@ -10,7 +10,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune_passes.methods import EntropyGuided
-from fxprune_passes.methods.method import Loss
+from method_loop import train
 
 
 class Block(nn.Module):
@@ -29,10 +29,6 @@ def make_batch(size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     return x, x[:, :4].abs().argmax(1)
 
 
-def loss_on(x: torch.Tensor, y: torch.Tensor) -> Loss:
-    return lambda module: nn.functional.cross_entropy(module(x), y)
-
-
 def main(epochs: int = 5, steps: int = 30) -> fp.Program:
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -40,18 +36,10 @@ def main(epochs: int = 5, steps: int = 30) -> fp.Program:
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     shrinker = fp.training.Shrinker(model, optimizer, args=make_batch()[0])
-    before, history = shrinker.program, fp.training.History()
+    before = shrinker.program
     # Half of the weights left in each round, of one layer nine tenths at most.
     method = EntropyGuided(shrinker, zeta=0.5, most=0.9)
-    for _ in range(epochs):
-        for _ in range(steps):
-            history.step(method.step(loss_on(*make_batch())))
-        for change in method.end_epoch():
-            print(change)
-        history.end_epoch(shrinker.program, **method.numbers())
-    program = method.finish_training()
-    print(history, fp.compare(before, program, depth=1), sep="\n\n")
-    return program
+    return train(method, before, make_batch, epochs, steps)
 
 
 if __name__ == "__main__":

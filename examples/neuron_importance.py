@@ -10,7 +10,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune_passes.methods import NeuronImportance
-from fxprune_passes.methods.method import Loss
+from method_loop import train
 
 PATTERNS = torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
 
@@ -21,10 +21,6 @@ def make_batch(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     return PATTERNS[y] + 3 * torch.randn(size, 784), y
 
 
-def loss_on(x: torch.Tensor, y: torch.Tensor) -> Loss:
-    return lambda module: nn.functional.cross_entropy(module(x), y)
-
-
 def main(epochs: int = 8, steps: int = 20) -> fp.Program:
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -32,18 +28,10 @@ def main(epochs: int = 8, steps: int = 20) -> fp.Program:
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     shrinker = fp.training.Shrinker(model, optimizer, args=make_batch()[0])
-    before, history = shrinker.program, fp.training.History()
+    before = shrinker.program
     # A fifth of each layer in a round, until 68 % of the units are gone.
     method = NeuronImportance(shrinker, share=0.2, target=0.68, observe_every=4)
-    for _ in range(epochs):
-        for _ in range(steps):
-            history.step(method.step(loss_on(*make_batch())))
-        for change in method.end_epoch():
-            print(change)
-        history.end_epoch(shrinker.program, **method.numbers())
-    program = method.finish_training()
-    print(history, fp.compare(before, program, depth=1), sep="\n\n")
-    return program
+    return train(method, before, make_batch, epochs, steps)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from experiments.task import Task
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 Row = dict[str, Any]
+COUNTED = {"params": "parameters", "macs": "MACs"}
 HEAD = ("", "seeds", "test %", "train %", "parameters", "MACs", "layers", "latency", "step")
 
 
@@ -24,7 +25,7 @@ def write(rows: Sequence[Row], *, full: bool) -> None:
     kind = "full" if full else "quick"
     of_task = {t: [r for r in rows if r["task"] == t.name] for t in TASKS}
     blocks = {f"{t.name} ({kind})": table(t, own, full=full) for t, own in of_task.items() if own}
-    renew(FILE, blocks, titled=True)
+    renew(FILE, blocks)
     print(f"{FILE.name}: {len(rows)} runs, {kind}")
 
 
@@ -39,7 +40,7 @@ def table(task: Task, rows: Sequence[Row], *, full: bool) -> str:
     images = "all training images" if length.images is None else f"{length.images:,} images"
     how = (
         f"{length.epochs} epochs of {images}, batch {task.batch}, learning rate {task.rate}, "
-        f"weight decay {task.decay:g}; sizes of controls by {task.metric}."
+        f"weight decay {task.decay:g}; controls have the same number of {COUNTED[task.metric]}."
     )
     command = f'python experiments/run.py{" --full" if full else ""} --only "{task.name}"'
     commits = ", ".join(sorted({r["commit"] for r in rows}))

@@ -1,10 +1,10 @@
-"""fxprune: structured pruning of torch.fx programs.
+"""fxprune: a structured pruning compiler for PyTorch models, built on torch.fx.
 
-Public names are loaded when first used: `import fxprune` does not import torch.
+Public names are loaded on first use: `import fxprune` does not import torch.
 
 Some public functions share their name with a module (`fxprune.plan`, `fxprune.capture`). As
-attributes of the package these names are always the functions, whatever has been imported. The
-modules are reached by `from fxprune.plan import Plan`, or by `importlib.import_module`.
+attributes of the package, these names always refer to the functions, whatever has been imported.
+To reach the modules, write `from fxprune.plan import Plan` or use `importlib.import_module`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ _SUBPACKAGES = ("training",)
 
 
 class _Package(ModuleType):
-    """The package: importing a submodule does not bind it over a public name."""
+    """The package itself: importing a submodule does not replace a public function of the same name."""
 
     def __setattr__(self, name: str, value: object) -> None:
         submodule = isinstance(value, ModuleType) and value.__name__ == f"{__name__}.{name}"
@@ -142,7 +142,7 @@ class _Package(ModuleType):
 if not TYPE_CHECKING:  # seen by a type checker, it would make every misspelt name valid
 
     def __getattr__(name: str) -> object:
-        """Loads a public name from the module that defines it, once."""
+        """Loads a public name from the module that defines it, on first use."""
         if name in _SUBPACKAGES:
             return import_module(f"{__name__}.{name}")
         if name not in __all__:
@@ -153,7 +153,7 @@ if not TYPE_CHECKING:  # seen by a type checker, it would make every misspelt na
 
 
 def __dir__() -> list[str]:
-    """The public names, loaded or not, beside what is already there."""
+    """Lists the public names, whether loaded or not, along with the names already defined."""
     return sorted({*globals(), *__all__, *_SUBPACKAGES})
 
 

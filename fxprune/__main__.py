@@ -1,4 +1,4 @@
-"""Lets `python -m fxprune` stand for `fxprune`."""
+"""Runs the command line as `python -m fxprune`."""
 
 from fxprune.cli.main import main
 

@@ -25,8 +25,7 @@ from fxprune.plan.decide import decide
 from fxprune.remark import Remark
 from fxprune.report import Clock, Outcome, Report, compare, group_rows, summary
 from fxprune.shrink import apply_plan
-from fxprune.verify.agreement import check_capture
-from fxprune.verify.silenced import Check, compare_programs
+from fxprune.verify import Check, check_capture, compare_programs
 
 __all__ = [
     "Outcome",

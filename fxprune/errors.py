@@ -1,4 +1,4 @@
-"""Errors that say what is wrong, where, why, and what to do about it."""
+"""The exceptions of fxprune: each one says what is wrong, where, why, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class FxpruneError(Exception):
-    """Base of every error fxprune raises on purpose.
+    """Base class of every error that fxprune raises on purpose.
 
     Args:
-        what: one line, the fact.
-        where: the node, parameter, file or option concerned.
+        what: the fact, in one line.
+        where: the node, parameter, file or option that is concerned.
         why: the cause, as far as it is known.
         do: what the reader can do about it.
     """
@@ -25,35 +25,35 @@ class FxpruneError(Exception):
 
 
 class CaptureError(FxpruneError):
-    """The model could not be turned into a Program."""
+    """The model could not be captured as a `Program`."""
 
 
 class OptionError(FxpruneError):
-    """An option has a value that cannot be used."""
+    """An option or an argument has a value that cannot be used."""
 
 
 class BudgetError(FxpruneError):
-    """The target cannot be reached, or nothing can be removed."""
+    """The pruning target cannot be reached, or nothing can be removed."""
 
 
 class ScoreError(FxpruneError):
-    """Importance cannot be worked out: weights or losses that are not finite, or data that is missing."""
+    """Importance scores cannot be computed: weights or losses are not finite, or data is missing."""
 
 
 class PlanError(FxpruneError):
-    """A plan is inconsistent, was edited wrongly, or belongs to another model."""
+    """A pruning plan contradicts itself or belongs to another model."""
 
 
 class VerifyError(FxpruneError):
-    """The smaller program does not compute what the silenced original computes."""
+    """The smaller program does not compute the same outputs as the silenced original."""
 
 
 class PipelineError(FxpruneError):
-    """A pass failed, or broke what it declares to keep.
+    """A pass failed, or changed something that it declares to preserve.
 
     Attributes:
-        program: the program before that pass; nothing of the user's has changed.
-        failed: name of the pass.
+        program: the program as it was before that pass; the caller's own program and model are unchanged.
+        failed: the name of the pass.
     """
 
     def __init__(
@@ -64,4 +64,4 @@ class PipelineError(FxpruneError):
 
 
 class LoadError(FxpruneError):
-    """A saved program is incomplete, altered or of an unknown format."""
+    """A saved program is incomplete, was altered, or has an unknown format."""

@@ -1,18 +1,27 @@
-"""Remarks: what was done, what was left, and why, as data."""
+"""Remarks: records of what was done, what was not done, and why."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from fxprune.files.document import Entry
 
 Kind = Literal["applied", "missed", "analysis"]
 
 
 @dataclass(frozen=True)
 class Remark:
-    """One fact about one place of a program.
+    """One fact about one place in a program.
 
-    `code` is stable and listed in `docs/remarks.md`; `where` names the node, its module and source line.
+    Attributes:
+        kind: `"applied"` (something was done), `"missed"` (something could not be done) or
+            `"analysis"` (something to know).
+        code: a stable identifier; `docs/remarks.md` lists them all.
+        where: the place: a node with its module and source line, a group or a module.
+        what: the fact.
+        why: the reason, if there is one to give.
+        do: what the reader can do about it, if anything.
     """
 
     kind: Kind
@@ -28,5 +37,12 @@ class Remark:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, str]:
-        """The fields as a JSON object."""
+        """Returns the fields as a JSON object."""
         return asdict(self)
+
+
+def read_remark(entry: Entry) -> Remark:
+    """The remark of a JSON object of `to_json`."""
+    facts = entry.record("kind", "code", "where", "what", optional=("why", "do"))
+    facts["kind"].text(get_args(Kind))
+    return Remark(**{name: e.text() for name, e in facts.items()})  # type: ignore[arg-type]

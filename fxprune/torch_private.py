@@ -1,19 +1,25 @@
-"""Every private name of torch that fxprune needs, behind functions of our own.
+"""The only module that uses private names of torch, behind functions of its own.
 
 torch has no public way to decompose one operator of a graph, to read an operator's aliasing, to run a
-model on tensors without data, or to make a fake tensor of other sizes cheaply. When torch moves these,
-this is the only file to mend; `tests/test_torch_private.py` says what each is for.
+model on tensors without data, to make a fake tensor of other sizes cheaply, or to write down and rebuild
+symbolic sizes. When torch moves these, this is the only file to mend; `tests/test_torch_private.py`
+says what each is for.
 """
 
 from __future__ import annotations
 
+import io
+import keyword
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import sympy
 import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
@@ -29,7 +35,11 @@ from torch.fx.experimental.symbolic_shapes import (
     StatelessSymbolicContext,
     uninteresting_files,
 )
+from torch.fx.node import _get_qualified_name
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
+from torch.utils._sympy import functions as sympy_functions
+from torch.utils._sympy.numbers import int_oo
 
 try:
     from torch.fx.experimental.symbolic_shapes import guarding_hint_or_throw as _hint
@@ -39,27 +49,52 @@ except ImportError:  # torch 2.8 and some after it know the hint as an attribute
         return a.node.hint if isinstance(a, torch.SymInt) else a
 
 
+def attribute_access(base: str, target: str) -> str:
+    """Returns Python code that reads `target`, names separated by dots, from the value of the code `base`.
+
+    Any text names a module of an `nn.ModuleDict`. Only ASCII is written with a dot: Python reads other letters
+    in a normalised form, which `setattr` does not do.
+    """
+    for name in target.split("."):
+        plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+        base = f"{base}.{name}" if plain else f"getattr({base}, {name!r})"
+    return base
+
+
+def function_access(func: Callable[..., Any]) -> str:
+    """Returns Python code that reads a function, such as `getattr(torch.ops.aten.random, 'from')`."""
+    name = _get_qualified_name(func)
+    base, _, rest = name.partition(".")
+    return attribute_access(base, rest) if any(map(keyword.iskeyword, rest.split("."))) else name
+
+
+# The code that torch.fx writes is no Python where a name is a keyword (pytorch#188538), and every GraphModule
+# compiles that code again at each copy; other names are written as before.
+fx.graph._format_target = attribute_access
+fx.graph._get_qualified_name = function_access  # type: ignore[attr-defined]
+
+
 def overload(node: fx.Node) -> torch._ops.OpOverload[Any, Any] | None:
-    """The operator that a call_function node calls, None for Python functions."""
+    """Returns the operator that a call_function node calls, or None for a Python function."""
     if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
         return node.target
     return None
 
 
 def higher_order(node: fx.Node) -> str:
-    """Name of the higher-order operator (`"cond"`, ...) a node calls, or ""."""
+    """Returns the name of the higher-order operator (`"cond"`, ...) that a node calls, or ""."""
     found = isinstance(node.target, torch._ops.HigherOrderOperator)
     return str(getattr(node.target, "__name__", "")) if found else ""
 
 
 def operator_name(op: torch._ops.OpOverload[Any, Any]) -> str:
-    """`aten.mean.dim`; the default overload goes unsaid: `aten.einsum`."""
+    """Returns the operator's name, such as `aten.mean.dim`; the default overload is omitted: `aten.einsum`."""
     return str(op).removesuffix(".default")
 
 
 @cache
 def aliased(op: torch._ops.OpOverload[Any, Any]) -> tuple[int, ...]:
-    """Positions of the arguments that an output may share memory with."""
+    """Returns the positions of the arguments with which an output may share memory."""
     schema = op._schema
     if not any(r.alias_info for r in schema.returns) and not op._opname.endswith("dropout"):
         return ()
@@ -70,7 +105,7 @@ def aliased(op: torch._ops.OpOverload[Any, Any]) -> tuple[int, ...]:
 
 @cache
 def mutated(op: torch._ops.OpOverload[Any, Any]) -> tuple[int, ...]:
-    """Positions of the arguments that the operator writes to."""
+    """Returns the positions of the arguments to which the operator writes."""
     found = enumerate(op._schema.arguments)
     return tuple(i for i, a in found if a.alias_info and a.alias_info.is_write)
 
@@ -79,7 +114,7 @@ def mutated(op: torch._ops.OpOverload[Any, Any]) -> tuple[int, ...]:
 def functional(
     op: torch._ops.OpOverload[Any, Any],
 ) -> torch._ops.OpOverload[Any, Any] | None:
-    """`aten.relu` for `aten.relu_`, None where no operator has the same arguments."""
+    """Returns `aten.relu` for `aten.relu_`, or None if no operator has the same arguments."""
     if not op._opname.endswith("_") or mutated(op) != (0,):
         return None
     packet = getattr(getattr(torch.ops, op.namespace), op._opname[:-1], None)
@@ -93,18 +128,23 @@ def functional(
 
 
 def pytree_specs(graph: fx.Graph) -> tuple[pytree.TreeSpec, pytree.TreeSpec] | None:
-    """How inputs and outputs are nested; None for a graph that takes and gives flat values."""
+    """Returns how inputs and outputs are nested; None for a graph that takes and returns flat values."""
     info = getattr(graph._codegen, "pytree_info", None)
     return None if info is None else (info.in_spec, info.out_spec)
 
 
+def input_names(graph: fx.Graph) -> list[str]:
+    """The names of the inputs of a graph that takes nested values."""
+    return list(graph._codegen.pytree_info.orig_args)  # type: ignore[attr-defined]
+
+
 def static_size(size: int | torch.SymInt) -> int | None:
-    """The size where it is known; a symbol that torch.export has since fixed is known too."""
+    """Returns the size if it is known, including a symbol that torch.export has fixed since."""
     return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
 def fake_result(op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """What the operator returns on tensors without data; nodes stand for their `meta["val"]`."""
+    """Returns the operator's result on tensors without data; nodes stand for their `meta["val"]`."""
     args, kwargs = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
     mode = fake_mode_of((args, kwargs))
     if mode is None:
@@ -114,7 +154,7 @@ def fake_result(op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def fake_mode_of(values: Any) -> FakeTensorMode | None:
-    """The fake mode of the first fake tensor inside `values`."""
+    """Returns the fake mode of the first fake tensor inside `values`."""
     leaves = pytree.tree_leaves(values)
     return next((x.fake_mode for x in leaves if isinstance(x, FakeTensor)), None)
 
@@ -122,10 +162,10 @@ def fake_mode_of(values: Any) -> FakeTensorMode | None:
 def decompose(
     op: torch._ops.OpOverload[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[fx.GraphModule, list[fx.Node]] | None:
-    """One step of decomposition of a call.
+    """Decomposes a call by one step.
 
     Returns:
-        A graph whose placeholders stand for the listed nodes in order; None where torch has none.
+        A graph whose placeholders correspond to the listed nodes in order; None if torch has no decomposition.
     """
     body = _decomposition(op)
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
@@ -160,13 +200,13 @@ def _table() -> dict[Any, Callable[..., Any]]:
 
 
 class WithoutData:
-    """A model and its inputs as tensors that have no data; its own tensors are not touched.
+    """A model and its inputs as tensors without data; the model's own tensors do not change.
 
-    Where the inputs come from a trace, a free size stands at the example's value.
+    Where the inputs come from a trace, a free size has the value of the example.
 
     Args:
         model: the model.
-        leaves: its inputs, `(args, kwargs)`, flat.
+        leaves: its inputs, `(args, kwargs)`, as a flat list.
         spec: how they are nested.
     """
 
@@ -179,7 +219,7 @@ class WithoutData:
         self._leaves, self._spec = [self._leaf(x) for x in leaves], spec
 
     def __call__(self) -> Any:
-        """What the model returns, without data."""
+        """Returns the model's outputs, without data."""
         with self._mode, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             args, kwargs = pytree.tree_unflatten(self._leaves, self._spec)
@@ -199,7 +239,7 @@ class WithoutData:
 
 
 def resized(value: torch.Tensor, sizes: Sequence[Any]) -> torch.Tensor:
-    """A fake tensor of other sizes, in the same fake mode; 30 times cheaper than `value.new_empty(sizes)`."""
+    """Returns a fake tensor of other sizes in the same fake mode; 30 times cheaper than `value.new_empty(sizes)`."""
     if not isinstance(value, FakeTensor):
         return value.new_empty(list(sizes))
     meta = torch.empty(list(sizes), dtype=value.dtype, device="meta")
@@ -217,8 +257,19 @@ def _fake(
     return FakeTensor(mode, meta, device)
 
 
+class _ModesOfThread(threading.local, torch._ops._ModeStackStateForPreDispatch):
+    """The modes before autograd, each thread its own.
+
+    torch keeps them for the whole process: while one thread records a network, the symbolic sizes of
+    another one would ask the first one's mode.
+    """
+
+
+torch._ops._mode_stack_state_for_pre_dispatch = _ModesOfThread()  # type: ignore[no-untyped-call]
+
+
 class _EveryCall(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Tells of every operator that Python code calls, before autograd and decompositions see it."""
+    """Reports every operator that Python code calls, before autograd and decompositions see it."""
 
     def __init__(self, tell: Callable[..., None], *, autograd: bool) -> None:
         super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
@@ -237,9 +288,9 @@ class _EveryCall(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
-    """Tells `tell` the operator, arguments, keyword arguments and result of each call, as export meets them.
+    """Calls `tell` with the operator, arguments, keyword arguments and result of each call, as an export sees them.
 
-    Only make_fx's own mode may stand before autograd, so this is one.
+    Only the mode of make_fx may come before autograd, so this class derives from it.
     """
     with (
         enable_python_dispatcher(),
@@ -257,24 +308,68 @@ def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
 
 
 def in_autocast() -> bool:
-    """Whether operators run with autocast, of any kind of device."""
+    """Returns whether operators run under autocast on any kind of device."""
     return torch._C._is_any_autocast_enabled()
 
 
+def is_symbolic(x: object) -> bool:
+    """Whether it is a tensor without data, a number that is none yet, or stands for a value in a graph."""
+    return isinstance(x, FakeTensor | torch.SymInt | torch.SymFloat | torch.SymBool | fx.Proxy)
+
+
 def storage_id(x: torch.Tensor) -> int:
-    """A number that tensors of one memory have in common; without data they have no address."""
+    """Returns a number shared by all tensors with the same memory; tensors without data have no address."""
     number: int = x.untyped_storage()._cdata
     return number
 
 
 def untraced_files() -> set[str]:
-    """Files whose frames torch.export leaves out of a node's stack trace."""
+    """Returns the files whose frames torch.export leaves out of a node's stack trace."""
     return set(uninteresting_files())
 
 
 @contextmanager
+def module_hooks(before: Callable[..., None], after: Callable[..., None]) -> Iterator[None]:
+    """Calls `before` and `after` around every forward of a module in this thread, whatever it raises."""
+    thread = threading.get_ident()
+
+    def own(tell: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: tell(*args) if threading.get_ident() == thread else None
+
+    enter = register_module_forward_pre_hook(own(before))
+    leave = register_module_forward_hook(own(after), always_call=True)
+    try:
+        yield
+    finally:
+        enter.remove()
+        leave.remove()
+
+
+class _WithoutThread(io.TextIOBase):
+    """A stream that drops what one thread writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() != self._thread:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Drops what this thread writes to stderr; torch.export prints the graph of a failure there."""
+    with redirect_stderr(_WithoutThread(sys.stderr)):
+        yield
+
+
+@contextmanager
 def unlogged_failures() -> Iterator[None]:
-    """Keeps torch from printing what an operator raises on tensors without data; it is raised all the same."""
+    """Keeps torch from logging what an operator raises on tensors without data; the exception is still raised."""
     log = logging.getLogger(FakeTensor.__module__)
     disabled, log.disabled = log.disabled, True
     try:
@@ -284,7 +379,7 @@ def unlogged_failures() -> Iterator[None]:
 
 
 class FreeBatch:
-    """Tensors without data, whose sizes may be multiples of a batch that is left free."""
+    """Tensors without data whose sizes may be multiples of a free batch size."""
 
     def __init__(self) -> None:
         self.mode = FakeTensorMode(
@@ -293,17 +388,17 @@ class FreeBatch:
         self._multiples: dict[int, Any] = {}
 
     def static(self, x: torch.Tensor) -> torch.Tensor:
-        """The tensor without its data."""
+        """Returns the tensor without its data."""
         return self.mode.from_tensor(x, static_shapes=True)
 
     def resized(self, x: torch.Tensor, batch: Any) -> torch.Tensor:
-        """The contiguous tensor without its data, its axis 0 of another length."""
+        """Returns the contiguous tensor without its data, with another length of axis 0."""
         return self.tensor((batch, *x.shape[1:]), x.stride(), x.dtype, x.device).requires_grad_(
             x.requires_grad
         )
 
     def free(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        """The contiguous tensor without its data, its axis 0 free; the same batch each time."""
+        """Returns the contiguous tensor without its data, with a free axis 0; all share one batch size."""
         if self._multiples:
             return self.resized(x, self._multiples[1])
         dims = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (x.ndim - 1)
@@ -314,10 +409,131 @@ class FreeBatch:
         return fake
 
     def times(self, factor: int) -> Any:
-        """That many times the batch."""
+        """Returns a multiple of the batch size."""
         if factor not in self._multiples:
             self._multiples[factor] = factor * self._multiples[1]
         return self._multiples[factor]
+
+    def tensor(
+        self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        """Returns a tensor of these sizes."""
+        return _fake(self.mode, shape, stride, dtype, device)
+
+
+def input_codegen(
+    names: list[str], in_spec: pytree.TreeSpec, out_spec: pytree.TreeSpec
+) -> fx.graph.CodeGen:
+    """Makes a graph take and return values that are nested in the given way."""
+    return fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(names, in_spec, out_spec))
+
+
+class Symbol(NamedTuple):
+    """A free size: its value in the example, None where that depends on data, and its bounds, None where none."""
+
+    hint: int | None
+    low: int | None
+    high: int | None
+    positive: bool
+
+
+# What sizes are computed with, by the names of the classes. Shifts are missing: 1 << n fills the memory.
+SIZE_FUNCTIONS: dict[str, Any] = {
+    **{
+        name: getattr(sympy, name)
+        for name in (
+            *("Add", "Mul", "Pow", "And", "Or", "Not"),
+            *("Equality", "Unequality", "LessThan", "StrictLessThan"),
+            *("GreaterThan", "StrictGreaterThan"),
+        )
+    },
+    **{
+        name: getattr(sympy_functions, name)
+        for name in (
+            *(
+                "FloorDiv",
+                "ModularIndexing",
+                "Mod",
+                "PythonMod",
+                "CleanDiv",
+                "CeilDiv",
+                "Max",
+                "Min",
+            ),
+            *("CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat"),
+            *("IntTrueDiv", "FloatTrueDiv", "PowByNatural", "FloatPow", "Identity", "Where"),
+            *("OpaqueUnaryFn_sqrt", "OpaqueUnaryFn_log2"),
+        )
+    },
+}
+
+
+def symbols_of(number: torch.SymInt | torch.SymFloat | torch.SymBool) -> dict[str, Symbol]:
+    """The symbols of a number that is known at run time only."""
+    env: Any = number.node.shape_env
+    found = dict[str, Symbol]()
+    hints = getattr(env, "backed_var_to_val", None)
+    hints = env.var_to_val if hints is None else hints  # before torch 2.11
+    for symbol in number.node.expr.free_symbols:
+        bounds, hint = env.var_to_range.get(symbol), hints.get(symbol)
+        low, high = (None, None) if bounds is None else map(_bound, (bounds.lower, bounds.upper))
+        found[symbol.name] = Symbol(
+            None if hint is None else int(hint), low, high, bool(symbol.is_positive)
+        )
+    return found
+
+
+def _bound(limit: Any) -> int | None:
+    return int(limit) if limit.is_Integer else None
+
+
+class NamedSizes:
+    """Tensors without data, and numbers, whose sizes are expressions over symbols of known names."""
+
+    def __init__(self) -> None:
+        self._env = ShapeEnv(tracked_fakes=[])
+        self.mode = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True, export=True)
+        self._hints: dict[Any, Any] = {}
+
+    def add(self, name: str, facts: Symbol) -> Any:
+        """The symbol, known to this from here on."""
+        symbol = sympy.Symbol(name, integer=True, positive=True if facts.positive else None)
+        if facts.hint is None:
+            self._reserve(name)
+        else:
+            self._hints[symbol] = sympy.Integer(facts.hint)
+            known = getattr(self._env, "add_backed_var_to_val", None)
+            (known or self._env.add_var_to_val)(symbol, facts.hint)
+        self._env.constrain_symbol_range(
+            symbol,
+            compiler_min=-int_oo if facts.low is None else facts.low,
+            compiler_max=int_oo if facts.high is None else facts.high,
+        )
+        return symbol
+
+    def _reserve(self, name: str) -> None:
+        """Lets torch give another name to the next size that depends on data."""
+        number = name.lstrip("u")
+        if number.isdecimal():
+            self._env.unbacked_symint_counter = max(
+                self._env.unbacked_symint_counter, int(number) + 1
+            )
+
+    def number(self, expression: Any) -> Any:
+        """What an expression of sympy is worth: a plain number, or one that is known at run time only."""
+        if expression.is_Integer:
+            return int(expression)
+        if expression.is_Float:
+            return float(expression)
+        if expression in (sympy.true, sympy.false):
+            return bool(expression)
+        if expression.is_Boolean:
+            return self._env.create_symboolnode(expression)
+        known = expression.free_symbols <= self._hints.keys()
+        hint = expression.xreplace(self._hints) if known else None
+        if expression.is_integer:
+            return self._env.create_symintnode(expression, hint=None if hint is None else int(hint))
+        return self._env.create_symfloatnode(expression, hint=None if hint is None else float(hint))
 
     def tensor(
         self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device
@@ -326,8 +542,48 @@ class FreeBatch:
         return _fake(self.mode, shape, stride, dtype, device)
 
 
-def input_codegen(
-    names: list[str], in_spec: pytree.TreeSpec, out_spec: pytree.TreeSpec
-) -> fx.graph.CodeGen:
-    """Makes a graph take and return values nested like these."""
-    return fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(names, in_spec, out_spec))
+def is_dispatched(op: torch._ops.OpOverload[Any, Any]) -> bool:
+    """Whether an operator has kernels; what only TorchScript knows may read and write files."""
+    return bool(torch._C._dispatch_has_kernel(op.name()))  # type: ignore[no-untyped-call]
+
+
+def find_overload(
+    namespace: str, name: str, overload: str
+) -> torch._ops.OpOverload[Any, Any] | None:
+    """The operator in `torch.ops`; None where no library that was imported has it."""
+    space = getattr(torch.ops, namespace, None)
+    packet = getattr(space, name, None) if isinstance(space, torch._ops._OpNamespace) else None
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return None
+    known = overload in packet.overloads()  # type: ignore[no-untyped-call]
+    return getattr(packet, overload) if known else None
+
+
+def nesting_parts(spec: pytree.TreeSpec) -> tuple[Any, Any, list[pytree.TreeSpec]] | None:
+    """Class, context and parts of how a value is nested; None for what is not nested."""
+    if spec.is_leaf():
+        return None
+    return spec.type, spec.context, list(spec.children())
+
+
+def nesting(kind: Any, context: Any, parts: list[pytree.TreeSpec]) -> pytree.TreeSpec:
+    """How a value of a class is nested."""
+    return pytree.TreeSpec(kind, context, parts)
+
+
+def nesting_name(kind: type) -> str:
+    """The name of a class that is registered with pytrees, or ""."""
+    known = pytree.SUPPORTED_SERIALIZED_TYPES.get(kind)
+    if known is None:
+        return ""
+    if known.serialized_type_name != pytree.NO_SERIALIZED_TYPE_NAME_FOUND:
+        return known.serialized_type_name
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def nesting_class(name: str) -> type | None:
+    """The class of that name which somebody registered with pytrees."""
+    known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
+    if known is not None and nesting_name(known) == name:
+        return known
+    return next((k for k in pytree.SUPPORTED_NODES if nesting_name(k) == name), None)

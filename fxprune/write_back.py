@@ -1,7 +1,7 @@
-"""Applies a Plan to the original nn.Module: its tensors, and the attributes that repeat sizes.
+"""Applies a plan to the original nn.Module: slices its tensors and adjusts the attributes that repeat sizes.
 
-Class and forward code stay as they are. What a forward spells itself (a number of heads in a class
-of one's own) is not known here: `register_sizes` teaches it, else the plan is refused.
+The class and its forward code stay as they are. Sizes that a custom class stores itself, such as a number
+of heads, are unknown to fxprune: `register_sizes` declares them; otherwise the plan is refused.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from torch import nn
 from fxprune.algebra.label import IntArray
 from fxprune.analysis.cache import solved
 from fxprune.capture.failure import first_line
-from fxprune.capture.unchanged import remember
 from fxprune.errors import PlanError
 from fxprune.graph.program import Program, module_path, named_tensors
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.verify.agreement import check_numbers, check_sizes
+from fxprune.stand_in import Remembered
+from fxprune.verify import check_numbers, check_sizes
 
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a plan did to one module.
+    """The effect of a plan on one module.
 
     Attributes:
-        module: its tensors sliced already, its attributes as they were.
+        module: the module, with its tensors already sliced and its attributes unchanged.
         path: its name in the model; "" for the model itself.
-        kept: its own parameters and buffers -> axis -> positions that stay; what loses some.
-        before: length of axis 0 of each of its tensors before.
-        spelled: arguments of the operators it calls, (name, entry) -> new value.
+        kept: its own parameters and buffers -> axis -> kept positions, for those that lose positions.
+        before: the original length of axis 0 of each of its tensors.
+        spelled: new values of arguments of the operators it calls, by (name, entry).
     """
 
     module: Any
@@ -48,7 +48,7 @@ class Cut:
     spelled: Mapping[tuple[str, int | None], Any]
 
     def groups(self, tensor: str, groups: int) -> int:
-        """How many of `groups` equal runs of axis 0 keep a position."""
+        """Returns how many of `groups` equal runs of axis 0 keep at least one position."""
         positions: IntArray | None = self.kept.get(tensor, {}).get(0)
         if positions is None:
             return groups
@@ -61,7 +61,7 @@ _table: dict[type[nn.Module], Sizer] = {}
 
 
 def register_sizes(*kinds: type[nn.Module]) -> Callable[[Sizer], Sizer]:
-    """Registers what attributes of module classes, and of their subclasses, become after a cut."""
+    """Registers a function that returns the new attributes of modules of these classes, and subclasses, after a cut."""
 
     def register(function: Sizer) -> Sizer:
         _table.update(dict.fromkeys(kinds, function))
@@ -78,18 +78,18 @@ def write_back(
     program: Program | None = None,
     verify: bool = True,
 ) -> M:
-    """The model with everything removed that the plan removes; class and forward code untouched.
+    """Returns the model without everything that the plan removes; its class and forward code do not change.
 
     Args:
         model: the model that was captured.
         plan: a plan for its program.
-        inplace: change `model` itself; as before if this fails. Its parameters are new objects.
-        program: what was captured, for a plan that was read from a file.
-        verify: run the model's forward, and hold it to what the smaller program computes.
+        inplace: change `model` itself; it is restored if this fails. Its parameters become new objects.
+        program: the captured program, for a plan that was read from a file.
+        verify: run the model's forward and compare its outputs with those of the smaller program.
 
     Raises:
-        PlanError: the plan is for another model, the model's own forward cannot express it, or
-            there is no program to verify with.
+        PlanError: the plan is for another model, the model's own forward cannot express it, or there is no
+            program to verify with.
     """
     if program is not None:
         plan = check_plan(program, plan)
@@ -113,7 +113,7 @@ def _check(model: nn.Module, plan: Plan) -> None:
 def write_tensors(
     model: M, plan: Plan, *, inplace: bool, check: Callable[[nn.Module, Plan], None] | None = None
 ) -> M:
-    """Slices tensors and sets attributes; the model is as before if that or `check` fails."""
+    """Slices tensors and sets attributes; the model is restored if this or `check` fails."""
     _check_names(model, plan)
     target = model if inplace else _twin(model)
     with _all_or_nothing(target):
@@ -127,17 +127,17 @@ def write_tensors(
 
 
 def refuse_edits(plan: Plan) -> None:
-    """Refuses what the smaller program computes and no forward of a model would.
+    """Refuses plans whose graph edits no forward of a model would make.
 
     Raises:
         PlanError: an average is rescaled, or attention keeps the scale of a larger head.
     """
     for edit in plan.edits:
         if isinstance(edit, Rescale):
-            why = f"an average over removed positions times {edit.numerator}/{edit.denominator}"
+            why = f"an average over removed positions must be multiplied by {edit.numerator}/{edit.denominator}"
             raise _inexpressible(plan, edit.node, why)
         if isinstance(edit, SetArgument) and edit.argument == "scale":
-            why = f"attention keeps the scale {edit.new:g} of its original head size"
+            why = f"attention must keep the scale {edit.new:g} of its original head size"
             raise _inexpressible(plan, edit.node, why)
 
 
@@ -147,12 +147,12 @@ def _inexpressible(plan: Plan, node: str, why: str) -> PlanError:
         "the model's own forward cannot express this plan",
         where=f"node {node}" + (f" in {paths[node]}" if paths.get(node) else ""),
         why=why,
-        do="use the smaller program (fp.shrink), or ignore what feeds this module",
+        do="use the smaller program (fp.shrink), or exclude the modules before this one with ignore=...",
     )
 
 
 def _paths(plan: Plan) -> dict[str, str]:
-    """Module path of each node of the plan's program."""
+    """Returns the module path of each node of the plan's program."""
     return {} if plan.program is None else {n.name: module_path(n) for n in plan.program.nodes}
 
 
@@ -164,7 +164,7 @@ def _check_names(model: nn.Module, plan: Plan) -> None:
             raise PlanError(
                 f"the model has no parameter or buffer {name}",
                 where=type(model).__name__,
-                why="the plan is for another model, or cuts a constant of its forward code",
+                why="the plan is for another model, or it cuts a constant in the model's forward code",
                 do="use the smaller program (fp.shrink)",
             )
         for axis, positions in cut.items():
@@ -173,13 +173,13 @@ def _check_names(model: nn.Module, plan: Plan) -> None:
                 raise PlanError(
                     "the plan is for another model",
                     where=f"{name}, axis {axis}",
-                    why=f"it keeps position {last}, the shape is {tuple(tensor.shape)}",
+                    why=f"the plan keeps position {last}, but the shape is {tuple(tensor.shape)}",
                     do="pass the model that was captured, before anything was removed",
                 )
 
 
 def _twin(model: M) -> M:
-    """A copy of the module tree and its attributes, the tensors shared."""
+    """Returns a copy of the module tree and its attributes that shares the tensors."""
     tensors = [*model.parameters(), *model.buffers()]
     try:
         return copy.deepcopy(model, {id(t): t for t in tensors})
@@ -193,16 +193,17 @@ def _twin(model: M) -> M:
 
 @contextmanager
 def _all_or_nothing(model: nn.Module) -> Iterator[None]:
-    put_back = remember(model)
+    remembered = Remembered()
+    remembered.add(model)
     try:
         yield
     except BaseException:
-        put_back()
+        remembered.put_back()
         raise
 
 
 def _cuts(model: nn.Module, plan: Plan) -> list[Cut]:
-    """What the plan does to each module that it cuts or that holds such; shared ones once."""
+    """Returns the effect of the plan on each module that it cuts or that contains such a module; shared ones once."""
     first = {id(m): p for p, m in model.named_modules()}
     kept: dict[str, dict[str, Mapping[int, IntArray]]] = {}
     for name, cut in plan.kept.items():
@@ -222,7 +223,7 @@ def _cuts(model: nn.Module, plan: Plan) -> list[Cut]:
 
 
 def _prefixes(path: str) -> Iterator[str]:
-    """The module itself and those that hold it."""
+    """Yields the paths of a module and of the modules that contain it."""
     yield path
     while path:
         path = path.rpartition(".")[0]
@@ -321,7 +322,7 @@ def _recurrent(cut: Cut) -> Attributes:
     several = {t.shape[0] for n, t in m.named_parameters() if n.startswith("weight_hh")}
     if len(several) > 1:
         raise PlanError(
-            "layers of a recurrent module lose different numbers of hidden units",
+            "the layers of a recurrent module would lose different numbers of hidden units",
             where=cut.path,
             do="use the smaller program (fp.shrink)",
         )
@@ -340,6 +341,6 @@ def _attention(cut: Cut) -> Attributes:
     raise PlanError(
         "nn.MultiheadAttention cannot be made smaller",
         where=cut.path,
-        why="its forward takes heads x head size = width for granted",
-        do="use the smaller program (fp.shrink), or ignore this module and what feeds it",
+        why="its forward assumes that heads x head size = width",
+        do="use the smaller program (fp.shrink), or exclude this module and those before it with ignore=...",
     )

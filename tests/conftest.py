@@ -9,6 +9,7 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.graph.program import Program
+from fxprune.testing.passes import Ones
 
 # The same examples in every run: a search for others is `-m slow`.
 settings.register_profile("suite", derandomize=True, deadline=None)
@@ -49,3 +50,17 @@ def residual() -> nn.Module:
 def program(residual: nn.Module) -> Program:
     """The network, captured."""
     return fp.capture(residual, torch.randn(2, 3, 8, 8))
+
+
+@pytest.fixture
+def ones() -> Program:
+    """Forty rewrites wait in it."""
+    torch.manual_seed(0)
+    return fp.capture(Ones().eval(), torch.randn(2, 4))
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    """Two layers, a dropout between them, in eval mode."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4)).eval()

@@ -1,5 +1,6 @@
 """Tests of fxprune.torch_private, which say what each private name of torch is for."""
 
+import copy
 import logging
 import warnings
 
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 from fxprune.torch_private import (
     FreeBatch,
     WithoutData,
+    attribute_access,
     every_call,
     fake_mode_of,
     in_autocast,
@@ -157,3 +159,20 @@ def test_autocast_is_seen_on_every_kind_of_device() -> None:
             warnings.simplefilter("ignore")
             with torch.autocast(device, torch.bfloat16):
                 assert in_autocast() == torch.is_autocast_enabled(device)
+
+
+@pytest.mark.parametrize("key", ["global", "None", 'a"b', "a\\b", "µ", "a b", "0", "plain"])
+def test_the_code_of_a_graph_reads_modules_of_any_name(key: str) -> None:
+    """torch.fx writes a name that is a keyword behind a dot, and cuts a name at its quotes."""
+    owner = nn.ModuleDict({key: nn.Linear(2, 2)})
+    assert eval(attribute_access("owner", f"{key}.weight"), {"owner": owner}) is owner[key].weight
+    graph = torch.fx.Graph()
+    graph.output(graph.get_attr(f"{key}.weight"))
+    assert copy.deepcopy(torch.fx.GraphModule(owner, graph))().equal(owner[key].weight)
+
+
+def test_the_code_of_a_graph_calls_overloads_of_any_name() -> None:
+    graph, drawn = torch.fx.Graph(), getattr(torch.ops.aten.random, "from")
+    value = graph.placeholder("x")
+    graph.output(graph.call_function(drawn, (value, 3, 4)))
+    assert torch.fx.GraphModule(nn.Module(), graph)(torch.zeros(2)).tolist() == [3, 3]

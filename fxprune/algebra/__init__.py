@@ -1,1 +1,1 @@
-"""Labels of axes, the units they name, and what unions, splits and merges do to them. Needs no torch."""
+"""Labels of axes, the units they refer to, and how unions, splits and merges act on them. Needs no torch."""

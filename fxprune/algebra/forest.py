@@ -1,4 +1,4 @@
-"""Union-find over units, with aliases; every step works on whole arrays."""
+"""A vectorised union-find over units, with aliases."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from fxprune.algebra.label import IntArray, Label
 
 
 class UnitForest:
-    """Units 0..n-1, which of them are one, and which are removed when any of others is.
+    """A union-find structure over units 0 to n - 1, with aliases.
 
-    Unit 0 is frozen; a union with it freezes. The smallest number of a component stands for it.
+    Units in one component are removed together; the smallest number in a component represents it.
+    Unit 0 is frozen, so a union with unit 0 freezes the other unit. An alias is a unit that is
+    removed whenever any unit of a given tuple is removed.
     """
 
     def __init__(self) -> None:
@@ -21,7 +23,7 @@ class UnitForest:
         self._aliases: list[tuple[IntArray, IntArray]] = []
 
     def fresh(self, length: int) -> IntArray:
-        """`length` new units."""
+        """Creates `length` new units and returns their numbers, `[length]`."""
         start, self.size = self.size, self.size + length
         if self.size > len(self._parent):
             grown = np.zeros(max(self.size, 2 * len(self._parent)), np.int64)
@@ -32,7 +34,7 @@ class UnitForest:
         return ids
 
     def find(self, ids: IntArray) -> IntArray:
-        """The unit that stands for each of `ids`."""
+        """Returns the unit that represents each of `ids`."""
         roots = self._parent[ids]
         while True:
             above = self._parent[roots]
@@ -43,13 +45,13 @@ class UnitForest:
         return roots
 
     def number_roots(self) -> tuple[IntArray, int]:
-        """For each unit the number of the one that stands for it, 0 to n - 1 in order, and n."""
+        """Numbers the representatives 0 to n - 1 in order; returns each unit's number, and n."""
         stands = self.find(np.arange(self.size))
         numbers = np.cumsum(stands == np.arange(self.size)) - 1
         return numbers[stands], int(numbers[-1]) + 1
 
     def union(self, a: IntArray, b: IntArray) -> bool:
-        """Makes a[i] and b[i] one unit; says whether any two were not."""
+        """Joins the units a[i] and b[i] for every i; returns whether any two were still separate."""
         changed = False
         while True:
             a, b = self.find(a), self.find(b)
@@ -61,12 +63,12 @@ class UnitForest:
             self._parent[b] = a  # of equal b the last wins; the loop joins the others
 
     def freeze(self, ids: IntArray) -> bool:
-        """Makes units unremovable; says whether any was removable."""
+        """Makes units unremovable; returns whether any of them was still removable."""
         ids = ids[ids != 0]
         return self.union(ids, np.zeros_like(ids)) if ids.size else False
 
     def define(self, units: IntArray, tuples: IntArray) -> None:
-        """Says that units[i] goes when any of tuples[:, i] goes, and only then; 0 in a tuple is neutral."""
+        """Makes units[i] an alias: it is removed exactly when any of tuples[:, i] is. A 0 in a tuple has no effect."""
         count = (tuples != 0).sum(axis=0)
         self.freeze(units[count == 0])
         single = count == 1
@@ -75,10 +77,10 @@ class UnitForest:
             self._aliases.append((units[count > 1], tuples[:, count > 1]))
 
     def resolve(self) -> tuple[IntArray, IntArray]:
-        """Brings aliases and unions to a fixpoint.
+        """Applies unions and aliases to one another until nothing changes any more.
 
         Returns:
-            The aliased units `[n]`, each once, and their tuples `[k, n]`, zeros last.
+            The aliased units `[n]`, each of them once, and their tuples `[k, n]`, with zeros last.
         """
         if not self._aliases:
             return np.zeros(0, np.int64), np.zeros((1, 0), np.int64)
@@ -91,7 +93,7 @@ class UnitForest:
                 return units, tuples
 
     def _settle(self, units: IntArray, tuples: IntArray) -> tuple[IntArray, IntArray, bool]:
-        """One round of the fixpoint; returns the aliases that are left and whether anything changed."""
+        """Runs one round of `resolve`; returns the aliases that are left and whether anything changed."""
         units, tuples = self.find(units), pack(self.find(tuples))
         changed = self.freeze(tuples[:, units == 0].ravel())
         count = (tuples != 0).sum(axis=0)
@@ -104,7 +106,7 @@ class UnitForest:
         return units, tuples, changed
 
     def _join_rivals(self, units: IntArray, tuples: IntArray) -> bool:
-        """Two tuples of one unit: unify them element by element, or freeze both where lengths differ."""
+        """Unifies two tuples of the same unit element by element, or freezes both where their lengths differ."""
         rival = np.flatnonzero(units[1:] == units[:-1])
         if not rival.size:
             return False
@@ -116,7 +118,7 @@ class UnitForest:
         return changed
 
     def _break_loops(self, units: IntArray, tuples: IntArray) -> bool:
-        """Makes each loop of aliases one unit and freezes what its tuples name outside it."""
+        """Joins each cycle of aliases into one unit and freezes the units its tuples name outside the cycle."""
         n = len(units)
         place = np.full(self.size, -1)
         place[units] = np.arange(n)
@@ -140,7 +142,7 @@ class UnitForest:
 
 
 def pack(tuples: IntArray) -> IntArray:
-    """Drops what a tuple `[k, n]` says twice, moves its zeros to the end, and drops rows of zeros only."""
+    """Drops repeated units from each tuple of `[k, n]`, moves zeros to the end, and drops all-zero rows."""
     if tuples.shape[0] > 1:
         for row in range(1, len(tuples)):
             said = np.any(tuples[:row] == tuples[row], axis=0)
@@ -153,13 +155,13 @@ def pack(tuples: IntArray) -> IntArray:
 
 
 def pack_label(label: Label, forest: UnitForest) -> tuple[IntArray, IntArray]:
-    """The units at each position `[k, n]`, zeros last, and how many there are."""
+    """Returns the units at each position, `[k, n]` with zeros last, and how many each position has, `[n]`."""
     tuples = pack(forest.find(np.stack(label.columns)))
     return tuples, (tuples != 0).sum(axis=0)
 
 
 def unique_aliases(units: IntArray, tuples: IntArray) -> tuple[IntArray, IntArray]:
-    """The aliases sorted by unit, without neighbours that say the same."""
+    """Sorts the aliases by unit and drops neighbours that are equal."""
     order = np.argsort(units, kind="stable")
     units, tuples = units[order], tuples[:, order]
     new = np.ones(len(units), bool)

@@ -1,4 +1,4 @@
-"""The label of one axis: which units remove which of its positions."""
+"""The label of an axis: it says which units remove which positions of the axis."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Label:
-    """An axis of `length` positions; position p goes when the unit in any column at p goes.
+    """The label of an axis with `length` positions.
 
-    Unit 0 is frozen and neutral beside other columns; a label without columns is a frozen axis.
-    Labels compare by identity: an axis that is handed on unchanged keeps its label.
+    Each column names one unit for every position; position p is removed when the unit at p in any
+    column is removed. Unit 0 is frozen: beside other columns it has no effect. A label without
+    columns belongs to a frozen axis. Labels compare by identity: an axis that passes through an
+    operator unchanged keeps its label.
+
+    Attributes:
+        length: the number of positions.
+        columns: int64 arrays of units, each `[length]`.
     """
 
     length: int
@@ -27,27 +33,27 @@ class Label:
         return self.length
 
     def take(self, index: slice | IntArray) -> Label:
-        """The label of the axis after indexing it with a slice or positions."""
+        """Returns the label after indexing the axis with a slice or with positions."""
         columns = tuple(c[index] for c in self.columns)
         length = len(columns[0]) if columns else len(np.arange(self.length)[index])
         return Label(length, columns)
 
     def tile(self, times: int) -> Label:
-        """The whole axis, `times` over."""
+        """Returns the label of the whole axis repeated `times` times, as `torch.tile` does."""
         return Label(self.length * times, tuple(np.tile(c, times) for c in self.columns))
 
     def repeat(self, times: int) -> Label:
-        """Each position `times` over."""
+        """Returns the label with each position repeated `times` times, as `torch.repeat_interleave` does."""
         return Label(self.length * times, tuple(np.repeat(c, times) for c in self.columns))
 
 
 def frozen(lengths: Sequence[int]) -> tuple[Label, ...]:
-    """Labels of axes that never change."""
+    """Returns labels of frozen axes with these lengths."""
     return tuple(Label(n) for n in lengths)
 
 
 def merge(*labels: Label) -> Label:
-    """The label of axes flattened into one, outermost first; frozen axes of length 1 add nothing."""
+    """Returns the label of several axes flattened into one, outermost axis first."""
     labels = tuple(x for x in labels if x.length != 1 or x.columns) or labels[:1]
     out = labels[0]
     for inner in labels[1:]:
@@ -57,7 +63,7 @@ def merge(*labels: Label) -> Label:
 
 
 def concat(parts: Sequence[Label]) -> Label:
-    """The label of parts put one after the other; a part with fewer columns is filled with unit 0."""
+    """Returns the label of axes concatenated in order; missing columns are filled with unit 0."""
     blanks = [np.zeros(p.length, np.int64) for p in parts]
     rows = zip_longest(*(p.columns for p in parts))
     columns = [[b if c is None else c for c, b in zip(row, blanks, strict=True)] for row in rows]

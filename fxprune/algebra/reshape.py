@@ -1,4 +1,4 @@
-"""Which axes of a view belong together."""
+"""Finds which axes of a tensor correspond before and after a view."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 
 def runs(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """Pairs up the shortest runs of old and new sizes with equal products.
+    """Pairs the shortest runs of old and new sizes whose products are equal.
 
     >>> [(s.start, s.stop, t.start, t.stop) for s, t in runs([2, 12, 64], [2, 768])]
     [(0, 1, 0, 1), (1, 3, 1, 2)]

@@ -1,4 +1,4 @@
-"""What a rule works with: unify, split, merge and freeze labels, and mark what the rewrite must mind."""
+"""The operations available to a rule: it unifies, splits and freezes labels, and marks what shrinking must adjust."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ Axes = tuple[Label, ...]
 
 @dataclass
 class NodeMarks:
-    """What a rule said of one node besides the labels of its outputs.
+    """What a rule declared about one node, besides the labels of its outputs.
 
     Attributes:
-        silenced: axes contracted or summed: removed positions count as zero.
+        silenced: axes that are contracted or summed over; removed positions count as zero there.
         statistics: axes whose statistics are taken over the kept positions only.
-        rescaled: averaged axes: the result is multiplied by kept / original.
-        spelled: arguments that spell lengths: name -> the labels (a list argument) or one label.
-        pinned: arguments with a default derived from a size: name -> (value, label).
-        bounds: arguments that say where in an axis a part ends, counted from either side: name -> (the axis
-            up to there, the whole axis).
+        rescaled: averaged axes; the result is multiplied by kept length / original length.
+        spelled: arguments that repeat the length of an axis, by argument name: a label, or for a list
+            argument a tuple of labels.
+        pinned: arguments whose default is derived from a length, by argument name: (value, label).
+        bounds: arguments that give a position of an axis, perhaps counted from its end, by argument
+            name: (label of the axis up to that position, label of the whole axis).
     """
 
     silenced: list[Label] = field(default_factory=list)
@@ -39,7 +40,7 @@ class NodeMarks:
 
 @dataclass(frozen=True, slots=True)
 class Coupling:
-    """One step of the analysis, kept for explanations: `b` is None where `a` was frozen."""
+    """One step of the analysis, recorded for explanations; `b` is None if `a` was frozen."""
 
     node: Any
     a: Label
@@ -48,12 +49,12 @@ class Coupling:
 
 
 class Units:
-    """The state of one analysis; rules see it as `u`.
+    """The state of one analysis; it is the argument `u` of every rule.
 
     Attributes:
-        out: shapes of the current node's outputs: a list of sizes, or a list of such lists.
-        marks: what the rules said, by node.
-        couplings: every union, alias and freeze with the node that asked for it.
+        out: the sizes of the current node's output, or a list of sizes for several outputs.
+        marks: what the rules declared, by node.
+        couplings: every union, alias and freeze, with the node that asked for it.
     """
 
     def __init__(self) -> None:
@@ -74,31 +75,31 @@ class Units:
         symbolic: Collection[int] = (),
         arguments: Collection[str] = (),
     ) -> None:
-        """Makes `node` the one that rules speak of.
+        """Makes `node` the node to which further calls refer.
 
         Args:
             node: any hashable object.
-            out: sizes of its output, or a list of sizes for several outputs.
-            symbolic: axes of the (first) output whose length may differ from run to run.
-            arguments: names of the operator's arguments.
+            out: the sizes of its output, or a list of sizes for several outputs.
+            symbolic: the axes of the (first) output whose length may differ from run to run.
+            arguments: the names of the operator's arguments.
         """
         self._node, self.out = node, out
         self._symbolic, self._arguments = symbolic, arguments
 
     def symbolic(self, axis: int) -> bool:
-        """Whether the length of an output axis may differ from run to run."""
+        """Returns whether the length of an output axis may differ from run to run."""
         return axis in self._symbolic
 
     def argument(self, name: str) -> bool:
-        """Whether the operator has an argument of this name."""
+        """Returns whether the operator has an argument of this name."""
         return name in self._arguments
 
     def fresh(self, sizes: Sequence[int]) -> Axes:
-        """One new unit per position per axis; an axis of length 1 too."""
+        """Returns labels with a new unit for every position of every axis, axes of length 1 included."""
         return tuple(Label(n, (self.forest.fresh(n),)) for n in sizes)
 
-    def freeze(self, *labels: Label, why: str = "positions matter to this operator") -> None:
-        """Makes every position of these axes unremovable."""
+    def freeze(self, *labels: Label, why: str = "the result depends on every position") -> None:
+        """Makes every position of these axes unremovable; `why` is the reason that `fp.explain` prints."""
         for label in labels:
             if label.columns:
                 self._log(label, None, why)
@@ -106,7 +107,7 @@ class Units:
                     self.forest.freeze(column)
 
     def unify(self, *labels: Label) -> Label:
-        """Axes of one length that keep and lose the same positions; returns the best-known of them."""
+        """Couples axes of equal length: they lose the same positions. Returns the most detailed label."""
         best = labels[0]
         for label in labels[1:]:
             best = self._unify(best, label)
@@ -116,10 +117,10 @@ class Units:
         if a is b or _same(a, b):
             return a
         if len(a) != len(b):
-            self.freeze(a, b, why=f"lengths {len(a)} and {len(b)} differ")
+            self.freeze(a, b, why=f"the axes have different lengths, {len(a)} and {len(b)}")
             return a
         if not (a.columns and b.columns):
-            self.freeze(a, b, why="coupled with a frozen axis")
+            self.freeze(a, b, why="it is coupled with a frozen axis")
             return Label(len(a))
         self._log(a, b, "same positions")
         if len(a.columns) == len(b.columns) == 1:
@@ -141,7 +142,10 @@ class Units:
         self.forest.freeze(tb[:, rest].ravel())
 
     def broadcast(self, *operands: Any) -> Axes:
-        """Elementwise operands, aligned at their last axes; operands that are not tensors are passed over."""
+        """Couples the operands of an elementwise operator, aligned at their last axes as torch broadcasts them.
+
+        Operands that are not tensors are ignored. Returns the labels of the result.
+        """
         tensors = [o for o in operands if isinstance(o, tuple)]
         rank = max((len(t) for t in tensors), default=0)
         return tuple(
@@ -153,12 +157,15 @@ class Units:
         length = max((len(x) for x in labels), key=lambda n: (n != 1, n))
         if length != 1:
             self.freeze(
-                *(x for x in labels if len(x) == 1), why="an axis of length 1 that broadcasts"
+                *(x for x in labels if len(x) == 1), why="the axis has length 1 and is broadcast"
             )
         return self.unify(*(x for x in labels if len(x) == length))
 
     def split(self, label: Label, *sizes: int) -> Axes:
-        """Views an axis as a rectangle `sizes` (one may be -1), outermost first: whole rows or columns go."""
+        """Views an axis as several axes of `sizes`, outermost first; one size may be -1.
+
+        Only whole slices along one of the new axes can be removed. Returns the labels of the new axes.
+        """
         known = int(np.prod([s for s in sizes if s != -1]))
         filled = [len(label) // known if s == -1 else s for s in sizes]
         out: list[Label] = []
@@ -190,10 +197,10 @@ class Units:
         return Label(outer, tuple(rows)), Label(inner, tuple(columns))
 
     def _rectangle(self, grid: IntArray) -> tuple[IntArray, IntArray]:
-        """Units for the rows and the columns of a grid of units that follows neither.
+        """Makes units for the rows and the columns of a grid whose units follow neither rows nor columns.
 
-        A row or column with a position that stays cannot go: its unit is 0. Rows that are equal go
-        together, and so do columns, for they name the same units: each is worked out once.
+        A row or column that holds a frozen position cannot be removed: its unit is 0. Equal rows name
+        the same units and are removed together, and so are equal columns: each is computed once.
         """
         key = (grid.tobytes(), len(grid))
         if key not in self._splits:
@@ -208,13 +215,13 @@ class Units:
             self._log(
                 Label(small.size, (small.ravel(),)),
                 Label(small.size, tuple(parts)),
-                f"viewed as {grid.shape[0]} x {grid.shape[1]}",
+                f"the axis is viewed as {grid.shape[0]} x {grid.shape[1]}",
             )
             self._splits[key] = row[row_of], column[column_of]
         return self._splits[key]
 
     def reshape(self, axes: Axes, sizes: Sequence[int]) -> Axes:
-        """The labels after a view: the shortest runs of equal products are merged, then split."""
+        """Returns the labels after a view to `sizes`: the shortest runs of equal products are merged, then split."""
         out: list[Label] = []
         for old, new in runs([len(x) for x in axes], list(sizes)):
             run = axes[old]
@@ -223,7 +230,7 @@ class Units:
                 out.append(run[0])
                 continue
             ones = [x for x in run if len(x) == 1]
-            self.freeze(*ones, why="an axis of length 1 is dropped")
+            self.freeze(*ones, why="the axis has length 1 and is dropped")
             wide = [x for x in run if len(x) != 1]
             flat = merge(*wide) if wide else Label(1)
             out.extend(self._split_run(flat, target))
@@ -235,42 +242,51 @@ class Units:
         return [Label(1) if s == 1 else next(parts) for s in sizes]
 
     def contract(self, a: Label, b: Label) -> Label:
-        """Unifies two axes that are multiplied and summed over."""
+        """Couples two axes that are multiplied with each other and summed over."""
         self.silence(a, b)
         return self.unify(a, b)
 
     def silence(self, *labels: Label) -> None:
-        """Marks axes that are summed over: a removed position adds nothing."""
+        """Marks axes that are summed over: a removed position adds nothing to the sum."""
         self._marks().silenced.extend(x for x in labels if x.columns)
 
     def reduce(self, axes: Axes, dims: Iterable[int], keepdim: bool = False) -> Axes:
-        """Sums over `dims`; exact, because a silenced position adds nothing."""
+        """Sums over the axes `dims` and returns the labels that are left.
+
+        Removing positions of a summed axis is exact, because a silenced position adds nothing.
+        """
         dims = {d % len(axes) for d in dims} if axes else set()
         self.silence(*(axes[d] for d in dims))
         return drop(axes, dims, keepdim=keepdim)
 
     def renormalise(self, *labels: Label) -> None:
-        """Marks axes whose statistics change when positions go; legal, and reported."""
+        """Marks axes whose statistics change when positions are removed; this is allowed, and reported."""
         self._marks().statistics.extend(x for x in labels if x.columns)
 
     def rescale(self, *labels: Label) -> None:
-        """Marks averaged axes: the engine multiplies the result by kept / original."""
+        """Marks averaged axes: the shrunk program multiplies the result by kept length / original length."""
         self._marks().rescaled.extend(x for x in labels if x.columns)
 
     def spell(self, argument: str, *labels: Label | None, single: bool = False) -> None:
-        """Says whose lengths an argument spells, entry by entry; None: that entry spells none."""
+        """Declares that an argument repeats the lengths of axes (it "spells" them).
+
+        Args:
+            argument: the name of the argument.
+            *labels: the axis that each entry of the argument refers to; None for an entry that refers to none.
+            single: the argument is one number, not a list.
+        """
         if any(x is not None and x.columns for x in labels):
             self._marks().spelled[argument] = (
                 labels[0] if single and labels[0] is not None else labels
             )
 
     def bound(self, argument: str, position: int, whole: Label) -> None:
-        """Says that an argument names a position of `whole`, perhaps counted from its end."""
+        """Declares that an argument gives a position of the axis `whole`, perhaps counted from its end."""
         if whole.columns:
             self._marks().bounds[argument] = whole.take(slice(0, position)), whole
 
     def pin(self, argument: str, value: float, label: Label) -> None:
-        """Fixes an argument whose default is derived from the length of `label`."""
+        """Fixes an argument, whose default is derived from the length of `label`, at `value`."""
         if label.columns:
             self._marks().pinned[argument] = value, label
 
@@ -282,7 +298,7 @@ class Units:
 
 
 def drop(axes: Axes, dims: Iterable[int], *, keepdim: bool = False) -> Axes:
-    """The labels without those at `dims`, or with frozen ones of length 1 in their place."""
+    """Returns the labels without those at `dims`; with `keepdim`, frozen axes of length 1 replace them."""
     gone = set(dims)
     if keepdim:
         return tuple(Label(1) if i in gone else x for i, x in enumerate(axes))
@@ -290,9 +306,9 @@ def drop(axes: Axes, dims: Iterable[int], *, keepdim: bool = False) -> Axes:
 
 
 def distinct_rows(grid: IntArray) -> tuple[IntArray, IntArray]:
-    """The first of each set of equal rows, and for each row the place of its like among them.
+    """Returns the index of the first of each set of equal rows, and for each row the number of its set.
 
-    Rows are told apart by how they begin; all of them are taken where that does not suffice.
+    Rows are told apart by their first entry; where that does not suffice, every row counts as distinct.
     """
     _, first, place = np.unique(grid[:, 0], return_index=True, return_inverse=True)
     if len(first) == len(grid) or not np.array_equal(grid, grid[first[place]]):

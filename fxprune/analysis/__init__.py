@@ -1,1 +1,1 @@
-"""What depends on what: labels solved for a program, the groups that follow, and why."""
+"""The coupling analysis: solves the labels of a program, finds its groups, and explains them."""

@@ -1,4 +1,4 @@
-"""The solved labels of a Program: which unit removes which position of which tensor."""
+"""The solved labels of a program: which unit removes which position of which tensor."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Expansion:
-    """What removes each unit of the analysis.
+    """Maps the units of the analysis ("raw" units) to the final units that remove them.
 
     Attributes:
-        roots: for every unit `[raw]`, the place of the one that stands for it.
-        tables: `[k][roots]`, the units that remove it, one in each table, zeros last.
+        roots: for every raw unit, the index of its representative, `[raw]`.
+        tables: k arrays `[roots]`: the final units that remove each representative, one per array, with
+            zeros last.
     """
 
     roots: IntArray
     tables: tuple[IntArray, ...]
 
     def removed_by(self, unit: int, raw: IntArray | slice = slice(None)) -> BoolArray:
-        """Which of the units of the analysis go with a final unit."""
+        """Returns which raw units are removed together with a final unit."""
         hit = np.any([t == unit for t in self.tables], axis=0)
         found: BoolArray = hit[self.roots[raw]]
         return found
@@ -38,17 +39,17 @@ class Expansion:
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """The result of the analysis; depends on the Program only, never on weights.
+    """The result of the coupling analysis; it depends on the program only, never on its weights.
 
     Attributes:
-        n_units: units are 0..n_units-1, unit 0 is frozen.
-        params: labels of each parameter and buffer that the graph uses, by name, over final units.
-        names: the first name of a tensor that has several -> all its names.
-        nodes: labels of each node's output as the rules left them (see `final`).
-        marks: what rules said of a node: silenced axes, spelled arguments, ...
-        renormalised: for each unit, whether removing it changes a norm's statistics.
-        couplings: every union with its node, for explanations.
-        remarks: unknown operators and what they froze.
+        n_units: the number of units, 0 to n_units - 1; unit 0 is frozen.
+        params: the labels of each parameter and buffer that the graph uses, by name, over final units.
+        names: all names of a shared tensor, by its first name.
+        nodes: the labels of each node's output as the rules returned them (see `final`).
+        marks: what the rules declared about a node: silenced axes, spelled arguments and so on.
+        renormalised: for each unit, whether its removal changes the statistics of a norm, `[n_units]`.
+        couplings: every union with the node that asked for it, for explanations.
+        remarks: the operators without a usable rule, and what they froze.
     """
 
     n_units: int
@@ -63,7 +64,7 @@ class Axes:
     _final: dict[int, tuple[Label, Label]] = field(default_factory=dict, repr=False)
 
     def final(self, label: Label) -> Label:
-        """The label over final units only: an aliased unit becomes a column for each of its parts."""
+        """Returns the label over final units only: an aliased unit is replaced by a column for each of its parts."""
         if not label.columns:
             return label
         found = self._final.get(id(label))
@@ -73,12 +74,12 @@ class Axes:
         return found[1]
 
     def removed(self, label: Label, gone: BoolArray) -> BoolArray:
-        """Which positions of a node's axis go when the units in `gone` `[n_units]` go."""
+        """Returns which positions of a node's axis the units in the mask `gone`, `[n_units]`, remove."""
         return lost_positions(self.final(label), gone)
 
 
 def lost_positions(label: Label, gone: BoolArray) -> BoolArray:
-    """Which positions go, for a label over final units such as those of `Axes.params`."""
+    """Returns which positions are removed, for a label over final units such as those of `Axes.params`."""
     out = np.zeros(len(label), bool)
     for column in label.columns:
         out |= gone[column]
@@ -86,7 +87,7 @@ def lost_positions(label: Label, gone: BoolArray) -> BoolArray:
 
 
 def expand(label: Label, expansion: Expansion) -> Label:
-    """Columns over the units that remove them; empty and repeated columns fall away."""
+    """Expresses a label by the final units that remove its positions; empty and repeated columns are dropped."""
     columns: list[IntArray] = []
     for column in label.columns:
         roots = expansion.roots[column]

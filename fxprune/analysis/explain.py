@@ -1,4 +1,4 @@
-"""Why axes go together, and why an axis stays: paths of operators through the couplings of an analysis."""
+"""Explains why axes are pruned together, and why an axis stays, as paths of operators through the couplings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from fxprune.graph.program import describe, source_line
 
 @dataclass(frozen=True)
 class Reason:
-    """One axis that goes with the asked one, and the operators that couple them, nearest first."""
+    """An axis that is pruned together with the requested one, and the operators that couple them.
+
+    Attributes:
+        param: the name of the tensor.
+        axis: the number of the axis.
+        role: producer, consumer or elementwise; see `Member`.
+        path: the operators between the two axes, those nearest to the requested axis first.
+    """
 
     param: str
     axis: int
@@ -28,20 +35,20 @@ class Reason:
     path: tuple[str, ...]
 
     def __str__(self) -> str:
-        way = " -> ".join(self.path) if self.path else "the same axis"
+        way = " -> ".join(self.path) if self.path else "this is the requested axis"
         return f"  {self.param}, axis {self.axis} ({self.role}): {way}"
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What goes with an axis and why, or why it stays.
+    """What is pruned together with an axis and why, or why the axis stays; prints as text.
 
     Attributes:
-        param: name of the tensor.
-        axis: number of the axis.
-        groups: the groups that cut the axis.
-        members: for the first unit of each group, every axis it cuts with a path of operators.
-        frozen: positions that stay, and the reason with its path; empty where all may go.
+        param: the name of the tensor.
+        axis: the number of the axis.
+        groups: the names of the groups that cut the axis.
+        members: for the first unit of each group, every axis that it cuts, with a path of operators.
+        frozen: which positions stay and why, with a path of operators; "" if all positions can be removed.
     """
 
     param: str
@@ -53,7 +60,9 @@ class Explanation:
     def __str__(self) -> str:
         lines = [f"{self.param}, axis {self.axis}"]
         if self.groups:
-            lines.append(f"may lose units of {', '.join(self.groups)}; with them go:")
+            lines.append(
+                f"units of {', '.join(self.groups)} can be removed; each of them removes positions of these axes:"
+            )
             lines += [str(m) for m in self.members]
         if self.frozen:
             lines.append(self.frozen)
@@ -61,7 +70,7 @@ class Explanation:
 
 
 def explain_axis(axes: Axes, param: str, axis: int) -> Explanation:
-    """Members and reasons for one parameter axis.
+    """Explains one axis of a parameter or buffer.
 
     Raises:
         PlanError: the program has no such axis.
@@ -69,14 +78,14 @@ def explain_axis(axes: Axes, param: str, axis: int) -> Explanation:
     first = {name: key for key, names in axes.names.items() for name in names}.get(param)
     if first is None or first not in axes.params or not 0 <= axis < len(axes.params[first]):
         known = (
-            "it is used nowhere in the graph"
+            "the graph does not use this tensor"
             if first is not None and first not in axes.params
             else ""
         )
         raise PlanError(
-            f"the program has no axis {axis} of {param}",
+            f"the program has no tensor {param} with an axis {axis}",
             why=known,
-            do="take names from fp.groups(program)",
+            do="take a name and an axis from fp.groups(program) or `fxprune groups`",
         )
     label = axes.params[first][axis]
     cut = np.unique(np.concatenate(label.columns)) if label.columns else np.zeros(0, np.int64)
@@ -88,7 +97,7 @@ def explain_axis(axes: Axes, param: str, axis: int) -> Explanation:
 
 
 def coupling_graph(axes: Axes, unit: int) -> nx.Graph:
-    """Positions of axes that one unit removes, as raw units, joined by the nodes that couple them."""
+    """Returns a graph of the raw units that one unit removes, with an edge for every node that couples two of them."""
     inside = axes._expansion.removed_by(unit)
     graph = nx.Graph()
     for coupling in axes.couplings:
@@ -149,7 +158,7 @@ def _raw_units(axes: Axes, label: Label, unit: int) -> list[int]:
 
 
 def _frozen(axes: Axes, final: Label, param: str, axis: int) -> str:
-    """Why positions of an axis stay; "" where all may go."""
+    """Returns why positions of an axis stay; "" if all of them can be removed."""
     stays = np.ones(len(final), bool)
     for column in final.columns:
         stays &= column == 0
@@ -166,7 +175,7 @@ def _frozen(axes: Axes, final: Label, param: str, axis: int) -> str:
 
 
 def _frozen_reason(axes: Axes, frontier: set[int]) -> str:
-    """Goes from unit to unit along the couplings until one was frozen by an operator."""
+    """Follows the couplings from unit to unit until one that an operator has frozen."""
     seen = set(frontier)
     way: dict[int, tuple[str, ...]] = dict.fromkeys(frontier, ())
     while frontier:
@@ -178,7 +187,9 @@ def _frozen_reason(axes: Axes, frontier: set[int]) -> str:
                     steps = [*way[hit], f"{describe(coupling.node)}: {coupling.why}"]
                     return "\n  -> ".join(steps)
         frontier = _next(axes, units, seen, way)
-    return "views of it contradict each other: no rectangle of rows or columns can be taken out"
+    return (
+        "it is viewed in ways that contradict each other: no whole rows or columns can be removed"
+    )
 
 
 def _first_hit(coupling: Coupling, units: IntArray) -> int | None:

@@ -1,4 +1,4 @@
-"""Groups: units that cut the same parameter axes in the same way, with everything that goes with them."""
+"""Groups: units that cut the same axes in the same way, with every axis that is pruned with them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ Role = Literal["producer", "consumer", "elementwise"]
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One axis of a parameter or buffer that a group cuts.
+    """An axis of a parameter or buffer that a group cuts.
 
     Attributes:
-        param: name of the tensor.
-        axis: number of the axis.
-        role: producer (the axis comes out of a product), consumer (it is summed over) or elementwise.
-        positions: positions of the axis that belong to the group, ascending.
-        units: the unit of the group that removes each of `positions` (the first where several do).
+        param: the name of the tensor.
+        axis: the number of the axis.
+        role: `producer` if the axis is an output of a product, `consumer` if a product sums over it,
+            `elementwise` otherwise.
+        positions: the positions of the axis that belong to the group, ascending.
+        units: for each of `positions`, the unit of the group that removes it (the first, if there are several).
     """
 
     param: str
@@ -36,19 +37,19 @@ class Member:
     units: IntArray
 
     def of(self, unit: int) -> IntArray:
-        """The positions that one unit removes."""
+        """Returns the positions that one unit removes."""
         found: IntArray = self.positions[self.units == unit]
         return found
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units that cut the same parameter axes; any of them may go alone.
+    """Units that cut the same axes of parameters and buffers; each unit can be removed on its own.
 
     Attributes:
-        name: the first producing axis, `parameter:axis`, and a number where several groups cut it.
+        name: the first axis with the role producer, as `parameter:axis`, with a number if several groups cut it.
         units: the units, ascending.
-        exact: removing them leaves the statistics of every norm alone.
+        exact: whether removing units leaves the statistics of every norm unchanged.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Group:
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
-        """Every parameter axis the group cuts, in the order of the graph."""
+        """Every axis that the group cuts, in the order of the graph."""
         inside = np.zeros(self._axes.n_units, bool)
         inside[self.units] = True
         return tuple(self._member(inside, *cut) for cut in self._cut)
@@ -81,10 +82,20 @@ class Groups(list[Group]):
 
     def __str__(self) -> str:
         rows = [
-            (g.name, len(g), "exact" if g.exact else "renormalises", len(g._cut), _preview(g))
+            (
+                g.name,
+                len(g),
+                "exact" if g.exact else "changes norm statistics",
+                len(g._cut),
+                _preview(g),
+            )
             for g in self
         ]
-        return tabulate(rows, ["group", "units", "removal", "axes", "cuts"], tablefmt="simple")
+        return tabulate(
+            rows,
+            ["group", "units", "removal", "axes", "axes that lose positions"],
+            tablefmt="simple",
+        )
 
 
 def _preview(group: Group, shown: int = 3) -> str:
@@ -95,7 +106,7 @@ def _preview(group: Group, shown: int = 3) -> str:
 
 @without_collection()
 def find_groups(axes: Axes) -> Groups:
-    """The groups of a solved program, in the order of the graph; linear in the number of positions."""
+    """Returns the groups of a solved program in the order of the graph, in time linear in the number of positions."""
     roles = _roles(axes)
     keys = [
         (name, i) for name, labels in axes.params.items() for i, x in enumerate(labels) if x.columns
@@ -121,7 +132,7 @@ def find_groups(axes: Axes) -> Groups:
 
 
 def _name(cut: tuple[tuple[str, int, Role], ...], names: Counter[str]) -> str:
-    """The first producing axis; heads and head channels of one axis are told apart by a number."""
+    """Returns the name of a group; a number tells heads and head channels of one axis apart."""
     param, axis, _ = next((c for c in cut if c[2] == "producer"), cut[0])
     name = f"{param}:{axis}"
     names[name] += 1
@@ -129,7 +140,7 @@ def _name(cut: tuple[tuple[str, int, Role], ...], names: Counter[str]) -> str:
 
 
 def _signatures(axes: Axes, keys: list[tuple[str, int]]) -> np.ndarray:
-    """For each unit a number that says which axes it cuts, and as which factor of each (head or head channel)."""
+    """Returns for each unit a number that stands for the axes it cuts and its factor in each (head or head channel)."""
     columns = [column for name, i in keys for column in axes.params[name][i].columns]
     weights = np.random.default_rng(0).integers(1, 2**63, len(columns), dtype=np.uint64)
     signature = np.zeros(axes.n_units, np.uint64)
@@ -139,7 +150,7 @@ def _signatures(axes: Axes, keys: list[tuple[str, int]]) -> np.ndarray:
 
 
 def distinct(units: IntArray, n_units: int) -> IntArray:
-    """Each unit once, ascending, without the frozen one; `np.unique` takes many times as long."""
+    """Returns each unit once, ascending, without the frozen one; `np.unique` takes many times as long."""
     if len(units) * 8 >= n_units:
         found: IntArray = np.flatnonzero(np.bincount(units, minlength=n_units))
         return found[int(found.size and found[0] == 0) :]
@@ -151,7 +162,7 @@ def distinct(units: IntArray, n_units: int) -> IntArray:
 
 
 def _roles(axes: Axes) -> dict[tuple[str, int], Role]:
-    """What each parameter axis is to the operators that use it."""
+    """Returns the role of each axis of a parameter or buffer in the operators that use it."""
     first = {name: key for key, names in axes.names.items() for name in names}
     roles: dict[tuple[str, int], Role] = {
         (name, i): "elementwise" for name, labels in axes.params.items() for i in range(len(labels))

@@ -1,4 +1,4 @@
-"""The rule of a torch operator."""
+"""Looks up the rule of a torch operator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fxprune.rules.table import Rule, lookup
 
 @cache
 def find_rule(target: torch._ops.OpOverload) -> Rule | None:
-    """The rule for an operator: its own, that of its functional twin, or the one for pointwise operators."""
+    """Returns the rule of an operator: its own, that of its functional variant, or that of elementwise operators."""
     name = f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
     found = lookup(name, pointwise=torch.Tag.pointwise in target.tags)
     if found is None and target._schema.is_mutable:

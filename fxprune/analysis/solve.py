@@ -1,4 +1,4 @@
-"""Walks a Program once, calls a rule for every node, and solves what they said."""
+"""Solves the labels of a program: walks its nodes once, applies the rule of each, and resolves the couplings."""
 
 from __future__ import annotations
 
@@ -44,14 +44,16 @@ class _Walk:
 
 @without_collection()
 def solve(program: Program, *, freeze_outputs: bool = True) -> Axes:
-    """The labels of every axis of every tensor of a program.
+    """Computes the labels of every axis of every tensor in a program.
 
-    Runs in time linear in nodes and positions; needs no weights. An operator without a rule, and a call its
-    rule cannot follow, freezes what it touches and leaves a remark.
+    The run time is linear in the numbers of nodes and positions, and no weights are needed. A call
+    whose operator has no rule, or that the rule cannot handle, freezes all axes that it reads and leaves
+    a remark `solve.unknown-op`.
 
     Args:
         program: a captured network.
-        freeze_outputs: whether the program's outputs keep their sizes; only tests of rules let them go.
+        freeze_outputs: whether the program's outputs keep their sizes; only tests of rules set this to
+            false.
     """
     sizes = Sizes.of_inputs(program.input_values())
     walk = _Walk(program, sizes, program.tensors(), freeze_outputs=freeze_outputs)
@@ -77,7 +79,9 @@ def _visit(walk: _Walk, node: fx.Node) -> Any:
         if not walk.freeze_outputs:
             return None
         walk.units.enter(node, ())
-        walk.units.freeze(*_labels_in(_arguments(walk, node.args)), why="an output of the network")
+        walk.units.freeze(
+            *_labels_in(_arguments(walk, node.args)), why="it is an output of the network"
+        )
         return None
     if node.target is operator.getitem:
         source, index = node.args
@@ -87,7 +91,7 @@ def _visit(walk: _Walk, node: fx.Node) -> Any:
 
 
 def _named(walk: _Walk, name: str) -> Any:
-    """Labels of a parameter or buffer, the same for all its names; None for anything else."""
+    """Returns the labels of a parameter or buffer, the same for all its names; None for anything else."""
     tensor = walk.tensors.get(name)
     if tensor is None:
         return None
@@ -105,13 +109,13 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
     if (leaf := leaf_of(walk.program.module, node)) is not None:
         return _leaf(walk, node, leaf)
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return _unknown(walk, node, out, "the call is not an operator of torch")
+        return _unknown(walk, node, out, "the call is not a torch operator")
     schema = node.target._schema
     names = [a.name for a in schema.arguments]
     walk.units.enter(node, out, symbolic=symbolic_axes(value), arguments=names)
     found = find_rule(node.target)
     if found is None:
-        return _unknown(walk, node, out, "no rule and no decomposition")
+        return _unknown(walk, node, out, "the operator has no rule and no decomposition")
     positional, keywords = bind(node)
     named, rest = _keywords(found)
     if not rest:
@@ -120,11 +124,14 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
         labels = found(walk.units, *_arguments(walk, positional), **_arguments(walk, keywords))
     except (IndexError, ValueError, TypeError, ZeroDivisionError, StopIteration) as error:
         return _unknown(
-            walk, node, out, f"its rule cannot follow this call: {type(error).__name__}: {error}"
+            walk, node, out, f"its rule cannot handle this call: {type(error).__name__}: {error}"
         )
     if not _fits(labels, out):
         return _unknown(
-            walk, node, out, "its rule gave labels of other lengths than the output has"
+            walk,
+            node,
+            out,
+            "its rule returned labels whose lengths differ from those of the output",
         )
     if schema.is_mutable:
         _write_back(walk, node, labels)
@@ -132,20 +139,20 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
 
 
 def _leaf(walk: _Walk, node: fx.Node, leaf: Leaf) -> Any:
-    """A gate or an observer hands its value on; its tensors have an entry for each position of the axis."""
+    """Gates and observers pass their value through; their tensors have one entry per position of the axis."""
     value, axis, _, tiled = (*_arguments(walk, list(node.args)), None, None, False)[:4]
     walk.units.enter(node, shapes(walk.sizes, node.meta["val"]))
     for name, _ in (*leaf.named_parameters(), *leaf.named_buffers()):
         for label in _named(walk, f"{node.target}.{name}"):
             if axis is None:
-                walk.units.freeze(label, why="an entry of a leaf module that has no axis")
+                walk.units.freeze(label, why="the leaf module has no axis of units")
             else:
                 walk.units.unify(label, _entries(walk, value[axis], len(label), tiled))
     return value
 
 
 def _entries(walk: _Walk, positions: Label, count: int, tiled: bool) -> Label:
-    """The label of the entries that stand for runs of an axis's positions, or for every n-th of them."""
+    """Returns the label of entries that each apply to a run of an axis's positions, or to every n-th of them."""
     if len(positions) == count:
         return positions
     if tiled:
@@ -154,7 +161,7 @@ def _entries(walk: _Walk, positions: Label, count: int, tiled: bool) -> Label:
 
 
 def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:
-    """An operator that writes into an argument couples it with what is written."""
+    """Couples the argument that an operator writes to with the value written."""
     for value, argument in zip(node.args, node.target._schema.arguments, strict=False):  # type: ignore[union-attr]
         if (
             argument.alias_info is None
@@ -170,14 +177,14 @@ def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:
 
 @cache
 def _keywords(function: Rule) -> tuple[frozenset[str], bool]:
-    """Keyword-only arguments a rule names, and whether it takes any others."""
+    """Returns the keyword-only arguments that a rule names, and whether it accepts any others."""
     kinds = signature(function).parameters.values()
     named = frozenset(p.name for p in kinds if p.kind is Parameter.KEYWORD_ONLY)
     return named, any(p.kind is Parameter.VAR_KEYWORD for p in kinds)
 
 
 def _arguments(walk: _Walk, value: Any) -> Any:
-    """Nodes replaced by the labels of what they hold; lengths known at run time stay nodes."""
+    """Replaces nodes by the labels of their values; lengths known only at run time stay nodes."""
     if isinstance(value, fx.Node):
         labels = walk.env[value]
         return value if labels is None else labels
@@ -202,7 +209,7 @@ def _fits(labels: Any, out: Any) -> bool:
 
 
 def _unknown(walk: _Walk, node: fx.Node, out: Any, why: str) -> Any:
-    """Freezes all that the node touches, and says so."""
+    """Freezes every axis that the node reads, and leaves a remark."""
     touched = _labels_in(_arguments(walk, (node.args, node.kwargs)))
     walk.units.enter(node, out)
     walk.units.freeze(*touched, why=why)
@@ -212,9 +219,9 @@ def _unknown(walk: _Walk, node: fx.Node, out: Any, why: str) -> Any:
             "missed",
             "solve.unknown-op",
             describe(node),
-            f"froze {lost} positions of {len(touched)} axes",
+            f"the axes that the operator reads stay as they are: {lost} positions of {len(touched)} axes",
             why,
-            f'add a rule: @rule("{node.target}"), see docs/rules.md',
+            f'write a rule with @rule("{node.target}"), see docs/rules.md',
         )
     )
     return _frozen_like(out)
@@ -256,7 +263,7 @@ def _renumber(label: Label, table: IntArray) -> Label:
 
 
 def _expansion(forest: UnitForest) -> Expansion:
-    """What removes each unit, over the roots of the forest, which are far fewer than its units."""
+    """Returns the final units that remove each unit, over the forest's roots, which are far fewer than its units."""
     aliased, tuples = forest.resolve()
     roots, n_roots = forest.number_roots()
     tables = [np.arange(n_roots)]
@@ -283,7 +290,7 @@ def _substitute(tables: list[IntArray], place: IntArray, tuples: IntArray) -> li
 
 
 def _number(expansion: Expansion, params: dict[str, Labels]) -> tuple[IntArray, int]:
-    """Numbers the units that remove something of a parameter 1..n; others become frozen."""
+    """Numbers the units that remove positions of a parameter from 1; all others become frozen."""
     seen = np.zeros(len(expansion.tables[0]), bool)
     for axes in params.values():
         for label in axes:

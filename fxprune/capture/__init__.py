@@ -1,4 +1,4 @@
-"""Capture: from a model to a Program."""
+"""Capture: turns a model into a `Program`."""
 
 from fxprune.capture.export import capture
 

@@ -1,7 +1,7 @@
-"""Key-value caches of transformers among a model's outputs.
+"""Key-value caches of transformers in a model's outputs.
 
-Causal language models return a cache unless told not to. torch.export must know its class, and what is
-returned is frozen: the keys and values of every attention stay at full size.
+Causal language models return a cache unless told otherwise. torch.export must know its class, and
+outputs are frozen: the keys and values of every attention layer stay at full size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fxprune.remark import Remark
 
 
 def register_caches() -> None:
-    """Tells torch.export of transformers' cache classes, where transformers is loaded."""
+    """Registers the cache classes of transformers with torch.export, if transformers is loaded."""
     utils = sys.modules.get("transformers.cache_utils")
     if utils is None:
         return
@@ -33,7 +33,7 @@ def register_caches() -> None:
 
 
 def cache_remarks(name: str, out_spec: pytree.TreeSpec) -> list[Remark]:
-    """Says that a returned cache keeps keys and values whole."""
+    """Returns the remark that a returned cache keeps keys and values at full size."""
     if not _has_cache(out_spec):
         return []
     return [
@@ -41,9 +41,9 @@ def cache_remarks(name: str, out_spec: pytree.TreeSpec) -> list[Remark]:
             "analysis",
             "capture.cache-output",
             name,
-            "the model returns its key-value cache, so no key or value channel may go",
-            "what a network returns keeps its size",
-            "pass use_cache=False among the example inputs, unless the cache's layout must stay",
+            "the model returns its key-value cache, so no channel of keys or values can be removed",
+            "the outputs of a network keep their sizes",
+            "pass use_cache=False among the example inputs, unless the cache must keep its layout",
         )
     ]
 

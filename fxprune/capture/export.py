@@ -1,12 +1,12 @@
-"""From nn.Module, GraphModule or ExportedProgram to a Program, through `torch.export`."""
+"""Captures an nn.Module, a GraphModule or an ExportedProgram as a `Program`, through `torch.export`."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,17 +20,18 @@ from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
-from fxprune.capture.unchanged import unchanged
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
+from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
-from fxprune.torch_private import static_size, unlogged_failures
+from fxprune.stand_in import stand_in
+from fxprune.torch_private import static_size, unlogged_failures, without_stderr
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Example inputs of one export."""
+    """The example inputs of one export."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -40,12 +41,13 @@ class _Inputs:
         return _Inputs(args, kwargs)
 
     def batched(self) -> list[torch.Tensor]:
-        """The tensors whose axis 0 is as long as that of the first one."""
+        """Returns the tensors whose axis 0 is as long as that of the first tensor."""
         leaves = pytree.tree_leaves((self.args, self.kwargs))
         tensors = [x for x in leaves if isinstance(x, torch.Tensor) and x.ndim]
         return [x for x in tensors if x.shape[0] == tensors[0].shape[0]]
 
 
+@undisturbed()
 @without_collection()
 def capture(
     model: nn.Module | ExportedProgram,
@@ -54,22 +56,22 @@ def capture(
     *,
     dynamic_batch: bool = True,
 ) -> Program:
-    """Captures a network as a Program; the model is not changed and its tensors are shared.
+    """Captures a model as a `Program`; the model is not changed, and the program shares its tensors.
 
     Args:
-        model: an nn.Module, a GraphModule of any fx tool, or an ExportedProgram.
-        args: example positional inputs; a tensor stands for a tuple of one.
-        kwargs: example keyword inputs.
-        dynamic_batch: leave axis 0 of the tensor inputs free.
+        model: an nn.Module, a GraphModule made by any torch.fx tool, or an ExportedProgram.
+        args: the example positional inputs; a single tensor stands for a tuple of one.
+        kwargs: the example keyword inputs.
+        dynamic_batch: leave the batch size (axis 0 of the tensor inputs) free.
 
     Raises:
-        CaptureError: the model could not be exported.
+        CaptureError: the model cannot be exported.
     """
     if isinstance(model, ExportedProgram):
         return _from_exported(model, _example_inputs(model, args, kwargs))
     inputs = _checked_inputs(model, args, kwargs)
     register_caches()
-    with unchanged(model), unlogged_failures():
+    with unlogged_failures():
         suspects = Suspects(model)
         traced, free, remarks = _trace_batched(
             model, _on_device_of(model, inputs), dynamic_batch, suspects
@@ -110,26 +112,28 @@ def _checked_inputs(model: object, args: Any, kwargs: Mapping[str, Any] | None) 
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}",
-            why="capture takes an nn.Module, a torch.fx GraphModule or an ExportedProgram",
+            why="only an nn.Module, a torch.fx GraphModule or an ExportedProgram can be captured",
             do="pass the model itself",
         )
     if args is None and not kwargs:
         raise CaptureError(
-            "no example input",
+            "there is no example input",
             where=type(model).__name__,
             why="torch.export runs the model once on tensors without data to record it",
             do="pass a batch of the right shape: capture(model, torch.randn(2, 3, 224, 224))",
         )
     if isinstance(args, Mapping):
         raise CaptureError(
-            "args is a mapping", where=type(model).__name__, do="pass it as kwargs=..."
+            "args is a mapping, not a tuple of inputs",
+            where=type(model).__name__,
+            do="pass it as kwargs=...",
         )
     positional = tuple(args) if isinstance(args, tuple | list) else () if args is None else (args,)
     return _Inputs(positional, dict(kwargs or {}))
 
 
 def _on_device_of(model: nn.Module, inputs: _Inputs) -> _Inputs:
-    """The inputs, on meta where the model is."""
+    """Returns the inputs, moved to the meta device if the model is there."""
     if any(p.is_meta for p in model.parameters()):
         return inputs.map(lambda x: x.to("meta"))
     return inputs
@@ -138,7 +142,7 @@ def _on_device_of(model: nn.Module, inputs: _Inputs) -> _Inputs:
 def _trace_batched(
     model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
 ) -> tuple[_Traced, bool, list[Remark]]:
-    """Records the network's operators, and exports it where that does not do."""
+    """Records the network's operators; exports it where a recording does not suffice."""
     if dynamic and (found := _recorded(model, _at_least_two(inputs), suspects)) is not None:
         return found, True, []
     exported, free, remarks = _export_batched(model, inputs, dynamic, suspects)
@@ -146,7 +150,7 @@ def _trace_batched(
 
 
 class _Traced(NamedTuple):
-    """A graph with get_attr parameters, and how its outputs are nested."""
+    """A graph with get_attr nodes for parameters, and the nesting of its outputs."""
 
     module: fx.GraphModule
     out_spec: pytree.TreeSpec
@@ -154,9 +158,8 @@ class _Traced(NamedTuple):
 
 def _recorded(model: nn.Module, inputs: _Inputs, suspects: Suspects) -> _Traced | None:
     try:
-        with unchanged(model), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            found = trace(model, inputs.args, inputs.kwargs, suspects.watch)
+        with _running(model) as twin:
+            found = trace(twin, inputs.args, inputs.kwargs, partial(suspects.watch, twin))
     except Exception:  # the export says what is wrong with the network, if anything is
         return None
     tree = nn.Module()
@@ -175,26 +178,25 @@ def _unlifted(exported: ExportedProgram) -> _Traced:
 def _export_batched(
     model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
 ) -> tuple[ExportedProgram, bool, list[Remark]]:
-    """Exports with a free batch, and with the user's own batch where that fails."""
+    """Exports with a free batch size, or with that of the example inputs if this fails."""
     why = ""
     if dynamic and inputs.batched():
         try:
-            with suspects.watch():
-                exported = _export(model, _at_least_two(inputs), dynamic=True)
+            exported = _export(model, _at_least_two(inputs), suspects, dynamic=True)
         except Exception as error:
             certain = at_fixed_batch(model, inputs.args, inputs.kwargs, error)
             if certain is not None:
-                raise to_capture_error(model, certain) from error
+                raise to_capture_error(model, certain, (inputs.args, inputs.kwargs)) from error
             why = f"{type(error).__name__}: {first_line(error)}"
         else:
             if _batch_is_free(exported.graph):
                 return exported, True, []
-            why = "torch.export specialised axis 0 of the inputs to a number"
+            why = "torch.export replaced axis 0 of the inputs by a fixed number"
     try:
-        with suspects.watch():
-            exported = _export(model, inputs, dynamic=False)
+        exported = _export(model, inputs, suspects, dynamic=False)
     except Exception as error:
-        raise to_capture_error(model, error, why) from error
+        given = inputs.args, inputs.kwargs
+        raise to_capture_error(model, error, given, why) from error
     return exported, False, [_batch_fixed(model, inputs, why)] if why else []
 
 
@@ -203,14 +205,14 @@ def _batch_fixed(model: nn.Module, inputs: _Inputs, why: str) -> Remark:
         "analysis",
         "capture.batch-fixed",
         type(model).__name__,
-        f"the batch is fixed at {inputs.batched()[0].shape[0]}",
+        f"the batch size is fixed at {inputs.batched()[0].shape[0]}",
         why,
-        "write the batch as x.shape[0] or -1 in the model's forward to leave it free",
+        "to leave it free, write the batch size as x.shape[0] or -1 in the model's forward",
     )
 
 
 def _at_least_two(inputs: _Inputs) -> _Inputs:
-    """Repeats a batch of 1, which torch.export would take for a constant."""
+    """Repeats a batch of 1, which torch.export would treat as a constant."""
     one = {id(x) for x in inputs.batched() if x.shape[0] == 1}
     repeated: dict[int, torch.Tensor] = {}
 
@@ -222,7 +224,17 @@ def _at_least_two(inputs: _Inputs) -> _Inputs:
     return inputs.map(twice) if one else inputs
 
 
-def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProgram:
+@contextmanager
+def _running(model: nn.Module) -> Iterator[nn.Module]:
+    """A stand-in of the model, around what runs it."""
+    with stand_in(model) as twin, callers_device(), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        yield twin
+
+
+def _export(
+    model: nn.Module, inputs: _Inputs, suspects: Suspects, *, dynamic: bool
+) -> ExportedProgram:
     shapes = None
     if dynamic:
         collection = ShapesCollection()  # type: ignore[no-untyped-call]
@@ -232,15 +244,14 @@ def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProg
             model, inputs.args, inputs.kwargs
         )
     # On failure torch.export prints the graph so far to stderr; the CaptureError says what matters.
-    with warnings.catch_warnings(), torch.enable_grad(), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
+    with _running(model) as twin, suspects.watch(twin), without_stderr():
         return torch.export.export(
-            model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
+            twin, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
         )
 
 
 def _batch_is_free(graph: fx.Graph) -> bool:
-    """Whether axis 0 of some input is a symbol."""
+    """Returns whether axis 0 of some input is symbolic."""
     values = [n.meta.get("val") for n in graph.find_nodes(op="placeholder")]
     return any(
         isinstance(v, torch.Tensor) and v.ndim and static_size(v.shape[0]) is None for v in values
@@ -252,7 +263,7 @@ def _build(
     model: nn.Module | None,
     check: ModeCheck,
 ) -> tuple[TracedModule, list[Remark]]:
-    """A plain TracedModule with get_attr parameters, normalised, its mode switches marked."""
+    """Builds a `TracedModule` from an exported graph: normalised, with its mode switches marked."""
     remarks = normalise(unlifted)
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training
@@ -262,7 +273,7 @@ def _build(
 
 
 def _skeleton(model: nn.Module, unlifted: fx.GraphModule) -> nn.Module:
-    """A tree with the tensors of `model`, and what else the graph refers to."""
+    """Returns a module tree with the tensors of `model` and whatever else the graph refers to."""
     tree = nn.Module()
     share_tensors(model, tree)
     used = {n.target for n in unlifted.graph.find_nodes(op="get_attr")}

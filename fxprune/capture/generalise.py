@@ -1,8 +1,9 @@
-"""A graph with a free batch from two runs of a network at two batches.
+"""Builds a graph with a free batch size from two runs of a network at two batch sizes.
 
-Most of an export's time goes into symbolic sizes and proxies. Here the network runs twice on tensors of
-known sizes, without data, and a number that is the same multiple of both batches is written with the
-batch. Whatever this does not cover raises UnsupportedError; the caller then exports.
+Most of the time of an export is spent on symbolic sizes and proxies. Here the network runs twice on
+tensors of known sizes, without data; a number that is the same multiple of both batch sizes is
+written in terms of the batch size. A network that this approach does not cover raises
+`UnsupportedError`, and the caller exports it instead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _FURTHER = 101  # a prime: no remainder by a smaller number is the same at both 
 
 
 class Traced(NamedTuple):
-    """A graph whose get_attr nodes name tensors of the network, or constants, and how its outputs are nested."""
+    """A graph whose get_attr nodes name tensors of the network or constants, and the nesting of its outputs."""
 
     graph: fx.Graph
     constants: dict[str, torch.Tensor]
@@ -41,18 +42,18 @@ def trace(
     kwargs: Mapping[str, Any],
     watch: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Traced:
-    """The graph that `torch.export` makes of a network with a free batch.
+    """Returns the graph that `torch.export` would make of a network with a free batch size.
 
-    A full slice of the batch, which export writes and which is its input, is not in it.
+    Full slices of the batch axis, which an export contains and which change nothing, are omitted.
 
     Args:
         model: the network.
-        args: positional example inputs.
-        kwargs: keyword example inputs.
-        watch: entered around the first run.
+        args: the example positional inputs.
+        kwargs: the example keyword inputs.
+        watch: a context that is entered around the first run.
 
     Raises:
-        UnsupportedError: the network does what this does not cover.
+        UnsupportedError: this approach does not cover the network.
     """
     names = _input_names(model, args, kwargs)
     inputs = [*args, *kwargs.values()]
@@ -64,7 +65,7 @@ def trace(
         first = network.run(dict.fromkeys(batched, one), autograd=True)
     constants = {name: x.clone() for name, x in first.named_constants().items()}
     if any(hasattr(model, name) for name in constants):
-        raise UnsupportedError("a constant's name is taken")
+        raise UnsupportedError("the name of a constant is already in use")
     for part in _parts(batched):
         _check_one_batch(network, first, {i: further if i in part else one for i in batched})
 
@@ -82,41 +83,41 @@ def trace(
 
 
 def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-    """The names in `forward` of the inputs, every one a tensor of its own, or a constant."""
+    """Returns the names of the inputs in `forward`; each input must be a separate tensor or a constant."""
     inputs = [*args, *kwargs.values()]
     tensors = [x for x in inputs if type(x) is torch.Tensor]
     if not {type(x) for x in inputs} <= {torch.Tensor, *_CONSTANTS}:
-        raise UnsupportedError("inputs that are neither plain tensors nor constants")
+        raise UnsupportedError("an input is neither a plain tensor nor a constant")
     if len(set(map(id, tensors))) < len(tensors):
-        raise UnsupportedError("one tensor twice")
+        raise UnsupportedError("the same tensor is passed twice")
     known = inspect.signature(model.forward).parameters.values()
     plain = [p.name for p in known if p.kind is p.POSITIONAL_OR_KEYWORD]
     names = [*plain[: len(args)], *kwargs]
     if len(names) < len(inputs) or not set(names) <= set(plain):
-        raise UnsupportedError("inputs without a name of their own")
+        raise UnsupportedError("an input has no name of its own in forward")
     return names
 
 
 def _batched(inputs: list[Any]) -> list[int]:
-    """Numbers of the inputs whose axis 0 is as long as that of the first one."""
+    """Returns the numbers of the inputs whose axis 0 is as long as that of the first one."""
     axes = [i for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) and x.ndim]
     found = [i for i in axes if len(inputs[i]) == len(inputs[axes[0]])]
     if not 0 < len(found) <= _MOST_BATCHED or len(inputs[found[0]]) < 2:
-        raise UnsupportedError("no batch, or too many")
+        raise UnsupportedError("the inputs have no batch axis, or too many")
     if not all(inputs[i].is_contiguous() for i in found):
-        raise UnsupportedError("a batch in strides of its own")
+        raise UnsupportedError("the batch axis has unusual strides")
     return found
 
 
 def _parts(numbers: list[int]) -> Iterator[tuple[int, ...]]:
-    """Each way to divide them in two, by the part that is without the first."""
+    """Yields every way to divide the inputs in two, as the part without the first input."""
     rest = numbers[1:]
     for size in range(1, len(numbers)):
         yield from combinations(rest, size)
 
 
 def _check_one_batch(network: Network, first: Record, batches: Mapping[int, int]) -> None:
-    """Raises where inputs of unlike batches give other numbers than the first run; most networks fail on them."""
+    """Raises if runs with unequal batch sizes give other numbers than the first run; most networks fail then."""
     try:
         found = network.run(batches)
     except UnsupportedError:
@@ -125,4 +126,4 @@ def _check_one_batch(network: Network, first: Record, batches: Mapping[int, int]
         return
     calls = [c[:3] for c in found.calls] == [c[:3] for c in first.calls]
     if not calls or not found.has_constants_of(first):
-        raise UnsupportedError("inputs with batches of their own")
+        raise UnsupportedError("the inputs have independent batch sizes")

@@ -86,11 +86,11 @@ def make_functional(graph: fx.Graph) -> list[Remark]:
     Buffers and parameters stay written in place. So does a tensor whose memory another value that
     is read later may share; the solver treats what stays with care.
     """
-    writes = _writes(graph)
-    if not writes:
+    writing = writes(graph)
+    if not writing:
         return []
     memory, remarks = Memory(graph), []
-    for node in writes:
+    for node in writing:
         if _is_safe(node, memory):
             if _writes_input(node, memory):
                 remarks.append(_input_remark(node))
@@ -100,16 +100,22 @@ def make_functional(graph: fx.Graph) -> list[Remark]:
 
 def written_memory(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose memory an operator writes, and those that may share it."""
-    ops = [(node, overload(node)) for node in _writes(graph)]
-    if not ops:
+    writing = writes(graph)
+    if not writing:
         return set()
     memory = Memory(graph)
-    written = [x for node, op in ops for x in _operands(node, op, mutated(op))]
-    return {other for x in written for other in memory.sharing(x)}
+    return {other for node in writing for x in written(node) for other in memory.sharing(x)}
 
 
-def _writes(graph: fx.Graph) -> list[fx.Node]:
+def writes(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that write to one of their arguments, in order."""
     return [n for n in graph.nodes if (op := overload(n)) is not None and mutated(op)]
+
+
+def written(node: fx.Node) -> list[fx.Node]:
+    """The arguments that a node writes to."""
+    op = overload(node)
+    return [] if op is None else _operands(node, op, mutated(op))
 
 
 def _shares_with(node: fx.Node) -> list[fx.Node]:

@@ -1,16 +1,19 @@
-"""Models and example inputs by name, for the command line."""
+"""Builds models and example inputs from their names, for the command line."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from fxprune.capture.failure import own_line
 from fxprune.errors import OptionError
 
 _IMAGE = (2, 3, 224, 224)
@@ -20,14 +23,14 @@ _VIDEO_SIZES = {"mvit_v1_b": 224, "mvit_v2_s": 224, "s3d": 224, "swin3d_t": 224}
 
 
 def load_model(spec: str) -> nn.Module:
-    """The model that `spec` names, in eval mode, weights random.
+    """Builds the model that `spec` names, in eval mode and with random weights.
 
     Args:
         spec: `torchvision:NAME`, `timm:NAME` or `package.module:callable`; the callable takes no
-            argument and returns an nn.Module.
+            arguments and returns an nn.Module.
 
     Raises:
-        OptionError: there is no such model; says the nearest name.
+        OptionError: there is no such model; the message suggests similar names.
     """
     source, colon, name = spec.partition(":")
     if not colon:
@@ -40,9 +43,9 @@ def load_model(spec: str) -> nn.Module:
 
 
 def parse_input(text: str) -> torch.Tensor:
-    """A random tensor of the given shape, `2x3x224x224`, and dtype, `2x16:int64`.
+    """Makes a random tensor from a shape, `2x3x224x224`, and optionally a dtype, `2x16:int64`.
 
-    Integer tensors hold 0 and 1, which are indices into any table.
+    Integer tensors contain only 0 and 1, which are valid indices into any table.
 
     Raises:
         OptionError: the text is not a shape, or torch has no such dtype.
@@ -53,19 +56,43 @@ def parse_input(text: str) -> torch.Tensor:
         raise OptionError(
             f"{text!r} is not a shape",
             where="--input",
-            do="write sizes with x between them: 2x3x224x224, or 2x16:int64",
+            do="write sizes separated by x, and optionally a dtype: 2x3x224x224 or 2x16:int64",
         )
-    shape, dtype = [int(p) for p in parts], _dtype(dtype_text or "float32")
+    dtype = _dtype(dtype_text or "float32")
+    try:
+        return _random([int(p) for p in parts], dtype)
+    except (RuntimeError, OverflowError, ValueError, TypeError, MemoryError) as error:
+        raise OptionError(
+            f"there can be no input {text[:80]!r}",
+            where="--input",
+            why=str(error).splitlines()[0][:240] if str(error) else type(error).__name__,
+            do="give a smaller shape, or another type",
+        ) from error
+
+
+def _random(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    size, memory = prod(shape) * dtype.itemsize, physical_memory()
+    if size > memory:
+        raise MemoryError(f"it would have {size:,} bytes, and this machine has {memory:,}")
     if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(shape, dtype=dtype)
+        wide = torch.float32 if dtype.itemsize == 1 else dtype  # float8 draws nothing
+        return torch.randn(shape, dtype=wide).to(dtype)
     return torch.randint(0, 2, shape).to(dtype)
 
 
+def physical_memory() -> int:
+    """Bytes that the machine has; those that can be addressed, where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 47
+
+
 def default_inputs(spec: str, model: nn.Module) -> tuple[torch.Tensor, ...]:
-    """Example inputs of a model of a known family.
+    """Returns example inputs for a model of a known family.
 
     Raises:
-        OptionError: the family is not known.
+        OptionError: no example input is known for this model; pass a shape.
     """
     source, _, name = spec.partition(":")
     if source == "torchvision":
@@ -76,7 +103,7 @@ def default_inputs(spec: str, model: nn.Module) -> tuple[torch.Tensor, ...]:
     raise OptionError(
         f"no example input is known for {spec}",
         where="--input",
-        do="say its shape: --input 2x3x224x224",
+        do="give its shape, for example --input 2x3x224x224",
     )
 
 
@@ -113,12 +140,20 @@ def _from_callable(spec: str, path: str, name: str) -> nn.Module:
     if not hasattr(module, name):
         raise _unknown(f"{path} has no {name!r}", name, dir(module))
     make = cast(Callable[[], object], getattr(module, name))
-    model = make() if callable(make) and not isinstance(make, nn.Module) else make
+    try:
+        model = make() if callable(make) and not isinstance(make, nn.Module) else make
+    except Exception as error:  # code of the user's: anything may come
+        raise OptionError(
+            f"{spec} fails",
+            where=own_line(error) or "MODEL",
+            why=f"{type(error).__name__}: {error}",
+            do="mend it, or name a function that returns the model when called with no argument",
+        ) from error
     if not isinstance(model, nn.Module):
         raise OptionError(
-            f"{spec} gives a {type(model).__name__}, not an nn.Module",
+            f"{spec} returns a {type(model).__name__}, not an nn.Module",
             where="MODEL",
-            do="name a function or class that returns the model when called with no argument",
+            do="name a function or class that returns the model when called without arguments",
         )
     return model.eval()
 
@@ -126,11 +161,13 @@ def _from_callable(spec: str, path: str, name: str) -> nn.Module:
 def _imported(name: str, spec: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:  # a module of the user's: anything may come
         raise OptionError(
             f"cannot import {name}",
-            where=spec,
-            why=str(error),
+            where=own_line(error) or spec,
+            why=str(error)
+            if isinstance(error, ImportError)
+            else f"{type(error).__name__}: {error}",
             do="install it, or run where Python finds it (PYTHONPATH)",
         ) from error
 
@@ -151,10 +188,10 @@ def _unknown(what: str, name: str, known: Iterable[str], where: str = "MODEL") -
 def _not_a_spec(spec: str) -> OptionError:
     if Path(spec).is_dir():
         return OptionError(
-            f"cannot load a saved program from {spec} yet", where="MODEL", do="use fxprune.load"
+            f"{spec} is a saved program, not a model", where="MODEL", do="load it with fxprune.load"
         )
     return OptionError(
-        f"{spec!r} names no model",
+        f"{spec!r} does not name a model",
         where="MODEL",
-        do="write torchvision:resnet50, timm:NAME, package.module:callable or a saved directory",
+        do="write torchvision:NAME, timm:NAME, package.module:callable or the path of a saved directory",
     )

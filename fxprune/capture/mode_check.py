@@ -1,4 +1,4 @@
-"""What Python code of a model does differently in train and eval mode, seen by running that code."""
+"""Finds what a model's Python code does differently in train and eval mode, by running that code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
-from fxprune.torch_private import WithoutData
+from fxprune.process.state import callers_device
+from fxprune.stand_in import stand_in
+from fxprune.torch_private import WithoutData, module_hooks
 
 _ATTENTION = "scaled_dot_product_attention"
 _SWITCHED = {
@@ -28,12 +29,12 @@ _SWITCHED = {
 
 @dataclass
 class ModeCheck:
-    """What running code in both modes, without data, showed.
+    """The result of running code in both modes without data.
 
     Attributes:
-        fixed: paths of the modules that Python code makes differ.
-        failure: why the other mode did not run, or "".
-        dropouts: by module path, `dropout_p` of its attention calls in train mode.
+        fixed: the paths of the modules whose Python code depends on the mode.
+        failure: why the code did not run in the other mode, or "".
+        dropouts: `dropout_p` of a module's attention calls in train mode, by module path.
     """
 
     fixed: list[str] = field(default_factory=list)
@@ -44,17 +45,16 @@ class ModeCheck:
 @dataclass(frozen=True)
 class _Call:
     path: str
-    module: nn.Module
     inputs: tuple[list[Any], pytree.TreeSpec]
 
 
 class Suspects:
-    """The modules of a model whose own code reads `training`, and what export calls them with.
+    """The modules of a model whose own code reads `training`, with the inputs that export passes to them.
 
-    A class is a suspect where its code names `training`. The outermost suspects are run alone in both
-    modes, on tensors without data of the shapes that export met there. The whole model is run instead
-    where that would not show everything: where a suspect reads `training` outside its `forward`, and
-    where one was not called while some code calls a `forward` by that name.
+    A class is a suspect if its code names `training`. The outermost suspects are run alone in both
+    modes, on tensors without data that have the shapes which export met there. The whole model is run
+    instead if that would not show everything: if a suspect reads `training` outside its `forward`, or
+    if a suspect was not called while some code calls a `forward` by that name.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -66,12 +66,14 @@ class Suspects:
         self._calls: list[_Call] = []
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Notes the inputs of the outermost suspects; those of an earlier export are forgotten."""
+    def watch(self, twin: nn.Module) -> Iterator[None]:
+        """Records the inputs of the outermost suspects of a stand-in; those of an earlier run are discarded."""
         self._calls.clear()
         hooks = [
-            module.register_forward_pre_hook(self._note(path), with_kwargs=True, prepend=True)
-            for path, module in self._outermost.items()
+            twin.get_submodule(path).register_forward_pre_hook(
+                self._note(path), with_kwargs=True, prepend=True
+            )
+            for path in self._outermost
         ]
         try:
             yield
@@ -80,26 +82,20 @@ class Suspects:
                 hook.remove()
 
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModeCheck:
-        """Finds the modules whose forward takes another way in the other mode.
-
-        The model's `training` flags are changed; the caller restores them.
+        """Finds the modules whose forward pass takes a different path in the other mode.
 
         Args:
-            args: positional inputs of the whole model.
-            kwargs: keyword inputs of the whole model.
+            args: the positional inputs of the whole model.
+            kwargs: the keyword inputs of the whole model.
         """
         if not self.paths:
             return ModeCheck()
-        whole = _Call("", self._model, pytree.tree_flatten((args, dict(kwargs))))
+        whole = _Call("", pytree.tree_flatten((args, dict(kwargs))))
         calls = self._calls if self._seen_whole() else [whole]
         recorded, check = {}, ModeCheck()
         try:
-            twins = [(c.path, WithoutData(c.module, *c.inputs)) for c in calls]
             for mode in (True, False):
-                self._model.train(mode)
-                recorder = _Recorder(self._model)
-                for path, twin in twins:
-                    recorder.run(path, twin)
+                recorder = self._record(calls, mode)
                 recorded[mode] = recorder.calls
                 if mode:
                     check.dropouts = recorder.dropouts
@@ -109,15 +105,24 @@ class Suspects:
         check.fixed = [p for p in paths if recorded[True].get(p) != recorded[False].get(p)]
         return check
 
+    def _record(self, calls: list[_Call], mode: bool) -> _Recorder:
+        """What the modules do in a mode, each on the inputs noted."""
+        with stand_in(self._model) as twin, callers_device():
+            twin.train(mode)
+            recorder = _Recorder(twin)
+            for call in calls:
+                recorder.run(call.path, WithoutData(twin.get_submodule(call.path), *call.inputs))
+        return recorder
+
     def _note(self, path: str) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # Flat: a list among them may grow later, and a cache computes where it is built anew.
-            self._calls.append(_Call(path, module, pytree.tree_flatten((args, kwargs))))
+            self._calls.append(_Call(path, pytree.tree_flatten((args, kwargs))))
 
         return note
 
     def _seen_whole(self) -> bool:
-        """Whether running the noted calls runs every line that reads `training`."""
+        """Returns whether running the recorded calls runs every line that reads `training`."""
         suspects = {type(self._model.get_submodule(path)) for path in self.paths}
         if any(m != "forward" for kind in suspects for m in _methods(kind, "training")):
             return False
@@ -128,17 +133,17 @@ class Suspects:
 
 
 def is_torch(kind: type) -> bool:
-    """Whether torch.nn itself defines the class."""
+    """Returns whether torch.nn itself defines the class."""
     return kind.__module__.startswith("torch.nn.")
 
 
 def reads_training(kind: type) -> bool:
-    """Whether a method of the class, or of its bases below nn.Module, names `training`."""
+    """Returns whether a method of the class, or of its bases below nn.Module, names `training`."""
     return any(True for _ in _methods(kind, "training"))
 
 
 def _methods(kind: type, word: str) -> Iterator[str]:
-    """The class's methods, and those of its bases below nn.Module, whose code names `word`."""
+    """Yields the methods of the class, and of its bases below nn.Module, whose code names `word`."""
     for base in kind.__mro__:
         if base in (nn.Module, fx.GraphModule, object):
             continue
@@ -159,7 +164,7 @@ def _names(method: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _outermost(model: nn.Module, paths: list[str]) -> dict[str, nn.Module]:
-    """The modules at `paths` that lie in no other one of them; a parent's path comes first."""
+    """Returns the modules at `paths` that are not inside another one of them; a parent's path comes first."""
     found: dict[str, nn.Module] = {}
     inside: set[nn.Module] = set()
     for path in paths:
@@ -171,7 +176,7 @@ def _outermost(model: nn.Module, paths: list[str]) -> dict[str, nn.Module]:
 
 
 class _Recorder(TorchFunctionMode):
-    """Records the torch functions that each module calls itself."""
+    """Records the torch functions that each module itself calls."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -183,14 +188,8 @@ class _Recorder(TorchFunctionMode):
     def run(self, path: str, twin: WithoutData) -> None:
         """Runs the module at `path` without data."""
         self._stack = [path]
-        enter = register_module_forward_pre_hook(self._enter)
-        leave = register_module_forward_hook(self._leave, always_call=True)
-        try:
-            with torch.enable_grad(), self:
-                twin()
-        finally:
-            enter.remove()
-            leave.remove()
+        with module_hooks(self._enter, self._leave), torch.enable_grad(), self:
+            twin()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -212,7 +211,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _counts_batches(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether the call is a batch norm's `num_batches_tracked.add_(1)`, a graph switch."""
+    """Returns whether the call is a batch norm's `num_batches_tracked.add_(1)`, which the graph can switch."""
     if name != "add_" or len(args) != 2 or not isinstance(args[1], int):
         return False
     return bool(args[0].dtype == torch.long and not args[0].ndim)

@@ -1,4 +1,4 @@
-"""The nodes of a graph that follow train and eval mode, and the remark on what does not."""
+"""Marks the nodes of a graph that follow train and eval mode, and reports what does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mark_modes(
     """Marks the nodes that `program.train()` switches.
 
     Returns:
-        Paths of torch's own modules whose mode the graph cannot switch.
+        The paths of torch's own modules whose mode the graph cannot switch.
     """
     dropouts = {path: iter(values) for path, values in check.dropouts.items()}
     known = {} if model is None else dict(model.named_modules(remove_duplicate=False))
@@ -37,7 +37,7 @@ def mark_modes(
 
 
 def mode_remark(name: str, paths: list[str], training: bool, failure: str) -> list[Remark]:
-    """The remark that says which modules keep the mode of capture."""
+    """Returns the remark that lists the modules that keep the mode in which they were captured."""
     if not paths:
         return []
     mode = "train" if training else "eval"
@@ -48,27 +48,29 @@ def mode_remark(name: str, paths: list[str], training: bool, failure: str) -> li
         f"{pattern} ({len(same)} modules)" if len(same) > 1 else same[0]
         for pattern, same in alike.items()
     )
-    why = "their code reads `self.training` in Python, which a graph does not record"
+    why = (
+        "their Python code reads `self.training`, and a graph records only one of the two outcomes"
+    )
     return [
         Remark(
             "analysis",
             "capture.mode-fixed",
             name,
-            f"captured in {mode} mode, and stays in it: {shown}",
+            f"captured in {mode} mode, in which these modules stay: {shown}",
             why + (f" (not confirmed: {failure})" if failure else ""),
-            "capture the model again in the other mode, or write the plan back to it to train",
+            "capture the model again in the other mode; to train it, write the plan back to the model",
         )
     ]
 
 
 def guess_training(graph: fx.Graph) -> bool:
-    """Whether a graph without its model was captured in train mode."""
+    """Returns whether a graph without its model was captured in train mode."""
     named = ((n, mode_argument(n)) for n in graph.nodes)
     return any(name and bool(get_argument(n, name)) for n, name in named)
 
 
 def _modules(known: Mapping[str, nn.Module], node: fx.Node) -> list[nn.Module]:
-    """The modules whose forwards made the node, outermost first."""
+    """Returns the modules whose forwards created the node, outermost first."""
     paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     return [known[p] for p in paths if p in known]
 
@@ -78,7 +80,7 @@ def _is_training(owner: nn.Module | None, training: bool) -> bool:
 
 
 def _follows(modules: list[nn.Module]) -> bool:
-    """Whether the code that made a node can have passed `training` on."""
+    """Returns whether the code that created a node may have passed `training` on."""
     if modules and isinstance(modules[-1], nn.modules.batchnorm._NormBase):
         return modules[-1].momentum is not None
     return not modules or any(
@@ -87,14 +89,14 @@ def _follows(modules: list[nn.Module]) -> bool:
 
 
 def _attention(node: fx.Node, owner: nn.Module | None, rate: float) -> tuple[float, float]:
-    """Dropout of an attention in train and in eval mode."""
+    """Returns the dropout of an attention call in train mode and in eval mode."""
     if isinstance(owner, nn.MultiheadAttention):
         return (owner.dropout, 0.0)
     return (max(rate, float(get_argument(node, "dropout_p"))), 0.0)
 
 
 def _unswitchable(graph: fx.Graph, known: Mapping[str, nn.Module]) -> Iterator[str]:
-    """Torch's own modules that decide in Python: a cumulative average, a dropout on weights."""
+    """Yields torch's own modules that decide in Python: a cumulative average, or dropout on weights."""
     marked = {module_path(n) for n in graph.nodes if MODE in n.meta}
     for path in {module_path(n) for n in graph.nodes} - marked:
         owner = known.get(path)

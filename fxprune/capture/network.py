@@ -1,4 +1,4 @@
-"""Runs of a network without data."""
+"""Runs a network on tensors without data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REMADE = {"_flat_weights", "_flat_weight_refs"}
 
 
 class Network:
-    """A network and its inputs, whose tensors have no data."""
+    """A network and its inputs, as tensors without data."""
 
     def __init__(self, model: nn.Module, inputs: list[Any], keywords: list[str]) -> None:
         modules = list(model.named_modules(remove_duplicate=False))
@@ -28,13 +28,13 @@ class Network:
         self._paths = {m: path for path, m in modules}
         kinds = (fx.GraphModule, torch.jit.ScriptModule)
         if len(self._paths) < len(modules) or any(isinstance(m, kinds) for m in self._paths):
-            raise UnsupportedError("shared modules, or graphs")
+            raise UnsupportedError("the network shares modules, or contains graphs")
         self.state = {name: self.free.static(x) for name, x in _tensors(model).items()}
 
     def run(self, batches: Mapping[int, int], *, autograd: bool = False) -> Record:
-        """What the network calls, the inputs of these numbers at these batches.
+        """Runs the network, with given batch sizes for some of its inputs, and records the operators it calls.
 
-        It must leave its attributes alone.
+        The network must not change its own attributes.
         """
         given = [
             self.free.resized(x, batches[i]) if i in batches else self.fixed(x)
@@ -54,10 +54,10 @@ class Network:
                 return record(call, sources, self._paths, autograd=autograd)
         finally:
             if not _same_attributes([*before, self.state], [*self._attributes(), state]):
-                raise UnsupportedError("an attribute or a buffer is replaced")
+                raise UnsupportedError("the network replaces an attribute or a buffer")
 
     def fixed(self, x: Any) -> Any:
-        """An input that has no batch."""
+        """Returns an input that has no batch axis."""
         return self.free.static(x) if isinstance(x, torch.Tensor) else x
 
     def _attributes(self) -> Iterator[dict[str, Any]]:
@@ -82,12 +82,12 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers, each by its last name, as torch.export; functional_call knows its others."""
+    """Returns parameters and buffers, each by its last name as torch.export does; functional_call knows the others."""
     named = [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ]
     last = {id(x): name for name, x in named}
     if not {type(x) for _, x in named} <= _TENSORS:
-        raise UnsupportedError("tensors of a class of their own")
+        raise UnsupportedError("the network has tensors of a custom class")
     return {name: x for name, x in named if last[id(x)] == name}

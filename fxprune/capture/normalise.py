@@ -1,4 +1,4 @@
-"""Rewrites of a freshly exported graph into the one form the rules are written for."""
+"""Rewrites a freshly exported graph into the form that the rules expect."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
     """Normalises the graph of `module` in place.
 
     Args:
-        module: an exported program's module, parameters as get_attr.
+        module: the module of an exported program, with get_attr nodes for parameters.
 
     Returns:
-        What the reader should know.
+        Remarks on what was changed.
 
     Raises:
         CaptureError: the network calls vmap or another function transform.
@@ -71,19 +71,19 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
 
 
 def refuse_transforms(graph: fx.Graph) -> None:
-    """Raises where the network calls a transform of torch.func: its graph holds only halves of it, and cannot run."""
+    """Raises if the network calls a transform of torch.func: its graph would be incomplete and could not run."""
     for node in graph.nodes:
         if getattr(node.target, "__module__", "").startswith("torch._functorch"):
             raise CaptureError(
                 "the model calls a function transform of torch.func, such as vmap",
                 where=describe(node),
-                why="torch.export records where the transform begins and ends, which no graph can run by itself",
-                do="write that computation for the whole batch, or capture the rest with fp.capture_partial",
+                why="torch.export records only where the transform begins and ends, and such a graph cannot run",
+                do="write that computation for the whole batch, or capture the other parts with fp.capture_partial",
             )
 
 
 def drop_guards(graph: fx.Graph) -> None:
-    """Erases the calls that only check inputs."""
+    """Erases calls that only check inputs."""
     for node in reversed(list(graph.nodes)):
         name = str(node.target)
         if name == "_guards_fn" or name.startswith(_GUARDS):
@@ -91,9 +91,9 @@ def drop_guards(graph: fx.Graph) -> None:
 
 
 def trim_meta(graph: fx.Graph) -> None:
-    """Keeps of the metadata what fxprune reads; the rest holds whole graphs alive.
+    """Keeps only the metadata that fxprune reads; the rest would keep whole graphs in memory.
 
-    A module called twice is `path@1` in torch's stack the second time: it is the same module.
+    The second call of a module is `path@1` in torch's module stack; it is renamed to the same module.
     """
     for node in graph.nodes:
         node.meta = {k: v for k, v in node.meta.items() if k in _KEPT_META}
@@ -106,9 +106,9 @@ def trim_meta(graph: fx.Graph) -> None:
 
 
 def inline_regions(module: fx.GraphModule) -> None:
-    """Inlines `with no_grad()` and disabled autocast regions, which export makes submodules of.
+    """Inlines `with no_grad()` and disabled autocast regions, which an export turns into submodules.
 
-    What enters the former, and would have a gradient, is detached.
+    Inputs of a `no_grad()` region that would have a gradient are detached.
     """
     while found := [n for n in module.graph.nodes if _is_region(n)]:
         trained = _depend_on_parameters(module)
@@ -117,7 +117,7 @@ def inline_regions(module: fx.GraphModule) -> None:
 
 
 def _depend_on_parameters(module: fx.GraphModule) -> set[fx.Node]:
-    """The nodes whose value gradients would flow through to a parameter."""
+    """Returns the nodes through whose values gradients would flow to a parameter."""
     trainable = {n for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
     found: set[fx.Node] = set()
     for node in module.graph.nodes:
@@ -159,7 +159,7 @@ def _detached(value: Any, region: fx.Node) -> fx.Node:
 
 
 def decompose_without_rule(module: fx.GraphModule) -> bool:
-    """Replaces operators without a rule by what torch makes of them, where it knows.
+    """Replaces operators without a rule by their decomposition, if torch has one.
 
     Returns:
         Whether anything was replaced.
@@ -193,7 +193,7 @@ def _replace_by_graph(
     operands: list[Any],
     into: list[fx.Node] | None = None,
 ) -> bool:
-    """Puts the nodes of `body` in the place of `node`; false where its users forbid it."""
+    """Replaces `node` by the nodes of `body`; returns false where the users of the node do not allow it."""
     several = not isinstance(_result(body), fx.Node)
     if several and any(u.target is not operator.getitem for u in node.users):
         return False
@@ -234,7 +234,7 @@ def _copy(
 
 
 def _adopt(module: fx.GraphModule, body: fx.GraphModule, name: str) -> str:
-    """Gives `module` an attribute of `body` under a free name."""
+    """Gives `module` an attribute of `body`, under an unused name."""
     value: Any = body
     for part in name.split("."):
         value = getattr(value, part)
@@ -258,10 +258,11 @@ def _redirect(node: fx.Node, result: Any, *, several: bool) -> None:
 
 
 def free_layouts(graph: fx.Graph) -> None:
-    """Writes a view as a reshape, where nothing is written through it.
+    """Replaces views by reshapes where nothing is written through them.
 
-    A view is possible in some layouts of memory only, and kernels choose theirs by sizes, dtype and
-    gradients; the `.contiguous()` that provided for it is not in the graph where it had nothing to copy.
+    A view is possible only in some memory layouts, and kernels choose their layout by sizes, dtype and
+    gradients. A `.contiguous()` call that would have ensured it is missing from the graph if there was
+    nothing to copy during capture.
     """
     written = written_memory(graph)
     for node in graph.nodes:
@@ -270,7 +271,7 @@ def free_layouts(graph: fx.Graph) -> None:
 
 
 def spell_splits(graph: fx.Graph) -> None:
-    """Writes chunk, split and tensor_split as `split_with_sizes` where the sizes are numbers."""
+    """Replaces chunk, split and tensor_split by `split_with_sizes` where the sizes are numbers."""
     for node in list(graph.nodes):
         op = overload(node)
         if op is None or operator_name(op) not in _SPLITS:
@@ -283,7 +284,7 @@ def spell_splits(graph: fx.Graph) -> None:
 
 
 def name_squeezed(graph: fx.Graph) -> None:
-    """Writes squeeze with the axes of length 1 that it drops: others must not go once they are pruned to 1."""
+    """Gives squeeze the axes of length 1 that it drops; other axes must not be dropped once pruned to length 1."""
     for node in list(graph.nodes):
         op = overload(node)
         if op is None or op._schema.name != "aten::squeeze":
@@ -303,7 +304,7 @@ def _argument(node: fx.Node, name: str, position: int, default: Any) -> Any:
 
 
 def drop_aliases(graph: fx.Graph) -> None:
-    """Erases `aten.alias`, which is its input."""
+    """Erases `aten.alias`, which returns its input."""
     for node in list(graph.nodes):
         if node.target is torch.ops.aten.alias.default:
             node.replace_all_uses_with(node.args[0])

@@ -1,4 +1,4 @@
-"""The operators that a network calls, as they are called."""
+"""Records the operators that a network calls, in the order of the calls."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from fxprune.torch_private import (
     every_call,
     in_autocast,
+    module_hooks,
     mutated,
     storage_id,
     untraced_files,
@@ -26,11 +26,11 @@ ModuleStack = dict[str, tuple[str, str]]
 
 
 class UnsupportedError(Exception):
-    """What a plain record of operators does not cover."""
+    """The network does something that a plain record of operators does not cover."""
 
 
 class Ref(NamedTuple):
-    """Stands for a tensor: an output of a call, or a source or constant, which have negative numbers."""
+    """A reference to a tensor: an output of a call, or a source or constant, which have negative numbers."""
 
     call: int
     output: int | None = None
@@ -41,16 +41,16 @@ Sizes = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
 
 
 class Call(NamedTuple):
-    """One call of an operator, with references for tensors.
+    """One call of an operator, with references in place of tensors.
 
     Attributes:
         op: the operator.
-        args: positional arguments.
-        kwargs: keyword arguments.
-        made: the tensors it returned.
-        container: tuple or list, where it returned several.
-        modules: the modules it was called in, as torch.export writes them.
-        frames: file and line of the forwards it was called in, outermost first.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        made: sizes and strides of the tensors it returned.
+        container: tuple or list if it returned several tensors, else None.
+        modules: the modules in which it was called, in the format of torch.export.
+        frames: file and line of the forwards in which it was called, outermost first.
     """
 
     op: Any
@@ -64,13 +64,13 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """The calls of one run, and what it returned: tensors by reference, and None.
+    """The calls of one run and its outputs, as references to tensors or None.
 
     Attributes:
-        calls: in order.
-        constants: made of Python's numbers, by `torch.tensor`; they are numbered behind the sources.
-        outputs: flat.
-        out_spec: how they are nested.
+        calls: the calls in order.
+        constants: tensors that `torch.tensor` made from Python numbers; they are numbered after the sources.
+        outputs: the outputs as a flat list.
+        out_spec: how the outputs are nested.
     """
 
     calls: list[Call]
@@ -79,11 +79,11 @@ class Record:
     out_spec: pytree.TreeSpec
 
     def named_constants(self) -> dict[str, torch.Tensor]:
-        """The constants by the names that export gives them."""
+        """Returns the constants by the names that export gives them."""
         return {f"lifted_tensor_{i}": x for i, x in enumerate(self.constants)}
 
     def has_constants_of(self, other: Record) -> bool:
-        """Whether the runs made the same constants."""
+        """Returns whether both runs made the same constants."""
         return len(self.constants) == len(other.constants) and all(
             _sizes(x) == _sizes(y) and (x.is_meta or torch.equal(x, y))
             for x, y in zip(self.constants, other.constants, strict=True)
@@ -97,17 +97,17 @@ def record(
     *,
     autograd: bool = True,
 ) -> Record:
-    """Runs a network and notes the operators it calls.
+    """Runs a network and records the operators it calls.
 
     Args:
         run: calls the network.
         sources: its parameters, buffers and inputs; the tensor of number i is `Ref(-1 - i)`.
         paths: the path of each of its modules.
-        autograd: whether what is computed may require a gradient; without, a run is twice as fast.
+        autograd: whether computed values may require a gradient; a run without is twice as fast.
 
     Raises:
-        UnsupportedError: an operator was called in a mode of its own, or took or gave what is no tensor
-            of this run.
+        UnsupportedError: an operator is called in a special mode, or takes or returns something that is
+            not a tensor of this run.
     """
     recorder = _Recorder(sources, paths)
     with recorder.watching(autograd=autograd):
@@ -126,13 +126,13 @@ def _sizes(x: torch.Tensor) -> Sizes:
 
 
 def _check_mask(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> None:
-    """Raises where the mask does not fit: without data, attention takes any."""
+    """Raises if the mask does not fit; without data, attention would accept any mask."""
     if mask is not None:
         mask.expand(*query.shape[:-1], key.shape[-2])
 
 
 def _is_factory(op: Any, args: Any) -> bool:
-    """Whether the result has nothing of the data of a tensor."""
+    """Returns whether the result is independent of the data of all tensors."""
     if op._opname.endswith("_like") or op._opname.startswith("new_"):
         return True
     return not any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(args))
@@ -160,14 +160,8 @@ class _Recorder:
 
     @contextmanager
     def watching(self, *, autograd: bool) -> Iterator[None]:
-        enter = register_module_forward_pre_hook(self._enter)
-        leave = register_module_forward_hook(self._leave, always_call=True)
-        try:
-            with every_call(self._add, autograd=autograd):
-                yield
-        finally:
-            enter.remove()
-            leave.remove()
+        with module_hooks(self._enter, self._leave), every_call(self._add, autograd=autograd):
+            yield
 
     def ref(self, x: Any) -> Ref:
         if id(x) not in self._refs:
@@ -175,17 +169,17 @@ class _Recorder:
         return self._refs[id(x)]
 
     def _adopt(self, x: Any) -> None:
-        """Takes a tensor for what a factory made, where it is of the same memory, not written since."""
+        """Identifies a tensor with one that a factory made, if it has the same memory, not written to since."""
         made = self._factories.get(storage_id(x)) if isinstance(x, torch.Tensor) else None
         if made is None or made[0] != _sizes(x):
-            raise UnsupportedError(f"a {type(x).__name__} of unknown origin")
+            raise UnsupportedError(f"the origin of a {type(x).__name__} is unknown")
         self._refs[id(x)] = made[1]
         self._alive.append(x)
 
     def _add(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
         if in_autocast() or (not torch.is_grad_enabled() and _trains(args, kwargs)):
             raise UnsupportedError(
-                "a region with autocast, or without gradients that there would be"
+                "an operator is called under autocast or with gradients switched off"
             )
         if op is torch.ops.aten.lift_fresh.default and type(args[0]) is torch.Tensor:
             # As export has it: the constant stays as it is.
@@ -197,7 +191,7 @@ class _Recorder:
         container = next((t for t in (tuple, list) if isinstance(result, t)), None)
         made = [*result] if container else [result]
         if not all(isinstance(x, torch.Tensor) for x in made):
-            raise UnsupportedError(f"{op} gives what is no tensor")
+            raise UnsupportedError(f"{op} returns something that is not a tensor")
         number = len(self.calls)
         self._refs.update(
             (id(x), Ref(number, i if container else None)) for i, x in enumerate(made)
@@ -214,7 +208,7 @@ class _Recorder:
         self.constants.append(x)
 
     def _note_memory(self, op: Any, args: Any, sizes: Sizes | None, result: Any) -> None:
-        """Follows which memory holds what a factory made and no more."""
+        """Tracks which memory holds exactly what a factory made."""
         for i in mutated(op):
             if i < len(args) and isinstance(args[i], torch.Tensor):
                 self._factories.pop(storage_id(args[i]), None)

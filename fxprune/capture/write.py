@@ -1,4 +1,4 @@
-"""A graph of what two runs of a network at two batches have in common."""
+"""Writes the graph that two runs of a network at two batch sizes have in common."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from fxprune.capture.record import Call, Record, Ref, Sizes, UnsupportedError
 
 
 class _Times(NamedTuple):
-    """A multiple of the batch."""
+    """A multiple of the batch size."""
 
     factor: int
 
 
 class _Merge:
-    """What is common to runs at two batches."""
+    """Merges values of runs at two batch sizes."""
 
     def __init__(self, *batches: int) -> None:
         self._one, self._two = batches
 
     def __call__(self, one: Any, two: Any) -> Any:
-        """The value at both; a number that is the same multiple of both batches becomes `_Times`.
+        """Returns the common value; a number that is the same multiple of both batch sizes becomes `_Times`.
 
         Raises:
-            UnsupportedError: the values are not alike.
+            UnsupportedError: the values differ.
         """
         if type(one) is not type(two):
-            raise UnsupportedError("another type at another batch")
+            raise UnsupportedError("a value has different types at different batch sizes")
         if isinstance(one, dict):
             return dict(zip(one, self._each([*one.values()], [*two.values()]), strict=True))
         if type(one) in (list, tuple):
@@ -42,41 +42,41 @@ class _Merge:
 
     def _each(self, one: Any, two: Any) -> list[Any]:
         if len(one) != len(two):
-            raise UnsupportedError("another number of values at another batch")
+            raise UnsupportedError("the number of values differs between batch sizes")
         return [self(a, b) for a, b in zip(one, two, strict=True)]
 
     def _number(self, one: Any, two: Any) -> _Times:
         factor = one // self._one if type(one) is int else 0
         if (factor * self._one, factor * self._two) != (one, two):
-            raise UnsupportedError(f"{one} at one batch, {two} at another")
+            raise UnsupportedError(f"a value is {one} at one batch size and {two} at another")
         return _Times(factor)
 
 
 def write_graph(
     network: Network, names: list[str], batched: list[int], runs: Mapping[int, Record]
 ) -> fx.Graph:
-    """The calls that two runs of a network have in common, its batch left free.
+    """Writes the calls that two runs of a network have in common as a graph with a free batch size.
 
     Args:
         network: the network.
-        names: of its inputs.
-        batched: numbers of the inputs that have the batch.
-        runs: what it called, by batch.
+        names: the names of its inputs.
+        batched: the numbers of the inputs that have a batch axis.
+        runs: the recorded calls, by batch size.
 
     Raises:
-        UnsupportedError: the runs differ in more than their batch.
+        UnsupportedError: the runs differ in more than their batch size.
     """
     one, two = runs.values()
     writer = _Writer(network, runs)
     writer.add_sources(names, batched, one.named_constants())
     if not one.has_constants_of(two):
-        raise UnsupportedError("other constants at another batch")
+        raise UnsupportedError("the constants differ between batch sizes")
     if len(one.calls) != len(two.calls):
-        raise UnsupportedError("another number of calls at another batch")
+        raise UnsupportedError("the number of calls differs between batch sizes")
     for number, calls in enumerate(zip(one.calls, two.calls, strict=True)):
         writer.add_call(number, *calls)
     if (one.outputs, one.out_spec) != (two.outputs, two.out_spec):
-        raise UnsupportedError("other outputs at another batch")
+        raise UnsupportedError("the outputs differ between batch sizes")
     writer.add_outputs(one.outputs)
     return writer.graph
 
@@ -93,7 +93,7 @@ class _Writer:
     def add_sources(
         self, names: list[str], batched: list[int], constants: Mapping[str, torch.Tensor]
     ) -> None:
-        """Adds parameters, buffers, constants and inputs, and the batch."""
+        """Adds parameters, buffers, constants and inputs, and the batch size."""
         free, inputs = self._free, self._network.inputs
         for name, value in self._network.state.items():
             self._add_source(self.graph.get_attr(name), value)
@@ -110,13 +110,13 @@ class _Writer:
         self._numbers[1] = batch
 
     def add_outputs(self, outputs: list[Ref | None]) -> None:
-        """Adds what the network returns, flat."""
+        """Adds the network's outputs as a flat list."""
         self.graph.output(tuple(None if r is None else self._nodes[r] for r in outputs))
 
     def add_call(self, number: int, one: Call, two: Call) -> None:
-        """Adds an operator."""
+        """Adds a call of an operator."""
         if one.op is not two.op:
-            raise UnsupportedError("another operator at another batch")
+            raise UnsupportedError("the operators differ between batch sizes")
         self._meta = {"nn_module_stack": one.modules}
         if one.frames:
             self._meta["stack_trace"] = _stack_trace(one.frames)
@@ -163,7 +163,7 @@ class _Writer:
 
 
 def _stack_trace(frames: tuple[tuple[str, int], ...]) -> str:
-    """The lines as Python prints them."""
+    """Returns source lines in the form in which Python prints them."""
     lines = [
         f'File "{file}", line {line}, in forward\n    {linecache.getline(file, line).strip()}'
         for file, line in frames

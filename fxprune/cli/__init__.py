@@ -1,1 +1,1 @@
-"""The command line: `fxprune summary|groups|prune|explain|verify|passes`."""
+"""The command line, `fxprune`."""

@@ -1,4 +1,4 @@
-"""The `fxprune` command: exit code 0 done, 1 a check or a pass failed, 2 bad input."""
+"""The `fxprune` command. Exit codes: 0 success, 1 a check or a pass failed, 2 invalid input."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from fxprune.cli.run import register
 if TYPE_CHECKING:
     from fxprune.errors import FxpruneError
 
-HELP = """Structured pruning of PyTorch networks: from a model to a smaller one, proven equal.
+HELP = """Structured pruning of PyTorch models, verified numerically.
 
 \b
 MODEL is one of
-  torchvision:resnet50          a model of torchvision, random weights
-  timm:vit_tiny_patch16_224     a model of timm, random weights
-  package.module:callable       your own: a function that returns an nn.Module
-  path/to/saved                 a directory of --out or fp.save
+  torchvision:resnet50          a torchvision model with random weights
+  timm:vit_tiny_patch16_224     a timm model with random weights
+  package.module:callable       a function that returns an nn.Module
+  path/to/directory             a directory written by --out or fp.save
 
 \b
-A first session:
+To get started:
   fxprune summary torchvision:resnet18 --depth 1
   fxprune groups torchvision:resnet18
   fxprune prune torchvision:resnet18 --keep macs=0.5 --out smaller
   fxprune summary smaller --depth 1
 
 \b
-Passes, one after the other, each of them verified:
+To run a pipeline of passes, each of which is verified:
   fxprune passes
   fxprune run torchvision:resnet18 "drop-identity | dead-code" --print-changed
 
 \b
-A model that does not export whole is pruned in its parts, and checked as a whole:
+To prune a model of which torch.export can capture only parts:
   fxprune prune my.detector:make --input 2x3x320x320 --partial --out smaller
-Then DIR holds weights, plan and report, and no graph; from Python
-fp.capture_partial(model, args).load("smaller") gives the smaller model.
+The directory then contains weights, plan and report, but no graph.
+To load it in Python:
+  fp.capture_partial(model, args).load("smaller")
 
-Exit codes: 0 done, 1 a check or a pass failed, 2 bad input.
+Exit codes: 0 success, 1 a check or a pass failed, 2 invalid input.
 """
 
 app = typer.Typer(
@@ -61,12 +62,15 @@ Ignore = Annotated[
         default_factory=list,
         show_default=False,
         metavar="GLOB",
-        help="modules whose outputs stay, head.*; may be repeated",
+        help="keep the outputs of modules with a matching path, such as head.*; can be repeated",
     ),
 ]
 Parts = Annotated[
     bool,
-    typer.Option("--partial", help="capture the largest submodules that export, not the whole"),
+    typer.Option(
+        "--partial",
+        help="capture the largest submodules that torch.export can capture, not the whole model",
+    ),
 ]
 
 
@@ -79,7 +83,7 @@ def summary(
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Parameters, MACs and bytes by module."""
+    """Print the parameters, MACs and bytes of each module."""
     from fxprune.cli.source import open_program, show
     from fxprune.report import summary as summarise
 
@@ -95,7 +99,11 @@ def groups(
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """What may be removed: units by the parameter axes that go with them."""
+    """Print the groups of units that can be removed.
+
+    Units are channels, heads or features. The table shows for each group the axes of parameters that lose
+    positions when one of its units is removed.
+    """
     from fxprune.api import groups as find
     from fxprune.cli.source import open_program, show
 
@@ -121,28 +129,45 @@ def prune(
     ignore: Ignore,
     keep: Annotated[
         str,
-        typer.Option(metavar="METRIC=SHARE", help="what stays: macs=0.5, params=0.3, units=0.7"),
+        typer.Option(
+            metavar="METRIC=SHARE",
+            help="share of a metric to keep, such as macs=0.5, params=0.3 or units=0.7",
+        ),
     ] = "macs=0.5",
     importance: Annotated[
         str,
-        typer.Option(help="criterion that says which units matter: magnitude, lamp, random, ..."),
+        typer.Option(
+            help="importance criterion: magnitude, l1, lamp, bn-scale, activation or random"
+        ),
     ] = "magnitude",
     scope: Annotated[
-        str, typer.Option(help="global: all units compete; group: each group loses the same share")
+        str,
+        typer.Option(
+            help="global: units of all groups compete; group: each group keeps the same share"
+        ),
     ] = "global",
-    multiple_of: Annotated[int, typer.Option(help="final lengths are multiples of this")] = 1,
-    verify: Annotated[bool, typer.Option(help="compare with the silenced original")] = True,
+    multiple_of: Annotated[
+        int, typer.Option(min=1, max=2**31, help="make the pruned axes multiples of this length")
+    ] = 1,
+    verify: Annotated[bool, typer.Option(help="verify the smaller model numerically")] = True,
     depth: Depth = 2,
-    plan_out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the plan")] = None,
+    plan_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the pruning plan as JSON")
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="write graph (not of parts), weights, plan and report"),
+        typer.Option(
+            metavar="DIR", help="write weights, plan, report and, without --partial, the graph"
+        ),
     ] = None,
     partial: Parts = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Remove the least important units until a share of a metric is left; verify; save."""
+    """Prune a model to a share of its MACs or parameters.
+
+    The units with the lowest importance are removed, and the smaller model is verified. Use --out to save it.
+    """
     from fxprune.api import prune as run
     from fxprune.cli.source import open_source, parse_keep, progress, show
     from fxprune.cost import Metric
@@ -173,14 +198,19 @@ def prune(
 @app.command(epilog=example("explain torchvision:resnet18 layer1.0.conv1.weight 0"))
 def explain(
     model: Model,
-    param: Annotated[str, typer.Argument(metavar="PARAM", help="name of a parameter or buffer")],
+    param: Annotated[
+        str,
+        typer.Argument(metavar="PARAM", help="name of a parameter or buffer, as in state_dict()"),
+    ],
     inputs: Inputs,
-    axis: Annotated[int, typer.Argument(metavar="AXIS", help="number of the axis")] = 0,
+    axis: Annotated[
+        int, typer.Argument(metavar="AXIS", help="number of the axis of that tensor")
+    ] = 0,
     partial: Parts = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """What goes with an axis of a parameter and why, or why it stays."""
+    """Explain which axes are pruned with an axis, or why it stays."""
     from fxprune.api import explain as run
     from fxprune.cli.source import open_program, show
 
@@ -191,13 +221,19 @@ def explain(
 @app.command(epilog=example("verify torchvision:resnet18 --plan plan.json"))
 def verify(
     model: Model,
-    plan: Annotated[Path, typer.Option(metavar="FILE", help="a plan of --plan-out or plan.save")],
+    plan: Annotated[
+        Path, typer.Option(metavar="FILE", help="a plan written by --plan-out or plan.save")
+    ],
     inputs: Inputs,
     partial: Parts = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Apply a plan and compare the result with the silenced original; exit code 1 if they differ."""
+    """Apply a pruning plan and verify the smaller model.
+
+    Its outputs are compared with those of the silenced original, in which the removed units are set to zero
+    wherever they are read. The exit code is 1 if they differ.
+    """
     from fxprune.api import shrink
     from fxprune.api import verify as run
     from fxprune.cli.source import open_source, progress, show
@@ -220,7 +256,7 @@ register(app)
 
 
 def main() -> None:
-    """Runs the command line; fxprune's own errors are printed without a traceback."""
+    """Runs the command line; errors of fxprune are printed without a traceback."""
     from fxprune.errors import FxpruneError
 
     try:
@@ -228,10 +264,13 @@ def main() -> None:
     except FxpruneError as error:
         print(error, file=sys.stderr)
         sys.exit(exit_code(error))
+    except OSError as error:  # stdout is a pipe that nobody reads, a disk is full
+        print(f"the system refuses: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def exit_code(error: FxpruneError) -> int:
-    """1 where a check or a pass failed, 2 where what was asked for cannot be done."""
+    """Returns 1 if a check or a pass failed, 2 if the request cannot be carried out."""
     from fxprune.errors import FxpruneError, PipelineError, VerifyError
 
     if isinstance(error, PipelineError):

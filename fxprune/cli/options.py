@@ -1,4 +1,4 @@
-"""Options that several verbs have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="see `fxprune --help`")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="name or path of the model; see `fxprune --help`")
+]
 Inputs = Annotated[
     list[str],
     typer.Option(
@@ -14,14 +16,23 @@ Inputs = Annotated[
         default_factory=list,
         show_default=False,
         metavar="SHAPE",
-        help="example input, 2x3x224x224 or 2x16:int64; once for each input, in order",
+        help="shape and optional dtype of an example input, such as 2x3x224x224 or 2x16:int64; "
+        "repeat for each input, in order",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
-Seed = Annotated[int, typer.Option(help="of random weights, inputs and scores")]
-Depth = Annotated[int | None, typer.Option(help="add modules deeper than this to those above them")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON document")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="seed for random weights, inputs and scores")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="import the modules that the pipeline names functions of")
+]
+Depth = Annotated[
+    int | None,
+    typer.Option(min=0, help="sum up modules below this depth in the modules that contain them"),
+]
 
 
 def example(words: str) -> str:
-    """Text under the options of a verb; the first line keeps click from wrapping."""
+    """Returns the example shown below a command's options; the first line keeps click from wrapping it."""
     return f"\b\nExample:\n  fxprune {words}"

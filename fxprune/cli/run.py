@@ -1,4 +1,4 @@
-"""The verbs about passes: run, replay, passes."""
+"""The commands for passes: run, replay and passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fxprune.cli.options import Depth, Inputs, Json, Model, Seed, example
+from fxprune.cli.options import Depth, Inputs, Json, Model, Seed, Trust, example
 
 Names = Annotated[
     list[str],
@@ -19,14 +19,21 @@ Names = Annotated[
         default_factory=list,
         show_default=False,
         metavar="NAME",
-        help="leave passes of this name (glob) out; may be repeated",
+        help="skip the passes with a matching name (glob); can be repeated",
     ),
 ]
-Glob = Annotated[str, typer.Option(metavar="GLOB", help="of passes by name")]
-Text = Annotated[
-    str, typer.Argument(metavar="PIPELINE", help='"drop-identity | repeat{max=4}(dead-code)"')
+Glob = Annotated[
+    str, typer.Option(metavar="GLOB", help="print the graph at passes with a matching name")
 ]
-Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="write the program there")]
+Text = Annotated[
+    str,
+    typer.Argument(
+        metavar="PIPELINE", help='the passes, such as "drop-identity | repeat{max=4}(dead-code)"'
+    ),
+]
+Folder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="write the resulting program to a directory")
+]
 
 
 def run(
@@ -40,72 +47,98 @@ def run(
         bool, typer.Option("--print-changed", help="print what each pass changes")
     ] = False,
     time_passes: Annotated[
-        bool, typer.Option("--time-passes", help="print time and memory of each pass")
+        bool, typer.Option("--time-passes", help="print the time and memory of each pass")
     ] = False,
     verify_each: Annotated[
-        bool, typer.Option(help="hold each pass to what it declares to keep")
+        bool, typer.Option(help="check each pass against what it declares to preserve")
     ] = True,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="find the pass and the rewrite that break the model")
+        bool,
+        typer.Option(
+            "--bisect", help="find the pass, and its single rewrite, that breaks the model"
+        ),
     ] = False,
     check: Annotated[
         str,
-        typer.Option(metavar="MODULE:FUNCTION", help="with --bisect: says if a program is right"),
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="with --bisect: a function that returns whether a program is right",
+        ),
     ] = "",
-    limit: Annotated[int | None, typer.Option(help="apply at most so many rewrites")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="apply at most this number of single rewrites")
+    ] = None,
     remarks: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write all remarks as JSON lines")
     ] = None,
     reproducer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="where a failure leaves what replays it")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="if a pass fails, write what is needed to replay the failure"
+        ),
     ] = None,
     out: Folder = None,
     depth: Depth = 1,
+    trust: Trust = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Run passes on a model, each verified; print sizes before and after, steps and remarks."""
+    """Run a pipeline of passes on a model.
+
+    Each pass is verified. The command prints the sizes before and after, the passes and their remarks.
+    """
     from fxprune import api
     from fxprune.cli.source import open_program, progress, show
     from fxprune.pipeline import Pipeline
+    from fxprune.plugins import trusting
 
     steps = Pipeline.parse(pipeline)
     program = open_program(model, inputs, seed, partial=False)
     if bisect:
-        with progress(f"bisecting {pipeline}"):
+        with progress(f"bisecting {pipeline}"), trusting(trust):
             found = api.bisect(program, steps, _predicate(check), seed)
         show(found, found.to_json(), as_json=as_json)
         raise typer.Exit(1 if found.found else 0)
-    result = api.run(
-        program,
-        None,
-        steps,
-        verify=verify_each,
-        instruments=_instruments(print_before, print_after, print_changed, time_passes, reproducer),
-        disable=disable,
-        limit=limit,
-        seed=seed,
-    )
+    with trusting(trust):
+        result = api.run(
+            program,
+            None,
+            steps,
+            verify=verify_each,
+            instruments=_instruments(
+                print_before, print_after, print_changed, time_passes, reproducer
+            ),
+            disable=disable,
+            limit=limit,
+            seed=seed,
+        )
     _write(result, remarks, out)
     show(_text(result, depth), result.to_json(), as_json=as_json)
 
 
 def replay(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="what --reproducer wrote")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="a directory written by --reproducer")
+    ],
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Run what a failure left again; exit code 1 if it fails again."""
-    from fxprune.api import replay as again
-    from fxprune.cli.source import progress, show
+    """Replay a failure that --reproducer recorded.
 
+    The exit code is 1 if it fails again.
+    """
+    from fxprune.api import replay as again
+    from fxprune.cli.source import look_here, progress, show
+
+    look_here()
     with progress(f"replaying {directory}"):
-        result = again(directory)
-    print("it did not fail this time", file=sys.stderr)
+        result = again(directory, trust=trust)
+    print("the failure did not occur again", file=sys.stderr)
     show(result, result.to_json(), as_json=as_json)
 
 
 def passes(as_json: Json = False) -> None:
-    """The installed passes: name, kind, what they keep and do, options, package."""
+    """List the installed passes and their options."""
     from tabulate import tabulate
 
     from fxprune.cli.source import show
@@ -116,7 +149,7 @@ def passes(as_json: Json = False) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the verbs to the command line."""
+    """Adds the commands to the command line."""
     words = 'torchvision:resnet18 "drop-identity | dead-code" --print-changed --time-passes'
     app.command(epilog=example(f"run {words}"))(run)
     app.command(epilog=example("replay failed"))(replay)
@@ -139,7 +172,7 @@ def _instruments(
 
 
 def _predicate(text: str) -> Any:
-    """The function of `package.module:function`; None where there is none to call."""
+    """Returns the function that `package.module:function` names, or None for an empty text."""
     from importlib import import_module
 
     from fxprune.errors import OptionError
@@ -149,9 +182,12 @@ def _predicate(text: str) -> Any:
     module, _, name = text.partition(":")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of the user's: anything may come
         raise OptionError(
-            f"there is no function {text}", where="--check", why=str(error)
+            f"there is no function {text}",
+            where="--check",
+            why=f"{type(error).__name__}: {error}",
+            do="write --check package.module:function",
         ) from error
 
 
@@ -168,7 +204,7 @@ def _write(result: Any, remarks: Path | None, out: Path | None) -> None:
 
 
 def _text(result: Any, depth: int | None) -> str:
-    """Sizes by module, steps, and remarks counted; those that say why something was left in full."""
+    """Formats a result: sizes by module, passes, counts of remarks, and the remarks on what was not done."""
     from fxprune.pipeline.remarks import count_remarks, grouped
     from fxprune.report import compare
 

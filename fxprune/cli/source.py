@@ -1,4 +1,4 @@
-"""From what is typed to a Program, with progress on stderr."""
+"""Builds a program from command-line arguments, and shows progress on standard error."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _stderr = Console(stderr=True, highlight=False)
 
 @contextmanager
 def progress(text: str) -> Iterator[None]:
-    """Shows on a terminal what is being done; says nothing elsewhere."""
+    """Shows on a terminal what is being done; prints nothing elsewhere."""
     with _stderr.status(text):
         yield
 
 
 def open_program(model: str, inputs: Sequence[str], seed: int, *, partial: bool) -> Program:
-    """The program of MODEL: whole, or that of its parts; see `open_source`."""
+    """Returns the program of MODEL, captured whole or in parts; see `open_source`."""
     source = open_source(model, inputs, seed, partial=partial)
     return source.program if isinstance(source, Partial) else source
 
@@ -39,15 +39,15 @@ def open_program(model: str, inputs: Sequence[str], seed: int, *, partial: bool)
 def open_source(
     model: str, inputs: Sequence[str], seed: int, *, partial: bool
 ) -> Program | Partial:
-    """MODEL captured whole, or in its parts, with the given inputs; or loaded from a directory.
+    """Captures MODEL, whole or in parts, with the given inputs; or loads it from a directory.
 
     Raises:
-        OptionError, CaptureError, LoadError: there is no such model, or it cannot be captured.
+        OptionError, CaptureError, LoadError: the model does not exist or cannot be captured.
     """
-    if Path(model).is_dir():
+    if _is_directory(model):
         return _saved(model, inputs, partial=partial)
     torch.manual_seed(seed)
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: package.module:callable
+    look_here()
     with progress(f"building {model}"):
         network = load_model(model)
     examples = tuple(map(parse_input, inputs)) or default_inputs(model, network)
@@ -55,11 +55,25 @@ def open_source(
         return _in_parts(network, examples) if partial else _whole(network, examples)
 
 
+def look_here() -> None:
+    """Finds modules in the current folder, as `python -m` does: package.module:callable."""
+    sys.path.insert(0, str(Path.cwd()))
+
+
+def _is_directory(model: str) -> bool:
+    try:
+        return Path(model).is_dir()
+    except OSError as error:
+        raise OptionError(
+            "MODEL names nothing", where=model[:80], why=error.strerror or str(error)
+        ) from error
+
+
 def _whole(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Program:
     try:
         return capture(network, examples)
     except CaptureError as error:
-        do = "if the model runs and only its export fails, add --partial: its parts are captured"
+        do = "if the model itself runs and only its export fails, add --partial to capture it in parts"
         raise CaptureError(
             error.what,
             where=error.where,
@@ -69,13 +83,13 @@ def _whole(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Program:
 
 
 def _in_parts(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Partial:
-    """The partial capture; says on stderr what it holds, since tables show nothing else."""
+    """Captures the model in parts, and prints to standard error what was captured, which tables do not show."""
     found = capture_partial(network, examples)
     parts = ", ".join(path or "the whole model" for path in found.parts)
     note = f"captured in parts: {parts}"
     if found.opaque:
         outside = ", ".join(remark.where for remark in found.opaque)
-        note += f"\noutside, neither counted nor changed: what is left of {outside}"
+        note += f"\nnot captured, and therefore neither counted nor changed: the rest of {outside}"
     print(note, file=sys.stderr)
     return found
 
@@ -83,37 +97,37 @@ def _in_parts(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Partial
 def _saved(directory: str, inputs: Sequence[str], *, partial: bool) -> Program:
     if partial:
         raise OptionError(
-            "a saved program is whole",
+            "a saved program cannot be captured in parts",
             where="--partial",
-            do="leave --partial out, or name the model that was captured",
+            do="leave out --partial, or name the original model",
         )
     if inputs:
         raise OptionError(
             "a saved program has its own example inputs",
             where="--input",
-            do="leave --input out, or capture the model again",
+            do="leave out --input, or name the original model",
         )
     with progress(f"loading {directory}"):
         return load(directory)
 
 
 def parse_keep(text: str) -> tuple[str, float]:
-    """Metric and share of `macs=0.5`; a share alone is one of MACs.
+    """Returns the metric and the share of `macs=0.5`; a share without a metric is a share of MACs.
 
     Raises:
-        OptionError: not of this form.
+        OptionError: the text does not have this form.
     """
     metric, equals, share = text.rpartition("=")
     try:
         return (metric if equals else "macs"), float(share)
     except ValueError as error:
         raise OptionError(
-            f"{text!r} is no share of a metric",
+            f"{text!r} is not a share of a metric",
             where="--keep",
             do="write --keep macs=0.5, --keep params=0.3 or --keep units=0.7",
         ) from error
 
 
 def show(text: object, data: Any, *, as_json: bool) -> None:
-    """Prints a result: text for a person, or one JSON document."""
+    """Prints a result as text for people, or as one JSON document."""
     print(json.dumps(data, indent=1) if as_json else text)

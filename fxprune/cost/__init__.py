@@ -1,4 +1,4 @@
-"""What a program costs: multiply-accumulates, parameters and bytes, before and after a removal."""
+"""The cost of a program before and after a removal: multiply-accumulates, parameters and bytes."""
 
 from fxprune.cost.bytes import byte_terms, tensor_bytes
 from fxprune.cost.macs import mac_terms, node_macs

@@ -1,4 +1,4 @@
-"""Memory of parameters and buffers."""
+"""The memory of parameters and buffers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fxprune.graph.program import Program
 
 
 def tensor_bytes(tensor: torch.Tensor) -> int:
-    """Bytes of a tensor's elements."""
+    """Returns the size of a tensor's elements in bytes."""
     return tensor.numel() * tensor.element_size()
 
 
 def byte_terms(program: Program, axes: Axes) -> list[Term]:
-    """The bytes of each parameter and buffer, once where it has several names."""
+    """Returns the bytes of each parameter and buffer as cost terms; a shared tensor counts once."""
     stored = [*program.module.named_parameters(), *program.module.named_buffers()]
     return [tensor_term(name, t, axes, t.element_size()) for name, t in stored]

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of products and convolutions: half of what torch.utils.flop_counter says."""
+"""Multiply-accumulates (MACs) of products and convolutions: half the count of `torch.utils.flop_counter`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Formula = Callable[[fx.Node, list[Any]], list[Product]]
 
 
 def mac_terms(program: Program, axes: Axes) -> list[Term]:
-    """MACs as terms over labels, at the example's own batch size; an attention has two terms."""
+    """Returns the MACs as terms over labels, at the example's batch size; an attention call has two terms."""
     sizes = example_sizes(program)
     terms: list[Term] = []
     for node, product in _all_products(program):
@@ -41,7 +41,7 @@ def mac_terms(program: Program, axes: Axes) -> list[Term]:
 
 
 def node_macs(program: Program) -> dict[fx.Node, int]:
-    """MACs of each node that has any, at the example's own batch size."""
+    """Returns the MACs of each node that has any, at the example's batch size."""
     sizes = example_sizes(program)
     found: dict[fx.Node, int] = {}
     for node, product in _all_products(program):
@@ -50,12 +50,12 @@ def node_macs(program: Program) -> dict[fx.Node, int]:
 
 
 def example_sizes(program: Program) -> Sizes:
-    """Numbers for the symbolic lengths of a program: those of its example inputs."""
+    """Returns the numbers for a program's symbolic lengths that its example inputs imply."""
     return Sizes.of_symbols(example_symbols(program))
 
 
 def example_symbols(program: Program) -> dict[Any, int]:
-    """The value of each symbol in the lengths of the example inputs."""
+    """Returns the value of each symbol in the lengths of the example inputs."""
     flat = flat_inputs(program.module, program.args, program.kwargs)
     known: dict[Any, int] = {}
     for node, value in zip(program.graph.find_nodes(op="placeholder"), flat, strict=True):
@@ -67,7 +67,7 @@ def example_symbols(program: Program) -> dict[Any, int]:
 
 
 def _by_symbol(known: dict[Any, int]) -> dict[Any, int]:
-    """Values of single symbols; from a length `4*s` the value of `s` is worked out."""
+    """Returns the values of single symbols; from the value of a length `4*s`, that of `s` is derived."""
     values = {e: n for e, n in known.items() if e.is_Symbol}
     for expression, number in known.items():
         free = list(expression.free_symbols - set(values))
@@ -95,7 +95,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _extents(node: fx.Node, first: int = 0, last: int | None = None) -> Product:
-    """Axes `first` up to `last` of a node's output."""
+    """Returns the axes `first` up to `last` of a node's output."""
     return [Extent(node, i) for i in range(node.meta["val"].ndim)[first:last]]
 
 
@@ -109,7 +109,7 @@ def _added_contraction(node: fx.Node, args: list[Any]) -> list[Product]:
 
 
 def _addbmm(node: fx.Node, args: list[Any]) -> list[Product]:
-    """[b, n, k] @ [b, k, m], summed over b."""
+    """`[b, n, k] @ [b, k, m]`, summed over b."""
     return [_extents(node) + _extents(args[1], 0, 1) + _extents(args[1], -1)]
 
 
@@ -122,34 +122,34 @@ def _bilinear(node: fx.Node, args: list[Any]) -> list[Product]:
 
 
 def _convolution(node: fx.Node, args: list[Any]) -> list[Product]:
-    """An output sums over w `[.., in/g, *k]`; transposed, an input feeds `[.., out/g, *k]`."""
+    """Each output sums over the weight `[.., in/groups, *k]`; transposed, each input feeds `[.., out/groups, *k]`."""
     transposed = "transpose" in _name(node) or (len(args) > 6 and args[6] is True)
     return [_extents(args[0] if transposed else node) + _extents(args[1], 1)]
 
 
 def _attention(node: fx.Node, args: list[Any]) -> list[Product]:
-    """The products `q @ k` and `weights @ v`: [b, h, t, s] each, times d and times e."""
+    """The products `q @ k` and `weights @ v`: `[b, h, t, s]` elements each, times d and times e."""
     q, k, v = args[:3]
     pairs = _extents(node, 0, -1) + _extents(k, -2, -1)
     return [pairs + _extents(q, -1), pairs + _extents(v, -1)]
 
 
 def _grouped(node: fx.Node, args: list[Any]) -> list[Product]:
-    """Rows, columns or the sum itself are shared out among the experts, not repeated for each."""
+    """The experts share rows, columns or the sum among them; none of these is repeated for each expert."""
     a, b = args[:2]
     shared_sum = a.meta["val"].ndim == 2 and b.meta["val"].ndim == 2
     return [_extents(node, 1 if shared_sum else 0) + _extents(a, -1)]
 
 
 def _recurrent(_node: fx.Node, args: list[Any]) -> list[Product]:
-    """Every weight matrix of every layer and direction, at every step."""
+    """Every weight matrix of every layer and direction, at every time step."""
     weights = next(a for a in args[2:] if isinstance(a, list | tuple))
     steps = _extents(args[0], 0, -1)
     return [steps + _extents(w) for w in weights if w.meta["val"].ndim == 2]
 
 
 def _hidden_first(_node: fx.Node, args: list[Any]) -> list[Product]:
-    """A single step: [b, in] times both weights."""
+    """A single time step: `[b, in]` times both weights."""
     return [_extents(args[0], 0, -1) + _extents(w) for w in args[2:4]]
 
 

@@ -1,4 +1,4 @@
-"""Costs as sums of products of axis lengths: a removal is priced without rewriting anything."""
+"""Costs as sums of products of axis lengths, so that a removal can be priced without rewriting the program."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class Term:
     """One product: `factor / divisor` times the kept lengths of `labels`.
 
     Attributes:
-        name: the node or parameter it is the cost of.
-        factor: everything that cannot change: batch, image and kernel sizes, frozen axes.
-        labels: axes that may lose positions, over final units.
-        divisor: makes up for labels in which a stand-in for the batch is merged; divides exactly.
+        name: the node or parameter that the cost belongs to.
+        factor: the part that cannot change: batch, image and kernel sizes, and frozen axes.
+        labels: the axes that can lose positions, over final units.
+        divisor: compensates for labels into which a placeholder for the batch size was merged; it
+            divides the product exactly.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Term:
 
     @classmethod
     def of(cls, name: str, factor: int, extents: Iterable[tuple[int, Label]]) -> Term:
-        """The term of axes given by real length and (final) label."""
+        """Builds the term of axes given by their real length and their (final) label."""
         labels: list[Label] = []
         divisor = 1
         for size, label in extents:
@@ -50,11 +51,11 @@ class Term:
 
 
 class Cost:
-    """Terms, ready to be priced for any removal in well under a millisecond per thousand axes.
+    """The sum of terms, prepared to price any removal in well under a millisecond per thousand axes.
 
     Args:
-        terms: what to add up.
-        n_units: units are 0..n_units-1; unit 0 never goes.
+        terms: the terms to add up.
+        n_units: the number of units, 0 to n_units - 1; unit 0 is never removed.
     """
 
     def __init__(self, terms: Sequence[Term], n_units: int) -> None:
@@ -67,18 +68,18 @@ class Cost:
         self._starts = np.cumsum(self._lengths) - self._lengths
 
     def total(self, gone: BoolArray) -> int:
-        """The exact cost once the units in `gone` `[n_units]` are removed."""
+        """Returns the exact cost once the units in the mask `gone`, `[n_units]`, are removed."""
         return sum(self._priced(gone))
 
     def by_name(self, gone: BoolArray) -> dict[str, int]:
-        """The same by node or parameter."""
+        """Returns the same cost by node or parameter."""
         found: dict[str, int] = {}
         for term, value in zip(self.terms, self._priced(gone), strict=True):
             found[term.name] = found.get(term.name, 0) + value
         return found
 
     def gradient(self, gone: BoolArray) -> FloatArray:
-        """First-order saving of removing each unit on top of `gone`, `[n_units]`; 0 for unit 0."""
+        """Returns the first-order saving of removing each unit in addition to `gone`, `[n_units]`; 0 for unit 0."""
         kept = self._kept(gone)
         weights = np.zeros(len(kept))
         for term, row in zip(self.terms, self._rows, strict=True):
@@ -101,7 +102,7 @@ class Cost:
         )
 
     def _kept(self, gone: BoolArray) -> list[int]:
-        """Kept length of each distinct label; Python integers, which do not overflow."""
+        """Returns the kept length of each distinct label, as Python integers, which do not overflow."""
         if not len(self._lengths):
             return []
         lost = np.add.reduceat(self._lost(gone).astype(np.int64), self._starts)
@@ -115,7 +116,7 @@ class Cost:
 
     @cached_property
     def _columns(self) -> list[tuple[slice | IntArray, IntArray]]:
-        """The k-th columns of all labels in a row, with the positions they stand at."""
+        """Returns the k-th columns of all labels concatenated, with the positions at which they start."""
         labels = list(self._labels.values())
         out: list[tuple[slice | IntArray, IntArray]] = []
         for k in range(max((len(x.columns) for x in labels), default=0)):
@@ -128,14 +129,14 @@ class Cost:
 
 
 def param_terms(program: Program, axes: Axes) -> list[Term]:
-    """The elements of each parameter, once where it has several names; buffers do not count."""
+    """Returns the elements of each parameter as cost terms; shared parameters count once, buffers do not count."""
     return [
         tensor_term(name, tensor, axes, 1) for name, tensor in program.module.named_parameters()
     ]
 
 
 def tensor_term(name: str, tensor: torch.Tensor, axes: Axes, each: int) -> Term:
-    """The size of one tensor of `each` per element; one that the graph does not use is fixed."""
+    """Returns the cost term of a tensor at `each` per element; it is fixed if the graph does not use the tensor."""
     labels = axes.params.get(name)
     if labels is None:
         return Term(name, each * tensor.numel(), ())

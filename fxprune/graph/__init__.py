@@ -1,1 +1,1 @@
-"""What a captured network is: the program, its nodes, operands, sizes and modes, and the modules that stand in it."""
+"""The captured network: the program and its graph, operands and sizes, its mode, gates and other leaf modules."""

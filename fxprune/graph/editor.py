@@ -1,4 +1,4 @@
-"""Changes a copy of a program: nodes, tensors and leaf modules; the program itself stays as it is."""
+"""Edits a copy of a program: its nodes, tensors and leaf modules. The program itself does not change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from fxprune.graph.leaf import Leaf, leaf_of
 from fxprune.graph.operands import get_argument, is_operator
-from fxprune.graph.program import Program, build_module, share_tensors
+from fxprune.graph.program import Program, build_module, share_objects, share_tensors
 from fxprune.torch_private import fake_mode_of, fake_result
 
 _STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
@@ -20,10 +20,10 @@ _ORIGIN = ("nn_module_stack", "stack_trace", "source_fn_stack")
 
 
 class Editor:
-    """A copy of a program's graph, with its tensors shared until they are replaced.
+    """A copy of a program's graph that can be edited; tensors are shared with the program until replaced.
 
     Attributes:
-        graph: the copy; change it with the methods here, or with those of torch.fx.
+        graph: the copy; edit it with the methods of this class or with those of torch.fx.
     """
 
     def __init__(self, program: Program) -> None:
@@ -31,6 +31,7 @@ class Editor:
         self.graph = copy.deepcopy(program.graph)
         self._tree = nn.Module()
         share_tensors(program.module, self._tree)
+        share_objects(program.module, self._tree, self.graph)
         self._unread = {n.name for n in self.graph.nodes if not n.users}
         self._used = _references(self.graph)
         self._before = _spelling(self.graph)
@@ -40,15 +41,15 @@ class Editor:
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
-        """The nodes of the copy in execution order; they may be erased while this runs."""
+        """Yields the nodes of the copy in execution order; nodes may be erased during the iteration."""
         return iter(list(self.graph.nodes))
 
     def node(self, original: fx.Node | str) -> fx.Node:
-        """The copy of a node of the program, by the node itself or its name."""
+        """Returns the copy of a node of the program, given the node itself or its name."""
         return self._by_name[original if isinstance(original, str) else original.name]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A parameter or buffer as it stands now."""
+        """Returns a parameter or buffer in its current state."""
         path, _, leaf = name.rpartition(".")
         owner = self._tree.get_submodule(path)
         found = owner._buffers.get(leaf, owner._parameters.get(leaf))
@@ -57,7 +58,7 @@ class Editor:
         return found
 
     def leaf(self, node: fx.Node) -> Leaf | None:
-        """The leaf module that a node calls; None where it calls none."""
+        """Returns the leaf module that a node calls, or None."""
         return leaf_of(self._tree, node)
 
     def call(
@@ -69,7 +70,11 @@ class Editor:
         before: fx.Node,
         like: fx.Node | None = None,
     ) -> fx.Node:
-        """Inserts a call; its example value is inferred, its origin is that of `like` (default: `before`)."""
+        """Inserts a call of a function before a node.
+
+        The example value of the new node is inferred; its module path and source line are those of
+        `like`, by default of `before`.
+        """
         with self.graph.inserting_before(before):
             node = self.graph.call_function(target, args, dict(kwargs or {}))
         self._describe(node, like or before)
@@ -79,7 +84,7 @@ class Editor:
     def call_leaf(
         self, path: str, args: tuple[Any, ...], *, before: fx.Node, like: fx.Node | None = None
     ) -> fx.Node:
-        """Inserts a call of a leaf module that hands on a value like its first argument."""
+        """Inserts a call of a leaf module whose output has the shape and type of its first argument."""
         with self.graph.inserting_before(before):
             node = self.graph.create_node("call_module", path, args)
         self._describe(node, like or before)
@@ -87,7 +92,7 @@ class Editor:
         return node
 
     def add_leaf(self, path: str, module: Leaf) -> str:
-        """Puts a leaf module under a path, with a number where that is taken; returns the path."""
+        """Adds a leaf module under a path, with a number appended if the path is taken; returns the path."""
         parent, _, name = path.rpartition(".")
         owner = self._grow(parent)
         taken = {**owner._modules, **owner._parameters, **owner._buffers}
@@ -98,7 +103,7 @@ class Editor:
         return f"{parent}.{free}" if parent else free
 
     def add_tensor(self, name: str, tensor: torch.Tensor, *, before: fx.Node) -> fx.Node:
-        """Adds a parameter or buffer under a new name, and the node that reads it."""
+        """Adds a parameter or buffer under a new name; returns the node that reads it."""
         path, _, leaf = name.rpartition(".")
         owner = self._grow(path)
         owner._parameters.pop(leaf, None)  # what a layer without a bias registers is None
@@ -109,7 +114,7 @@ class Editor:
         return self.read_tensor(name, before=before)
 
     def free_name(self, wanted: str) -> str:
-        """A name for a new tensor: `wanted`, or that with the first number that makes it new."""
+        """Returns an unused name for a tensor: `wanted`, with a number appended if it is taken."""
         path = wanted.rpartition(".")[0]
         owner: nn.Module | None = self._tree
         for part in path.split(".") if path else ():
@@ -118,15 +123,15 @@ class Editor:
         return next(n for n in names if getattr(owner, n.rpartition(".")[2], None) is None)
 
     def keep(self, node: fx.Node) -> None:
-        """Leaves a node where it is, though it has become dead."""
+        """Keeps a node in the graph even if nothing reads it any more."""
         self._unread.add(node.name)
 
     def drop_tensor(self, name: str) -> None:
-        """Lets a parameter or buffer go with the dead ones, though no node ever read it."""
+        """Marks a parameter or buffer that no node has ever read for removal when the edit ends."""
         self._used.add(name)
 
     def read_tensor(self, name: str, *, before: fx.Node) -> fx.Node:
-        """Inserts a get_attr node of a parameter or buffer."""
+        """Inserts a get_attr node that reads a parameter or buffer."""
         with self.graph.inserting_before(before):
             node = self.graph.create_node("get_attr", name)
         self._describe(node, before)
@@ -134,9 +139,9 @@ class Editor:
         return node
 
     def set_tensor(self, name: str, tensor: torch.Tensor) -> None:
-        """Replaces a parameter or buffer, of any size; every node that reads it is told.
+        """Replaces a parameter or buffer by a tensor of any shape, and updates every node that reads it.
 
-        A parameter stays one, with its `requires_grad`.
+        A parameter stays a parameter and keeps its `requires_grad`.
         """
         path, _, leaf = name.rpartition(".")
         owner = self._tree.get_submodule(path)
@@ -151,14 +156,15 @@ class Editor:
         self._replaced = True
 
     def replace(self, node: fx.Node, value: fx.Node) -> None:
-        """Lets every reader of a node read another one; the node goes if nothing needs it."""
+        """Makes every reader of a node read another node; the old one is removed if nothing needs it."""
         node.replace_all_uses_with(value, delete_user_cb=lambda user: user is not value)
 
     def finish(self) -> Program:
-        """The changed program, without what has become dead; the program itself where nothing changed.
+        """Removes dead nodes and tensors and returns the edited program, or the original if nothing changed.
 
-        A norm that nothing reads any more goes, though in train mode it gathers statistics: nobody asks for
-        them. Tensors that only dead nodes read go too; tensors that no node ever read stay.
+        A norm whose output is no longer read is removed even though it updates running statistics in
+        train mode. Tensors that only dead nodes read are removed too; tensors that no node has ever
+        read stay.
         """
         self._sweep()
         if not self._replaced and _spelling(self.graph) == self._before:
@@ -207,7 +213,7 @@ class Editor:
 
 
 def is_dead(node: fx.Node) -> bool:
-    """Whether nothing reads a node and running it changes nothing else."""
+    """Returns whether nothing reads a node and running it has no side effect."""
     if node.users or node.op in ("placeholder", "output"):
         return False
     if node.op != "call_function":
@@ -216,13 +222,13 @@ def is_dead(node: fx.Node) -> bool:
 
 
 def gathers_statistics(node: fx.Node) -> bool:
-    """Whether a call advances running statistics; the schema of a batch norm does not say so."""
+    """Returns whether a call updates running statistics, which the schema of a batch norm does not declare."""
     flag = _STATISTICS.get(node.target._opname) if is_operator(node) else None  # type: ignore[union-attr]
     return bool(flag and get_argument(node, "running_mean") and get_argument(node, flag))
 
 
 def _counter_of(name: str) -> str:
-    """The counter beside the running mean of a batch norm; "" for any other tensor."""
+    """Returns the counter that belongs to the running mean of a batch norm, or "" for any other tensor."""
     path, _, leaf = name.rpartition(".")
     return f"{path}.num_batches_tracked".lstrip(".") if leaf == "running_mean" else ""
 
@@ -232,7 +238,7 @@ def _references(graph: fx.Graph) -> set[str]:
 
 
 def _spelling(graph: fx.Graph) -> list[Any]:
-    """The graph as plain data: two are equal where the graphs compute the same in the same order."""
+    """Returns the graph as plain data; equal data means the same calls in the same order."""
     return [
         (n.op, str(n.target), str(fx.map_arg(n.args, str)), str(fx.map_arg(n.kwargs, str)), n.name)
         for n in graph.nodes

@@ -1,4 +1,4 @@
-"""Runs a program node by node in a chosen precision, with tensors from anywhere."""
+"""Runs a program node by node in a chosen precision, optionally with replaced tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET = {"train": False, "dropout_p": 0.0}
 def flat_inputs(
     module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> list[Any]:
-    """What the placeholders take, in their order; keywords in any order."""
+    """Flattens inputs into the order of the graph's placeholders; keyword inputs may come in any order."""
     specs = pytree_specs(module.graph)
     if specs is None:
         return [*args, *kwargs.values()]
@@ -45,13 +45,14 @@ COUNTED = (
 class Evaluator(fx.Interpreter):
     """Interprets a program with every floating-point tensor, constant and cast in one precision.
 
-    Dropout is off, so that two programs of different sizes can be compared; the program's own tensors
+    Dropout is off, so that programs of different sizes can be compared. The program's own tensors
     are never written to.
 
     Args:
-        program: what to run.
-        dtype: floating-point type of the run.
-        provide: gives the tensor to use for a parameter or buffer, in `dtype`, from its name and value.
+        program: the program to run.
+        dtype: the floating-point type of the run.
+        provide: maps the name and value of a parameter or buffer to the tensor to use in its place,
+            in `dtype`.
     """
 
     def __init__(
@@ -65,25 +66,25 @@ class Evaluator(fx.Interpreter):
         self.observe: Callable[[fx.Node, Any], None] | None = None
 
     def evaluate(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
-        """The flat outputs for inputs as the model takes them."""
+        """Returns the outputs as a flat list, for inputs in the form in which the model takes them."""
         flat = flat_inputs(self._program.module, args, kwargs)
         with torch.no_grad():
             out = self.run(*(self._cast(x) for x in flat), enable_io_processing=False)
         return pytree.tree_leaves(out)
 
     def run_node(self, n: fx.Node) -> Any:
-        """One node; its value is shown to `observe`."""
+        """Runs one node and passes its value to `observe`."""
         value = self.compute(n)
         if self.observe is not None:
             self.observe(n, value)
         return value
 
     def compute(self, node: fx.Node) -> Any:
-        """The value of one node."""
+        """Computes the value of one node."""
         return super().run_node(node)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """A parameter or buffer, cast; written buffers keep what was written during the run."""
+        """Reads a parameter or buffer, cast to the run's type; writes to a buffer persist during the run."""
         value = self.fetch_attr(target)
         if not isinstance(value, torch.Tensor):
             return value
@@ -98,7 +99,7 @@ class Evaluator(fx.Interpreter):
         return out
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """A gate or an observer, on copies of its tensors: it counts nothing here."""
+        """Calls a gate or an observer with copies of its tensors, so that an observer counts nothing."""
         leaf = self.fetch_attr(target).clone()
         leaf.frozen = True
         state = {}
@@ -110,17 +111,17 @@ class Evaluator(fx.Interpreter):
         return functional_call(leaf, state, args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """An operator, with casts and new tensors in the run's precision."""
+        """Calls an operator, with casts and new tensors in the run's type."""
         if isinstance(target, torch._ops.OpOverload):
             args, kwargs = _quiet(target, args, kwargs)
-            args, kwargs = pytree.tree_map(self._dtype, (args, kwargs))
+            args, kwargs = pytree.tree_map(lambda x: type_in(x, self.dtype), (args, kwargs))
             kwargs = self._created(target, args, kwargs)
             if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
                 return _grouped_mm(*args, **kwargs)
         return super().call_function(target, args, kwargs)
 
     def _created(self, target: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """New floating-point tensors without a named type take the run's."""
+        """Gives new floating-point tensors without an explicit type the type of the run."""
         names = {a.name: i for i, a in enumerate(target._schema.arguments)}
         if (
             "dtype" not in names
@@ -148,18 +149,18 @@ class Evaluator(fx.Interpreter):
             return value.to(self.dtype.to_complex())
         return value
 
-    def _dtype(self, value: Any) -> Any:
-        if isinstance(value, torch.dtype) and value.is_floating_point:
-            return self.dtype
-        return (
-            self.dtype.to_complex()
-            if isinstance(value, torch.dtype) and value.is_complex
-            else value
-        )
+
+def type_in(value: Any, precision: torch.dtype) -> Any:
+    """Returns the argument of an operator for a run in a precision: a type of real or complex numbers is replaced."""
+    if isinstance(value, torch.dtype) and value.is_floating_point:
+        return precision
+    if isinstance(value, torch.dtype) and value.is_complex:
+        return precision.to_complex()
+    return value
 
 
 def _quiet(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The arguments with dropout off."""
+    """Returns the arguments of an operator with dropout switched off."""
     for i, argument in enumerate(target._schema.arguments):
         if argument.name in QUIET and i < len(args):
             args = (*args[:i], QUIET[argument.name], *args[i + 1 :])
@@ -171,7 +172,7 @@ def _quiet(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[st
 def _grouped_mm(
     a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor, bias: torch.Tensor | None = None, **_: Any
 ) -> torch.Tensor:
-    """Rows of `a` times one matrix of `b` per run; torch has no float64 kernel for it."""
+    """Multiplies each run of rows of `a` by its own matrix of `b`; torch has no float64 kernel for this."""
     out = a.new_zeros(len(a), b.shape[-1])
     start = 0
     for matrix, end in zip(b, offs.tolist(), strict=True):
@@ -181,5 +182,5 @@ def _grouped_mm(
 
 
 def is_mutable(node: fx.Node) -> bool:
-    """Whether a node writes into one of its arguments."""
+    """Returns whether a node writes into one of its arguments."""
     return is_operator(node) and node.target._schema.is_mutable  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Gates: trainable multipliers on a branch, or on every unit of an axis."""
+"""Gates: trainable multipliers on a whole branch or on each unit of an axis."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ _PIECE = 1 << 17
 
 
 class Gate(Leaf):
-    """Multiplies a value by gates: one for the whole value, or one for each position of an axis.
+    """Multiplies a value by gates: one gate for the whole value, or one for each position of an axis.
 
-    - hard: 1 where theta >= 0.5, else 0.
-    - soft: theta itself.
-    - bernoulli: in train mode a sample of Bernoulli(theta), the same for the whole batch and for every
-      place of the gate; in eval mode its expectation, theta.
+    The multiplier follows from the trainable parameter theta, depending on the kind of gate:
 
-    Gradients reach theta straight through the rounding or sampling (Bengio et al., arXiv 1308.3432); with
-    `estimator="score"` they do not, and `log_probability()` is for a score-function estimator
-    (REINFORCE, Williams 1992).
+    - `hard`: 1 where theta >= 0.5, else 0.
+    - `soft`: theta itself.
+    - `bernoulli`: in train mode a sample of Bernoulli(theta), the same for the whole batch and for
+      every place of the gate; in eval mode its expectation, theta.
+
+    With `estimator="straight-through"`, gradients pass through the rounding or sampling to theta
+    unchanged (Bengio et al., arXiv 1308.3432). With `estimator="score"` they do not reach theta;
+    `log_probability()` then serves a score-function estimator (REINFORCE, Williams 1992).
 
     Args:
-        size: length of the axis; None for one gate on the whole value.
-        kind: see above.
-        estimator: see above.
+        size: the length of the axis; None for one gate on the whole value.
+        kind: `hard`, `soft` or `bernoulli`, see above.
+        estimator: `straight-through` or `score`, see above.
+        like: a tensor whose dtype and device theta gets.
 
     Attributes:
-        theta: parameter `[size]` or `[]`, all ones at first.
-        sample: buffer like theta: what was drawn last.
-        draws: whether a forward in train mode draws anew; off, `draw` must be called, or `sample` set.
+        theta: the parameter, `[size]` or `[]`, initially all ones.
+        sample: a buffer of the same shape, which holds the last sample.
+        draws: whether each forward pass in train mode draws a new sample. If false, call `draw` or
+            set `sample` yourself.
     """
 
     theta: nn.Parameter
@@ -66,13 +70,15 @@ class Gate(Leaf):
         draw: bool = True,
         tiled: bool = False,
     ) -> torch.Tensor:
-        """The gated value.
+        """Returns the gated value, of the same shape.
 
         Args:
-            value: of any shape.
-            axis: which axis the gates belong to; each stands for equally many of its positions.
-            draw: whether a Bernoulli gate draws here; one of the places of a gate does.
-            tiled: whether these positions lie apart, every n-th of the axis, and not in a run.
+            value: a tensor of any shape.
+            axis: the axis that the gates belong to; each gate applies to equally many of its positions.
+            draw: whether a Bernoulli gate draws a sample in this call. A gate with several places draws
+                at one of them only.
+            tiled: whether the positions of a gate are every n-th position of the axis; otherwise they
+                are contiguous.
         """
         if draw and self.draws and self.training and self.kind == "bernoulli":
             self.draw()
@@ -85,12 +91,12 @@ class Gate(Leaf):
         return value * _along(gate, axis, value)
 
     def _is_open(self) -> bool:
-        """Whether only 1 was drawn, where that can be asked without waiting for a device."""
+        """Returns whether every gate is known to be 1 without waiting for a device."""
         drawn = self.kind == "bernoulli" and self.training and self.sample.device.type == "cpu"
         return drawn and bool((self.sample == 1).all())
 
     def values(self) -> torch.Tensor:
-        """The multipliers `[size]` or `[]`, with gradients to theta."""
+        """Returns the multipliers, `[size]` or `[]`, with gradients to theta."""
         if self.kind == "soft" or (self.kind == "bernoulli" and not self.training):
             return self.theta
         theta = self.theta.detach()
@@ -99,11 +105,14 @@ class Gate(Leaf):
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator | None = None) -> None:
-        """Samples every gate anew."""
+        """Draws a new sample for every gate."""
         self.sample.copy_(torch.bernoulli(self.theta.clamp(0, 1), generator=generator))
 
     def log_probability(self) -> torch.Tensor:
-        """Log-probability of the sample, a scalar with gradients to theta; gates at 0 or 1 add nothing."""
+        """Returns the log-probability of the sample, a scalar with gradients to theta.
+
+        Gates whose theta is 0 or 1 contribute nothing.
+        """
         theta = self.theta.clamp(0, 1)
         inside = (theta > 0) & (theta < 1)
         safe = torch.where(inside, theta, 0.5)
@@ -112,26 +121,27 @@ class Gate(Leaf):
 
     @torch.no_grad()
     def set(self, value: float | torch.Tensor) -> None:
-        """Sets theta, and the sample to what it stands for."""
+        """Sets theta, and sets the sample to 1 where theta >= 0.5 and to 0 elsewhere."""
         self.theta.copy_(torch.as_tensor(value, dtype=self.theta.dtype).expand_as(self.theta))
         self.sample.copy_((self.theta >= 0.5).to(self.theta.dtype))
 
     def settled(self) -> torch.Tensor:
-        """The multipliers in eval mode, without gradients: what stays if training ends now."""
+        """Returns the multipliers of eval mode, `[size]` or `[]`, without gradients."""
         theta = self.theta.detach()
         return (theta >= 0.5).to(theta.dtype) if self.kind == "hard" else theta
 
     def extra_repr(self) -> str:
-        """Kind and size."""
+        """Returns the kind and the number of gates, for `print`."""
         return (
             f"{self.kind}, {self.theta.numel()} {'gate' if self.theta.dim() == 0 else 'unit gates'}"
         )
 
 
 class _Weigh(torch.autograd.Function):
-    """`value * gate`. The gradient of `mul` would write out all products before it sums them up.
+    """Computes `value * gate` with a backward pass that needs less memory than that of `mul`.
 
-    Open gates hand value and gradient on as they are.
+    The gradient of `mul` would store all products before it sums them. Open gates pass value and
+    gradient through unchanged.
     """
 
     generate_vmap_rule = True
@@ -156,7 +166,7 @@ class _Weigh(torch.autograd.Function):
 
 
 def _slope(gradient: torch.Tensor, value: torch.Tensor, axis: int | None) -> torch.Tensor:
-    """The sum of `gradient * value` over all axes, or all but one; by pieces whose products stay in a cache."""
+    """Sums `gradient * value` over all axes, or all but one, in pieces whose products fit in a cache."""
     if axis is None:
         return torch.dot(gradient.reshape(-1), value.reshape(-1))
     shape = _shape(axis, value)
@@ -167,7 +177,7 @@ def _slope(gradient: torch.Tensor, value: torch.Tensor, axis: int | None) -> tor
 
 
 def _along(gate: torch.Tensor, axis: int | None, value: torch.Tensor) -> torch.Tensor:
-    """Gates `[size]` of an axis as they multiply a value; `[]` for those of none."""
+    """Reshapes gates `[size]` so that they broadcast along `axis` of the value."""
     return gate if axis is None else gate.view(_shape(axis, value))
 
 
@@ -176,10 +186,15 @@ def _shape(axis: int, value: torch.Tensor) -> list[int]:
 
 
 def spread(values: torch.Tensor, length: int, *, tiled: bool) -> torch.Tensor:
-    """Values `[n]` or `[]` for every position of an axis: each for a run of them, or for every n-th.
+    """Spreads values `[n]` or `[]` over the positions of an axis whose length is a multiple of n.
+
+    Args:
+        values: one value for each gate.
+        length: the length of the axis.
+        tiled: each value applies to every n-th position; otherwise to a run of positions.
 
     Returns:
-        `[length]`; the length is a multiple of n.
+        One value for each position, `[length]`.
     """
     times = length // values.numel()
     if times == 1 or values.dim() == 0:
@@ -188,7 +203,7 @@ def spread(values: torch.Tensor, length: int, *, tiled: bool) -> torch.Tensor:
 
 
 def gate_nodes(program: Program) -> dict[str, list[fx.Node]]:
-    """The places of each gate of a program, by the gate's path, in execution order."""
+    """Returns the nodes that call each gate of a program, by the gate's path, in execution order."""
     found: dict[str, list[fx.Node]] = {}
     for node in program.graph.find_nodes(op="call_module"):
         if isinstance(program.module.get_submodule(str(node.target)), Gate):
@@ -197,7 +212,7 @@ def gate_nodes(program: Program) -> dict[str, list[fx.Node]]:
 
 
 def gates(program: Program) -> dict[str, Gate]:
-    """The gates of a program by their paths, in execution order."""
+    """Returns the gates of a program by their paths, in execution order."""
     return {path: _gate(program, path) for path in gate_nodes(program)}
 
 

@@ -1,6 +1,6 @@
-"""Train and eval mode of a captured graph: the operator arguments that follow `training`.
+"""Switches a captured graph between train and eval mode.
 
-Capture marks each node whose behaviour follows the mode with `meta["fxprune_mode"]`, the pair
+Capture marks each node whose behaviour depends on the mode with `meta["fxprune_mode"]`, the pair
 (argument in train mode, argument in eval mode). `set_training` writes one of the two.
 """
 
@@ -34,7 +34,7 @@ _STATISTICS = {"batch_norm", "instance_norm"}
 
 
 def mode_argument(node: fx.Node) -> str:
-    """Name of the argument that says train or eval (`"train"`, `"dropout_p"`, ...), or ""."""
+    """Returns the name of the argument that depends on the mode (`"train"`, `"dropout_p"`, ...), or ""."""
     if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
         return ""
     name = node.target._opname
@@ -44,7 +44,7 @@ def mode_argument(node: fx.Node) -> str:
 
 
 def is_counter(node: fx.Node) -> bool:
-    """Whether a node reads or advances a batch norm's counter, which only train mode does."""
+    """Returns whether a node reads or increments a batch norm's counter, which happens in train mode only."""
     source = node.args[0] if node.target is torch.ops.aten.add_.Tensor else node
     return (
         isinstance(source, fx.Node)
@@ -54,7 +54,7 @@ def is_counter(node: fx.Node) -> bool:
 
 
 def without_mode(node: fx.Node) -> tuple[Any, Any]:
-    """The arguments of a node, without the one that follows the mode."""
+    """Returns the positional and keyword arguments of a node without the one that depends on the mode."""
     if MODE not in node.meta:
         return node.args, dict(node.kwargs)
     positional, keywords = bind(node)
@@ -65,14 +65,14 @@ def without_mode(node: fx.Node) -> tuple[Any, Any]:
 
 
 def set_training(module: fx.GraphModule, mode: bool) -> bool:
-    """Switches batch norm, dropout and their like to train or eval mode.
+    """Switches batch norm, dropout and similar operators to train or eval mode.
 
     Args:
-        module: a captured graph; only nodes that capture marked are switched.
-        mode: true for train mode.
+        module: a captured graph; only the nodes that capture marked are switched.
+        mode: true for train mode, false for eval mode.
 
     Returns:
-        Whether the graph changed; the caller recompiles it then.
+        Whether the graph changed; the caller must recompile it in that case.
     """
     changed = False
     for node in list(module.graph.nodes):
@@ -117,7 +117,7 @@ def _insert_counter(module: fx.GraphModule, node: fx.Node, counter: str) -> None
 
 
 def _counter_node(module: fx.GraphModule, mean: fx.Node, counter: str) -> fx.Node:
-    """The get_attr node of the counter, made beside that of the running mean."""
+    """Returns the get_attr node of the counter; it is created next to that of the running mean."""
     known = (n for n in module.graph.find_nodes(op="get_attr") if n.target == counter)
     if (found := next(known, None)) is not None:
         return cast(fx.Node, found)
@@ -129,7 +129,7 @@ def _counter_node(module: fx.GraphModule, mean: fx.Node, counter: str) -> fx.Nod
 
 
 def _erase_counter(graph: fx.Graph, counter: str) -> None:
-    """Erases every `counter += 1`; a module called twice adds to the sum of the first call."""
+    """Erases every `counter += 1`; the second call of a shared module adds to the result of the first."""
     for buffer in graph.find_nodes(op="get_attr"):
         if buffer.target != counter:
             continue

@@ -1,4 +1,4 @@
-"""The arguments of an ATen call in a graph, by the names of the operator's schema."""
+"""Reads and writes the arguments of an ATen call by their names in the operator's schema."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import fx
 
 
 def is_operator(node: fx.Node) -> bool:
-    """Whether a node calls one overload of a torch operator."""
+    """Returns whether a node calls an overload of a torch operator."""
     return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
 
 
 def bind(node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and keyword-only arguments in the order of the schema, defaults filled in."""
+    """Returns positional and keyword-only arguments in the order of the schema, with defaults filled in."""
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
     for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
@@ -28,7 +28,7 @@ def bind(node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
 
 
 def get_argument(node: fx.Node, name: str) -> Any:
-    """The value of one argument, or its default."""
+    """Returns the value of an argument, or its default."""
     for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
         if argument.name == name:
             default = argument.default_value if argument.has_default_value() else None
@@ -37,7 +37,7 @@ def get_argument(node: fx.Node, name: str) -> Any:
 
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
-    """Writes one argument where the call spells it, else as a keyword."""
+    """Sets an argument where the call already passes it, otherwise as a keyword argument."""
     names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
     place = names.index(name)
     if place < len(node.args):

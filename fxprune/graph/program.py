@@ -1,4 +1,4 @@
-"""The Program: one captured network as a torch.fx graph of ATen calls, with its example inputs."""
+"""The `Program`: a captured network as a torch.fx graph of ATen calls, with its example inputs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fxprune.torch_private import higher_order, overload
 
 
 class TracedModule(fx.GraphModule):
-    """A GraphModule whose `train()` and `eval()` also switch batch norm, dropout in its graph.
+    """A `GraphModule` whose `train()` and `eval()` also switch batch norm and dropout in its graph.
 
-    It can be pickled: tensors, graph, mode, and of each node its name, module and source line. What is
-    known of sizes is lost then; `fp.save` keeps it.
+    It can be pickled with its tensors, graph and mode, and with the name, module and source line of
+    each node. Pickling loses the shapes that were inferred for the nodes; `fp.save` keeps them.
     """
 
     def train(self, mode: bool = True) -> TracedModule:
-        """Sets train or eval mode; returns itself."""
+        """Sets train or eval mode; returns the module."""
         super().train(mode)
         if set_training(self, mode):
             self.recompile()
@@ -34,22 +34,24 @@ class TracedModule(fx.GraphModule):
         # GraphModule's own traces its code again: marks, names and the structure of inputs are lost.
         tree = torch.nn.Module()
         share_tensors(self, tree)
-        for node in self.graph.find_nodes(op="get_attr"):
-            _share_other(self, tree, str(node.target))
+        share_objects(self, tree, self.graph)
         return _unpickled, (tree, _rows(self.graph), self.graph._codegen, self.training)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Program:
-    """A captured network.
+    """A captured network; `fp.capture` creates one.
+
+    A program can be called like the model. fxprune never changes it in place, except for `train()`
+    and `eval()`.
 
     Attributes:
-        module: the graph, with parameters and buffers under the model's own names.
-        args: example positional inputs, as the user gave them.
-        kwargs: example keyword inputs.
-        free_batch: whether the batch axis of the inputs may differ from the example's.
-        name: class of the captured model.
-        remarks: what capture had to say.
+        module: the graph as a module, with parameters and buffers under the model's own names.
+        args: the example positional inputs.
+        kwargs: the example keyword inputs.
+        free_batch: whether the batch size of the inputs may differ from that of the example.
+        name: the class name of the captured model.
+        remarks: the remarks that capture left.
     """
 
     module: TracedModule
@@ -77,7 +79,7 @@ class Program:
         return iter(self.module.graph.nodes)
 
     def input_values(self) -> list[Any]:
-        """What the inputs look like: fake tensors, or the values of constants."""
+        """The inputs as fake tensors, or as values where they are constants."""
         return [n.meta.get("val") for n in self.graph.find_nodes(op="placeholder")]
 
     @property
@@ -86,28 +88,28 @@ class Program:
         return self.module.training
 
     def train(self, mode: bool = True) -> Program:
-        """Switches batch norm and dropout to train mode, in place; returns itself."""
+        """Switches batch norm and dropout to train mode, in place; returns the program."""
         self.module.train(mode)
         return self
 
     def eval(self) -> Program:
-        """Switches batch norm and dropout to eval mode, in place; returns itself."""
+        """Switches batch norm and dropout to eval mode, in place; returns the program."""
         return self.train(False)
 
     def with_module(self, module: TracedModule) -> Program:
-        """The same program of another graph."""
+        """Returns a copy of the program that holds another graph module."""
         return replace(self, module=module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Every parameter and buffer by name; a tensor of two names stands under both."""
+        """Returns every parameter and buffer by name; a shared tensor appears under each of its names."""
         return named_tensors(self.module)
 
 
 def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer of a module by name; a tensor of two names stands under both."""
+    """Returns every parameter and buffer of a module by name; a shared tensor appears under each of its names."""
     return {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
@@ -115,7 +117,7 @@ def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def module_path(node: fx.Node) -> str:
-    """Dotted path of the innermost module whose forward made the node; "" at the root."""
+    """Returns the dotted path of the innermost module whose forward created the node; "" at the root."""
     stack = node.meta.get("nn_module_stack")
     return next(reversed(stack.values()))[0] if stack else ""
 
@@ -130,7 +132,7 @@ def module_paths(program: Program) -> list[str]:
 
 
 def module_class(node: fx.Node) -> str:
-    """Class name of the innermost module whose forward made the node."""
+    """Returns the class name of the innermost module whose forward created the node."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return ""
@@ -139,7 +141,7 @@ def module_class(node: fx.Node) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """`file:line` of the model's own code that made the node, or ""."""
+    """Returns `file:line` of the model's own code that created the node, or ""."""
     trace = node.meta.get("stack_trace") or ""
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     own = [f for f in frames if "/torch/nn/" not in f] or frames
@@ -150,7 +152,7 @@ def source_line(node: fx.Node) -> str:
 
 
 def describe(node: fx.Node) -> str:
-    """Node, operator, module path and source line, for remarks and errors."""
+    """Describes a node for remarks and errors: its name, operator, module path and source line."""
     text = f"node {node.name} = {node.target}"
     if path := module_path(node):
         text += f" in {path} ({module_class(node)})"
@@ -160,19 +162,18 @@ def describe(node: fx.Node) -> str:
 
 
 def build_module(tree: torch.nn.Module, graph: fx.Graph, *, training: bool) -> TracedModule:
-    """A TracedModule over `graph` that holds every tensor of `tree`, used by the graph or not."""
+    """Builds a `TracedModule` from `graph` with every tensor of `tree`, whether or not the graph uses it."""
     # A graph given to the constructor would have its tensors copied one by one first.
     module = TracedModule(torch.nn.Module(), fx.Graph())
     share_tensors(tree, module)
-    for node in graph.find_nodes(op="get_attr"):
-        _share_other(tree, module, str(node.target))
+    share_objects(tree, module, graph)
     module.graph = graph
     fx.GraphModule.train(module, training)
     return module
 
 
 def share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
-    """Puts every parameter, buffer and leaf module of `source` under its own name in `target`."""
+    """Puts every parameter, buffer and leaf module of `source` into `target`, under the same names."""
     target._parameters.clear()
     target._buffers.clear()
     for name, parameter in source._parameters.items():
@@ -190,8 +191,14 @@ def share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
             target._modules[name] = twin
 
 
+def share_objects(source: torch.nn.Module, target: torch.nn.Module, graph: fx.Graph) -> None:
+    """Gives `target` what the graph reads that is no tensor."""
+    for node in graph.find_nodes(op="get_attr"):
+        _share_other(source, target, str(node.target))
+
+
 def _share_other(source: torch.nn.Module, target: torch.nn.Module, name: str) -> None:
-    """Gives `target` what a get_attr node names that is no tensor: a branch's graph, an object."""
+    """Copies what a get_attr node refers to besides tensors, such as the graph of a branch, to `target`."""
     path, _, leaf = name.rpartition(".")
     value = getattr(source.get_submodule(path), leaf)
     owner = target.get_submodule(path)
@@ -206,20 +213,20 @@ def _share_other(source: torch.nn.Module, target: torch.nn.Module, name: str) ->
 
 @dataclass(frozen=True)
 class _Ref:
-    """Stands for the node of a row."""
+    """A reference to the node in a given row."""
 
     row: int
 
 
 @dataclass(frozen=True)
 class _Operator:
-    """Stands for what is found in `torch.ops`, which pickle cannot name."""
+    """A reference to an object in `torch.ops`, which pickle cannot name."""
 
     name: str
 
 
 def _rows(graph: fx.Graph) -> list[tuple[Any, ...]]:
-    """Operation, target, arguments, name and lasting metadata of each node, in order."""
+    """Returns operation, target, arguments, name and lasting metadata of each node, in order."""
     rows: dict[fx.Node, Any] = {node: _Ref(i) for i, node in enumerate(graph.nodes)}
     return [
         (n.op, _target(n), *fx.map_arg((n.args, n.kwargs), rows.__getitem__), n.name, _lasting(n))
@@ -236,7 +243,7 @@ def _target(node: fx.Node) -> Any:
 
 
 def _lasting(node: fx.Node) -> dict[str, Any]:
-    """Metadata that means something in another process, classes by their names."""
+    """Returns the metadata that is meaningful in another process, with classes replaced by their names."""
     meta = {key: node.meta[key] for key in (MODE, "stack_trace") if key in node.meta}
     if stack := node.meta.get("nn_module_stack"):
         meta["nn_module_stack"] = {

@@ -1,4 +1,4 @@
-"""Sizes of captured tensors with a number in place of every symbolic length."""
+"""Sizes of captured tensors, with numbers in place of symbolic lengths."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ PRIMES = (31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 
 
 
 class Sizes:
-    """Turns symbolic lengths into integers.
+    """Replaces symbolic lengths by integers.
 
     Args:
-        choose: the number for a symbol, given how many symbols came before it and the symbol itself.
+        choose: returns the number for a symbol, given how many symbols came before it and the symbol
+            itself.
     """
 
     def __init__(self, choose: Callable[[int, Any], int]) -> None:
@@ -26,12 +27,12 @@ class Sizes:
 
     @classmethod
     def of_primes(cls) -> Sizes:
-        """A prime of its own for every symbol: products of sizes cannot be mistaken for one another."""
+        """Gives every symbol its own prime, so that different products of sizes cannot coincide."""
         return cls(lambda count, _: PRIMES[count % len(PRIMES)])
 
     @classmethod
     def of_inputs(cls, values: Iterable[Any]) -> Sizes:
-        """Primes as in `of_primes`; axis 0 of every input is the batch, so one number for all."""
+        """Gives symbols primes as `of_primes` does, but one number to axis 0 of all inputs, the batch."""
         sizes = cls.of_primes()
         for value in values:
             batch: Any = value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else 1
@@ -41,11 +42,11 @@ class Sizes:
 
     @classmethod
     def of_symbols(cls, values: Mapping[Any, int]) -> Sizes:
-        """Known numbers for known symbols; a symbol that depends on data counts as 1."""
+        """Gives known symbols their values; a symbol that depends on data counts as 1."""
         return cls(lambda _, symbol: values.get(symbol, 1))
 
     def number(self, size: Any) -> int:
-        """The integer for an int or SymInt."""
+        """Returns the integer for an int or a SymInt."""
         if not isinstance(size, torch.SymInt):
             return int(size)
         expression = size.node.expr
@@ -57,12 +58,12 @@ class Sizes:
         return self._values[expression]
 
     def shape(self, value: Any) -> list[int]:
-        """The sizes of a (fake) tensor."""
+        """Returns the sizes of a tensor, fake or real."""
         return [self.number(s) for s in value.shape]
 
 
 def shapes(sizes: Sizes, value: Any) -> Any:
-    """Sizes of a tensor, or a list of those of several; None where nothing is a tensor."""
+    """Returns the sizes of a tensor, or a list of sizes for several tensors; None if there is no tensor."""
     if isinstance(value, torch.Tensor):
         return sizes.shape(value)
     if isinstance(value, list | tuple):
@@ -71,12 +72,12 @@ def shapes(sizes: Sizes, value: Any) -> Any:
 
 
 def symbolic_axes(value: Any) -> frozenset[int]:
-    """Axes of a tensor whose length may differ from run to run."""
+    """Returns the axes of a tensor whose length may differ from run to run."""
     if not isinstance(value, torch.Tensor):
         return frozenset()
     return frozenset(i for i, s in enumerate(value.shape) if static_size(s) is None)
 
 
 def is_symbolic(value: Any) -> bool:
-    """Whether a node's value is a length known at run time only."""
+    """Returns whether a node's value is a length that is known only at run time."""
     return isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool)

@@ -1,4 +1,4 @@
-"""How much each unit matters: criteria by name, and what they need to know."""
+"""Importance of units: criteria by name, and the evidence that they use."""
 
 from fxprune.importance.score import Importance, score_units
 from fxprune.importance.table import criterion, criterion_names, unit_criterion

@@ -1,4 +1,4 @@
-"""Criteria from what flows through the network."""
+"""Criteria computed from activations."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from fxprune.importance.table import Evidence, FloatArray, unit_criterion
 
 @unit_criterion("activation")
 def activation(evidence: Evidence) -> FloatArray:
-    """Mean |value| of a unit where it enters an operator that sums over it, over all batches.
+    """Mean absolute activation of a unit where it enters an operator that sums over it, over all batches.
 
-    Several entries are averaged. Without batches of the user's, the program's example inputs are used.
+    This is the mean-activation criterion of Molchanov et al. (arXiv 1611.06440, section 2.2), taken of
+    absolute values. A unit that enters several operators gets their average. If no batches are given,
+    the program's example inputs are used.
     """
     totals = np.zeros(evidence.axes.n_units)
     counts = np.zeros(evidence.axes.n_units)
@@ -30,7 +32,7 @@ def activation(evidence: Evidence) -> FloatArray:
 
 
 class _Watch(Evaluator):
-    """Adds up magnitudes at every contraction."""
+    """Adds up the magnitudes of the inputs of every contraction."""
 
     def __init__(self, evidence: Evidence, totals: FloatArray, counts: FloatArray) -> None:
         super().__init__(evidence.program, torch.float32)

@@ -1,4 +1,4 @@
-"""Scores drawn at random: the control that every criterion must beat."""
+"""Random scores: the control that every criterion should beat."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from fxprune.importance.table import Evidence, FloatArray, unit_criterion
 
 @unit_criterion("random")
 def random(evidence: Evidence) -> FloatArray:
-    """Uniform in [0, 1), by the seed; needs no weights."""
+    """Scores drawn uniformly from [0, 1) with the given seed; needs no weights."""
     return np.random.default_rng(evidence.seed).random(evidence.axes.n_units)

@@ -1,4 +1,4 @@
-"""Criteria from the gradients of a user's loss."""
+"""Criteria computed from gradients of a loss."""
 
 from __future__ import annotations
 
@@ -12,16 +12,30 @@ from fxprune.importance.table import Evidence, criterion
 
 @criterion("taylor")
 def taylor(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
-    """First-order Taylor: |w * dL/dw| (Molchanov et al., arXiv 1906.10771, eq. 8 without the square)."""
-    found = _gathered(evidence, "taylor", lambda w, g: (w * g).abs())
+    """First-order Taylor expansion: |w * dL/dw|, summed over the losses; of complex weights, its real part.
+
+    This is equation 8 of Molchanov et al. (arXiv 1906.10771) with the absolute value in place of the
+    square. Needs a loss.
+    """
+    found = _gathered(evidence, "taylor", lambda w, g: _change(w, g).abs())
     return found.get(name)
 
 
 @criterion("fisher")
 def fisher(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
-    """Empirical Fisher: (w * dL/dw)^2, summed over batches (Theis et al., arXiv 1801.05787)."""
-    found = _gathered(evidence, "fisher", lambda w, g: (w * g).square())
+    """Empirical Fisher information: (w * dL/dw)^2, summed over the losses.
+
+    This approximates, up to a constant factor, the increase of the loss when a weight is removed (Theis
+    et al., arXiv 1801.05787), with the diagonal of the Fisher information taken per weight and per
+    yielded loss. Needs a loss.
+    """
+    found = _gathered(evidence, "fisher", lambda w, g: _change(w, g).square())
     return found.get(name)
+
+
+def _change(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Returns by how much the loss falls, to first order, when a weight becomes zero."""
+    return (weight * gradient.conj()).real if weight.is_complex() else weight * gradient
 
 
 def _gathered(
@@ -35,14 +49,14 @@ def _gathered(
 def _accumulate(
     evidence: Evidence, key: str, saliency: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The saliency of every parameter, summed over the losses; gradients of the user's model stay as they were."""
+    """Sums the saliency of every parameter over the losses; the `grad` of the user's parameters does not change."""
     if evidence.loss is None:
         raise ScoreError(
             f"the criterion {key!r} needs a loss",
-            do=f'fp.Importance("{key}", loss=lambda module: criterion(module(x), y)); it may yield one per batch',
+            do=f'pass fp.Importance("{key}", loss=lambda module: criterion(module(x), y)), or yield a loss per batch',
         )
     parameters = {n: p for n, p in evidence.program.module.named_parameters() if p.requires_grad}
-    total = {n: torch.zeros_like(p) for n, p in parameters.items()}
+    total = {n: torch.zeros_like(p.real) for n, p in parameters.items()}
     with torch.enable_grad():
         outcome = evidence.loss(evidence.program.module)
         losses: Iterable[torch.Tensor] = [outcome] if isinstance(outcome, torch.Tensor) else outcome
@@ -51,7 +65,7 @@ def _accumulate(
                 raise ScoreError(
                     "the loss is not finite",
                     where=f"criterion {key!r}",
-                    do="check data and weights",
+                    do="check the data and the weights for NaN and infinity",
                 )
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for (name, parameter), gradient in zip(parameters.items(), found, strict=True):

@@ -1,4 +1,4 @@
-"""Criteria from the weights alone."""
+"""Criteria computed from weights alone."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ NORMS = (
 
 @criterion("magnitude", "l2", finish=np.sqrt)
 def l2(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """L2 norm of what a unit cuts (Li et al., arXiv 1608.08710, use L1; L2 is its usual variant)."""
-    return tensor.square()
+    """L2 norm of the weights that a unit cuts: the common variant of the L1 criterion."""
+    return tensor.abs().square()
 
 
 @criterion("l1")
 def l1(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """L1 norm of what a unit cuts (Li et al., arXiv 1608.08710)."""
+    """L1 norm of the weights that a unit cuts (Li et al., arXiv 1608.08710, section 3.1)."""
     return tensor.abs()
 
 
 @criterion("bn-scale")
 def norm_scale(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
-    """Size of a norm's scale (Liu et al., Network Slimming, arXiv 1708.06519); other tensors do not count."""
+    """Absolute scale of a unit in a norm layer (Network Slimming: Liu et al., arXiv 1708.06519).
+
+    Other tensors do not contribute.
+    """
     if "scales" not in evidence.gathered:
         evidence.gathered["scales"] = {n: torch.empty(0) for n in _scales(evidence)}
     return tensor.abs() if name in evidence.gathered["scales"] else None
@@ -54,8 +57,12 @@ def _scales(evidence: Evidence) -> list[str]:
 
 @criterion("lamp")
 def lamp(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Layer-adaptive magnitude: w^2 over the sum of all w^2 at least as large in its tensor (arXiv 2010.07611)."""
-    flat = tensor.square().flatten()
+    """Layer-adaptive magnitude (LAMP: Lee et al., arXiv 2010.07611).
+
+    The score of a weight is w^2, divided by the sum of v^2 over all weights v of the same tensor with
+    |v| >= |w|.
+    """
+    flat = tensor.abs().square().flatten()
     ordered, index = flat.sort()
     larger = ordered.flip(0).cumsum(0).flip(0)
     out = torch.empty_like(flat)

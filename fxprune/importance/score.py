@@ -1,4 +1,4 @@
-"""From saliencies of tensors to one score per unit."""
+"""Combines the saliencies of tensors into one score per unit."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ REDUCTIONS = ("mean", "sum", "max")
 
 @dataclass(frozen=True)
 class Importance:
-    """How to score units.
+    """How units are scored.
 
     Attributes:
-        criterion: name of a criterion, see `criterion_names()`.
-        reduction: how the members of a group are put together: mean, sum or max.
-        normalise: divide the scores of each group by their mean, so that groups compare.
-        loss: for criteria with gradients: called with the module; returns a loss or yields one per batch.
-        batches: for criteria with activations: input tuples.
+        criterion: the name of a criterion, see `criterion_names()`.
+        reduction: how the values of a unit in the axes it cuts are combined: mean, sum or max.
+        normalise: divide the scores of each group by their mean, so that groups can be compared.
+        loss: for criteria that need gradients: called with the module, returns a scalar loss or yields
+            one per batch.
+        batches: for criteria that need activations: tuples of positional inputs.
+
+    Raises:
+        OptionError: the reduction or the criterion does not exist.
     """
 
     criterion: str = "magnitude"
@@ -40,7 +44,8 @@ class Importance:
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:
             raise OptionError(
-                f"no reduction is called {self.reduction!r}", do=f"known: {', '.join(REDUCTIONS)}"
+                f"there is no reduction {self.reduction!r}",
+                do=f"choose one of {', '.join(REDUCTIONS)}",
             )
         find_criterion(self.criterion)
 
@@ -48,10 +53,12 @@ class Importance:
 def score_units(
     program: Program, axes: Axes, groups: list[Group], how: Importance, seed: int = 0
 ) -> FloatArray:
-    """One score per unit `[n_units]`; higher means keep, NaN that the criterion says nothing of it.
+    """Returns one score per unit, `[n_units]`; a higher score means a more important unit.
+
+    The score is NaN where the criterion does not apply to a unit.
 
     Raises:
-        ScoreError: scores that are not finite, weights that are not there (meta device), or data that is missing.
+        ScoreError: scores are not finite, weights are missing (meta device), or data is missing.
     """
     evidence = Evidence(program, axes, groups, how.loss, how.batches, seed)
     found = find_criterion(how.criterion)
@@ -61,10 +68,10 @@ def score_units(
     bad = [g.name for g in groups if np.isinf(scores[g.units]).any()]
     if bad:
         raise ScoreError(
-            "importance is not finite",
+            "the importance scores are not finite",
             where=", ".join(bad[:5]),
-            why="weights or data hold NaN or infinity",
-            do="repair the weights, or ignore these modules",
+            why="the weights or the data contain NaN or infinity",
+            do="repair the weights, or exclude these modules with ignore=...",
         )
     if how.normalise:
         for group in groups:
@@ -91,8 +98,8 @@ def _of_tensors(evidence: Evidence, found: Criterion, reduction: str) -> FloatAr
                     _put(out, count, units, value, reduction)
     if not count.any():
         raise ScoreError(
-            f"the criterion {found.name!r} finds nothing to score in this network",
-            do="choose another",
+            f"the criterion {found.name!r} does not apply to any tensor of this network",
+            do="choose another criterion",
         )
     out = np.where(np.isnan(out), np.inf, out)
     out = out / np.maximum(count, 1) if reduction == "mean" else out
@@ -107,14 +114,25 @@ def _saliency(
             f"the criterion {found.name!r} needs weights",
             where=name,
             why="the tensor is on the meta device",
-            do='use importance="random" or metric="units" with "random"',
+            do='load the weights, or use importance="random"',
         )
     assert found.of_tensor is not None
     with torch.no_grad():
-        saliency = found.of_tensor(
-            evidence, name, tensor.float() if tensor.dtype.itemsize < 4 else tensor
+        saliency = found.of_tensor(evidence, name, _at_least_single(tensor))
+    if saliency is not None and saliency.is_complex():
+        raise ScoreError(
+            f"the criterion {found.name!r} returns complex numbers",
+            where=name,
+            why="units are ordered by their scores, and complex numbers have no order",
+            do="return real numbers, such as tensor.abs()",
         )
     return None if saliency is None else saliency.cpu()
+
+
+def _at_least_single(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dtype == torch.complex32:
+        return tensor.to(torch.complex64)
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _by_unit(

@@ -1,4 +1,4 @@
-"""The table of criteria: one function and one registration each."""
+"""The table of importance criteria; each is one function, registered under its names."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ PLUGINS = "fxprune.criteria"  # entry points of other packages: modules that reg
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at.
+    """The data that a criterion can use.
 
     Attributes:
         program: the program with its weights.
         axes: its labels.
         groups: the groups whose units are scored.
-        loss: called with the program's module; returns a loss, or yields one per batch.
-        batches: inputs (args tuples) to gather activations over.
-        seed: for criteria that draw.
-        gathered: room for what a criterion works out once, by its own key.
+        loss: called with the program's module; returns a loss or yields one per batch.
+        batches: tuples of positional inputs over which activations are gathered.
+        seed: the seed for criteria that draw random numbers.
+        gathered: a cache for what a criterion computes once, under a key of its own.
     """
 
     program: Program
@@ -52,7 +52,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A registered criterion: `of_tensor` gives a saliency per element, or `of_units` a score per unit."""
+    """A registered criterion; exactly one of `of_tensor` and `of_units` is set.
+
+    Attributes:
+        name: the name under which it was registered.
+        of_tensor: returns a saliency for every element of a tensor.
+        of_units: returns a score for every unit.
+        finish: a function applied to the sum of a unit's saliencies, such as a square root.
+    """
 
     name: str
     of_tensor: TensorCriterion | None = None
@@ -66,10 +73,15 @@ _table: dict[str, Criterion] = {}
 def criterion(
     *names: str, finish: Finish | None = None
 ) -> Callable[[TensorCriterion], TensorCriterion]:
-    """Registers a function `(evidence, name, tensor) -> saliency` under names.
+    """Registers a criterion that scores tensors: a function `(evidence, name, tensor) -> saliency`.
 
-    The saliency has the shape of the tensor, is added up over what a unit cuts of it, and goes through `finish`
-    (a square root, say). None passes the tensor over.
+    The saliency has the shape of the tensor. It is summed over the elements that a unit cuts, and
+    `finish` (such as a square root) is applied to the sum. If the function returns None, the tensor does
+    not contribute.
+
+    Args:
+        *names: the names of the criterion.
+        finish: a function on arrays, or None.
     """
 
     def register(function: TensorCriterion) -> TensorCriterion:
@@ -80,7 +92,7 @@ def criterion(
 
 
 def unit_criterion(*names: str) -> Callable[[UnitCriterion], UnitCriterion]:
-    """Registers a function `evidence -> one score per unit` `[n_units]` under names."""
+    """Registers a criterion that scores units: a function `evidence -> scores`, one per unit, `[n_units]`."""
 
     def register(function: UnitCriterion) -> UnitCriterion:
         _table.update((n, Criterion(n, of_units=function)) for n in names)
@@ -91,10 +103,10 @@ def unit_criterion(*names: str) -> Callable[[UnitCriterion], UnitCriterion]:
 
 @cache
 def load_criteria() -> None:
-    """Imports every family, once, then the criteria of other packages.
+    """Imports all built-in criteria once, then those of other packages.
 
     Raises:
-        OptionError: another package's criteria cannot be imported.
+        OptionError: the criteria of another package cannot be imported.
     """
     for family in FAMILIES:
         import_module(f"fxprune.importance.{family}")
@@ -102,22 +114,23 @@ def load_criteria() -> None:
 
 
 def criterion_names() -> list[str]:
-    """Every name, sorted."""
+    """Returns the names of all criteria, sorted."""
     load_criteria()
     return sorted(_table)
 
 
 def find_criterion(name: str) -> Criterion:
-    """The criterion of a name.
+    """Returns the criterion of a name.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no criterion of this name.
     """
     load_criteria()
     if name not in _table:
         near = get_close_matches(name, _table, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise OptionError(
-            f"no criterion is called {name!r}", do=f"{hint}known: {', '.join(criterion_names())}"
+            f"there is no criterion {name!r}",
+            do=f"{hint}the criteria are {', '.join(criterion_names())}",
         )
     return _table[name]

@@ -1,4 +1,4 @@
-"""What looks on while a pipeline runs: times, prints, finds faults, keeps what failed."""
+"""Instruments watch a pipeline while it runs: they time and print passes, find faults, and record failures."""
 
 from fxprune.instruments.bisect import Bisection, bisect
 from fxprune.instruments.environment import Settings, read_environment

@@ -1,4 +1,4 @@
-"""Finds the pass, then the single rewrite of it, that breaks a program."""
+"""Finds the pass that breaks a program, then the single rewrite of that pass."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Predicate = Callable[[Program], bool]
 
 @dataclass(frozen=True)
 class Bisection:
-    """What broke a program; prints as text.
+    """The pass and the rewrite that break a program; prints as text.
 
     Attributes:
-        found: whether anything did.
+        found: whether anything breaks the program.
         failed: the pass, as pipeline text.
-        step: its place among the passes as they ran, from 1.
-        rewrite: the number of the single rewrite in the whole run, from 1; `limit=rewrite - 1` runs up to
-            the last good state. None where the pass is wrong whatever it may rewrite.
-        of: how many rewrites the pass asked for.
-        remark: what that rewrite said of itself.
-        error: what the check said.
-        trials: how often a pass or a predicate was run.
+        step: its number among the passes that ran, from 1.
+        rewrite: the number of the rewrite in the whole run, from 1; a run with `limit=rewrite - 1` ends in the
+            last good state. None if the pass breaks the program even without any rewrite.
+        of: the number of rewrites that the pass asked for.
+        remark: the remark of that rewrite.
+        error: the message of the check that failed.
+        trials: how many times a pass or a predicate was run.
         program: the program before the pass.
     """
 
@@ -52,15 +52,19 @@ class Bisection:
             return f"nothing breaks the program ({self.trials} trials)"
         lines = [f"pass {self.failed}, step {self.step}, breaks the program ({self.trials} trials)"]
         if self.rewrite is None:
-            lines.append("no single rewrite does: the pass is wrong even where it may apply none")
+            lines.append(
+                "no single rewrite is the cause: the pass breaks it even when no rewrite is allowed"
+            )
         else:
-            lines.append(f"rewrite {self.rewrite} does, one of {self.of} that the pass asked for:")
+            lines.append(
+                f"the cause is rewrite {self.rewrite}, one of {self.of} that the pass asked for:"
+            )
             lines += [f"  {line}" for line in str(self.remark or "").splitlines()]
-            lines.append(f"the last good state: --limit {self.rewrite - 1}")
+            lines.append(f"to stop at the last good state, run with --limit {self.rewrite - 1}")
         return "\n".join([*lines, *(["", self.error] if self.error else [])])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Returns plain data."""
         names = ("found", "failed", "step", "rewrite", "of", "error", "trials")
         data: dict[str, Any] = {name: getattr(self, name) for name in names}
         return {**data, "remark": None if self.remark is None else self.remark.to_json()}
@@ -71,14 +75,15 @@ def bisect(
 ) -> Bisection:
     """Finds the first pass that breaks a program, then the first of its rewrites that does.
 
-    Rewrites are numbered as they ask for leave (`ctx.allow`); those up to the one found, and none after it,
-    make the program wrong. The passes and the predicate must not depend on anything that changes from run
-    to run.
+    Rewrites are numbered in the order in which they ask for permission (`ctx.allow`). The rewrite that is
+    found is the smallest number such that the rewrites up to it make the program wrong. The passes and the
+    predicate must be deterministic.
 
     Args:
         program: a captured network.
         pipeline: pipeline text or passes.
-        check: says whether a program is right; None: each pass is held to what it declares to keep.
+        check: a predicate that returns whether a program is right; None checks each pass against what it
+            declares to preserve.
         seed: see `fp.run`.
 
     Raises:
@@ -91,7 +96,7 @@ def bisect(
     if check is not None and not trial.accepts(program):
         raise OptionError(
             "the predicate rejects the program before the first pass",
-            do="give one that holds at the start and not at the end",
+            do="pass a predicate that accepts the program before the first pass and rejects the final one",
         )
     broken = _first_broken(trial, ran) if check is None else _bisect_passes(trial, ran)
     if broken is None:
@@ -101,7 +106,7 @@ def bisect(
 
 @dataclass
 class _Entry:
-    """One pass as it ran: what it was given, and what it left."""
+    """One pass of the run, with its input and its output."""
 
     one: Pass
     before: Program
@@ -110,7 +115,7 @@ class _Entry:
 
 
 class _Trace(Instrument):
-    """Keeps what every pass was given, with a context to run it again in."""
+    """Records the input of every pass, with a context in which the pass can be run again."""
 
     def __init__(self) -> None:
         self.entries: list[_Entry] = []
@@ -123,7 +128,7 @@ class _Trace(Instrument):
 
 
 class _Trial:
-    """Runs one pass again with a limit, and judges it."""
+    """Runs one pass again with a limit, and judges the result."""
 
     def __init__(self, check: Predicate | None) -> None:
         self._check = check
@@ -135,15 +140,15 @@ class _Trial:
         return self._check is None or bool(self._check(program))
 
     def holds(self, entry: _Entry, limit: int | None = None) -> bool:
-        """Whether a pass does well when it may apply the rewrites up to a number."""
+        """Returns whether a pass is right when it may apply only the rewrites up to a number."""
         return self.run(entry, limit)[0]
 
     def remark(self, entry: _Entry, number: int) -> Remark | None:
-        """What the rewrite of a number says of itself."""
+        """Returns the remark of the rewrite with a given number."""
         return self.run(entry, number)[1].last_allowed
 
     def run(self, entry: _Entry, limit: int | None = None) -> tuple[bool, Context]:
-        """The verdict on a pass under a limit, and the context it left."""
+        """Returns the verdict on a pass under a limit, and the context that it left."""
         self.error, ctx = "", entry.start.fork()
         ctx.limit = limit
         ctx.start(entry.one.name)
@@ -155,7 +160,7 @@ class _Trial:
             after = entry.one.rewrite(entry.before, ctx)
             if self._check is not None:
                 good = self.accepts(after)
-                self.error = "" if good else "the predicate rejects what the pass made"
+                self.error = "" if good else "the predicate rejects the result of the pass"
                 return good, ctx
             self.count += 1
             watch.after_pass(entry.one, entry.before, after, ctx)
@@ -169,12 +174,12 @@ class _Trial:
 
 
 def _first_broken(trial: _Trial, ran: list[_Entry]) -> int | None:
-    """The first pass that does not keep what it declares, or raises."""
+    """Returns the first pass that raises or changes what it declares to preserve."""
     return next((i for i, entry in enumerate(ran) if not trial.holds(entry)), None)
 
 
 def _bisect_passes(trial: _Trial, ran: list[_Entry]) -> int | None:
-    """The first pass after which the predicate fails."""
+    """Returns the first pass after which the predicate fails."""
     if not ran or _left_well(trial, ran[-1]):
         return None
     good, bad = -1, len(ran) - 1

@@ -1,4 +1,4 @@
-"""Options of a run from environment variables, without a change of code."""
+"""Reads the options of a run from environment variables, so that the code need not change."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PREFIX = "FXPRUNE_"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment asks for.
+    """The options that the environment sets.
 
     Attributes:
-        instruments: to add to those of the call.
-        disable: globs of passes to leave out besides those of the call.
-        limit: how many single rewrites to apply, where the call does not say.
-        verify: whether to check each pass, in place of what the call says; None leaves it.
+        instruments: instruments to add to those of the call.
+        disable: globs of passes to leave out, in addition to those of the call.
+        limit: how many single rewrites to apply, if the call does not say.
+        verify: whether to check each pass; overrides the call unless None.
     """
 
     instruments: tuple[Instrument, ...] = ()
@@ -33,10 +33,10 @@ class Settings:
 
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings of the FXPRUNE_ variables, which docs/pipelines.md lists.
+    """Reads the FXPRUNE_ variables, which docs/pipelines.md lists.
 
     Raises:
-        OptionError: a value that cannot be used.
+        OptionError: a variable has a value that cannot be used.
     """
     given = _Given(os.environ if environ is None else environ)
     instruments: list[Instrument] = []
@@ -58,7 +58,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 class _Given:
-    """Typed values of the variables."""
+    """The typed values of the variables."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -73,7 +73,7 @@ class _Given:
 
     def number(self, name: str) -> int | None:
         if (text := self.text(name)) and not text.isdecimal():
-            raise self._error(name, "set it to a number of rewrites, 0 or more")
+            raise self._error(name, "set it to a number of rewrites, at least 0")
         return int(text) if text else None
 
     def _error(self, name: str, do: str) -> OptionError:

@@ -1,4 +1,4 @@
-"""Prints graphs around passes: whole, or what changed."""
+"""Prints graphs before and after passes, either whole or as changes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Line = tuple[str, str]
 
 
 class PrintGraph(Instrument):
-    """Prints the graph before and after passes, coloured on a terminal.
+    """Prints the graph before and after passes, in colour on a terminal.
 
     Args:
-        before: print the whole graph before passes of this name (glob).
-        after: print the whole graph after passes of this name (glob).
-        changed: after each pass, print what changed, by module path; a pass that changed nothing is named.
+        before: print the whole graph before the passes whose names match this glob.
+        after: print the whole graph after the passes whose names match this glob.
+        changed: print after each pass what it changed, by module path, or that it changed nothing.
         stream: where to print; standard error if None.
     """
 
@@ -53,7 +53,7 @@ class PrintGraph(Instrument):
             self._print(f"graph after {Pipeline([one])}", listing(after))
         if self._changed:
             lines = list(changes(before, after))
-            state = "changes by" if lines else "no change by"
+            state = "changes made by" if lines else "no changes made by"
             self._print(f"{state} {Pipeline([one])}", lines)
 
     def _print(self, title: str, lines: Sequence[str]) -> None:
@@ -64,14 +64,14 @@ class PrintGraph(Instrument):
 
 
 def listing(program: Program) -> list[str]:
-    """One line for each node: module path, name, operation, arguments, sizes."""
+    """Returns one line for each node: module path, name, operation, arguments and sizes."""
     return [f"{path or '(itself)'}: {text}" for path, text in _lines(program)]
 
 
 def changes(before: Program, after: Program) -> Iterator[str]:
-    """What differs between two programs: nodes under their module paths, then tensors of other values.
+    """Yields the differences between two programs: nodes by module path, then tensors whose values changed.
 
-    A line starts with `@` (a module path), `-` (gone), `+` (new) or `~` (a tensor whose numbers are others).
+    A line starts with `@` (a module path), `-` (removed), `+` (added) or `~` (a tensor with other values).
     """
     if after is before:
         return
@@ -83,7 +83,7 @@ def changes(before: Program, after: Program) -> Iterator[str]:
 
 
 def _hunk(old: Sequence[Line], new: Sequence[Line]) -> Iterator[str]:
-    """What is gone and what is new, side by side for each module path."""
+    """Yields removed and added nodes next to each other for each module path."""
     for path in dict.fromkeys(path for path, _ in (*old, *new)):
         yield f"@ {path or '(itself)'}"
         for sign, lines in (("-", old), ("+", new)):
@@ -95,7 +95,7 @@ def _replaced(before: Program, after: Program) -> Iterator[str]:
     for name, tensor in after.tensors().items():
         old = known.get(name)
         if old is not None and old is not tensor and old.shape == tensor.shape:
-            yield f"~ {name}: other numbers"
+            yield f"~ {name}: values changed"
 
 
 def _lines(program: Program) -> list[Line]:
@@ -123,7 +123,7 @@ def _target(program: Program, node: fx.Node) -> str:
 
 
 def _value(value: Any) -> str:
-    """Type and sizes of a tensor, those of several in brackets."""
+    """Returns the type and sizes of a tensor; those of several tensors in brackets."""
     if isinstance(value, torch.Tensor):
         sizes = "x".join(str(size) for size in value.shape) or "scalar"
         return f"{str(value.dtype).removeprefix('torch.')} {sizes}"

@@ -1,4 +1,4 @@
-"""Time and memory of each pass."""
+"""Measures the time and memory of each pass."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _KIB = 1024 if sys.platform == "darwin" else 1  # the system counts the peak in 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one pass took.
+    """The time and memory that one pass took.
 
     Attributes:
         text: the pass as pipeline text.
-        seconds: wall time of the pass, without checks.
-        peak_kib: by how much the pass raised the peak of this process's resident memory, in KiB; 0 where
-            it stayed below what was used before.
-        new_kib: size of the tensors that its program does not share with the one before, in KiB.
+        seconds: the wall time of the pass in seconds, without checks.
+        peak_kib: by how much the pass raised the peak resident memory of this process, in KiB; 0 if the pass
+            stayed below the earlier peak.
+        new_kib: the size of the tensors that the pass's result does not share with its input, in KiB.
     """
 
     text: str
@@ -43,7 +43,7 @@ class TimePasses(Instrument):
         stream: where to print; standard error if None.
 
     Attributes:
-        timings: what was measured so far.
+        timings: the measurements so far.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -80,14 +80,14 @@ class TimePasses(Instrument):
             )
             for t in self.timings
         ]
-        header = ["pass", "seconds", "share", "peak memory + KiB", "new tensors KiB"]
+        header = ["pass", "seconds", "share", "peak memory added, KiB", "new tensors, KiB"]
         align = ["left"] + ["right"] * 4
         if not rows:
             return "no pass was timed"
         return tabulate(rows, header, tablefmt="simple", colalign=align, disable_numparse=True)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain data, one object for each pass."""
+        """Returns plain data, one object for each pass."""
         return [asdict(t) for t in self.timings]
 
     def _print(self) -> None:
@@ -95,7 +95,7 @@ class TimePasses(Instrument):
 
 
 def _peak() -> int:
-    """Peak of the resident memory of this process so far, in KiB; 0 where the system does not count it."""
+    """Returns the peak resident memory of this process so far, in KiB; 0 if the system does not measure it."""
     if sys.platform == "win32":
         return 0
     import resource
@@ -104,7 +104,7 @@ def _peak() -> int:
 
 
 def _new_bytes(before: Program, after: Program) -> int:
-    """Bytes of the tensors of a program that another one does not hold."""
+    """Returns the bytes of the tensors of a program that another one does not hold."""
     known = {id(t) for t in before.tensors().values()}
     new = {id(t): t for t in after.tensors().values() if id(t) not in known}
     return sum(t.numel() * t.element_size() for t in new.values())

@@ -1,4 +1,4 @@
-"""Programs on disk: a directory of a graph, its weights, and what was done to them."""
+"""Programs on disk: a directory with the graph, the weights, and the plan and report of a pruning run."""
 
 from fxprune.io.program import load, save
 

@@ -1,12 +1,11 @@
-"""What pruning a partial capture leaves on disk: the smaller model's tensors, no graph of the whole.
+"""Saves the result of pruning a partial capture: the tensors of the smaller model, without a graph.
 
-No graph of the model exists, so the class of the model is needed to load it back: its parts are captured
-again, the plan is applied to them and the tensors are put in (`Partial.load`).
+Since the whole model has no graph, its class is needed to load it. Its parts are captured again, the
+plan is applied to them, and the saved tensors are copied in (`Partial.load`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -14,41 +13,49 @@ import torch
 from torch import nn
 
 from fxprune.errors import LoadError
-from fxprune.io.directory import PARTS, check_directory, write_json, written
+from fxprune.io.directory import (
+    PARTS,
+    PARTS_FACTS,
+    PLAN,
+    REPORT,
+    WEIGHTS,
+    checked,
+    read_json,
+    write_json,
+    written,
+)
 from fxprune.io.weights import load_weights, save_weights
 from fxprune.plan import Plan
 from fxprune.report import Report
 
-FACTS, PLAN, REPORT, WEIGHTS = "parts.json", "plan.json", "report.json", "weights.safetensors"
-
 
 def save_parts(model: nn.Module, plan: Plan, report: Report, directory: Path) -> None:
-    """Writes the tensors of a smaller model whose parts were pruned, the plan and the report.
+    """Writes the tensors of a model whose parts were pruned, with the plan and the report.
 
     Raises:
-        LoadError: the directory is not one of fxprune's.
+        LoadError: the directory exists, and fxprune did not write it.
     """
     with written(directory, PARTS) as folder:
         tensors = save_weights(model, folder / WEIGHTS)
-        write_json(folder / FACTS, {"name": type(model).__name__, "tensors": tensors})
+        write_json(folder / PARTS_FACTS, {"name": type(model).__name__, "tensors": tensors})
         plan.save(folder / PLAN)
         write_json(folder / REPORT, report.to_json())
 
 
 def load_parts(directory: str | os.PathLike[str]) -> tuple[Plan, dict[str, torch.Tensor]]:
-    """The plan of a saved directory, and the state of the smaller model.
+    """Reads the plan and the tensors of the smaller model from a saved directory.
 
     Raises:
-        LoadError: a file is missing, truncated, altered, or the directory holds something else.
+        LoadError: a file is missing, truncated or altered, or the directory contains something else.
     """
-    folder = Path(directory)
-    check_directory(folder, PARTS)
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    return Plan.load(folder / PLAN), load_weights(facts["tensors"], folder / WEIGHTS).state_dict()
+    with checked(Path(directory), PARTS) as files:
+        facts = read_json(files[PARTS_FACTS]).record("name", "tensors")
+        plan = Plan.load(files[PLAN])
+        return plan, load_weights(facts["tensors"], files[WEIGHTS]).state_dict()
 
 
 def put_state(model: nn.Module, state: dict[str, torch.Tensor], directory: object) -> None:
-    """Copies saved tensors into a model of the same names and sizes.
+    """Copies saved tensors into a model with the same names and sizes.
 
     Raises:
         LoadError: the model is not the one that was saved.

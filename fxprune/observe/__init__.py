@@ -1,7 +1,8 @@
-"""Observers: leaf modules that hand a value on and gather running statistics of it, unit by unit.
+"""Observers: leaf modules that pass a value through and gather running statistics of its units.
 
-Memory is constant: counts are 64-bit integers and sums are in float64, so that batches and processes
-merge to what one pass over all of the data gives; nothing is an average of averages.
+Memory use is constant. Counts are 64-bit integers and sums are float64, so that statistics merged
+from several batches or processes equal those of a single pass over all the data; averages are never
+averaged.
 """
 
 from fxprune.observe.collection import Observers, observer_nodes, observers

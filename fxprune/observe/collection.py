@@ -1,4 +1,4 @@
-"""The observers of a program, all at once."""
+"""All observers of a program as one collection."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fxprune.observe.observer import Observer
 
 
 def observers(program: Program) -> Observers:
-    """The observers of a program by their paths, in execution order."""
+    """Returns the observers of a program by their paths, in execution order."""
     paths = observer_nodes(program)
     modules = {path: program.module.get_submodule(path) for path in paths}
     return Observers({p: m for p, m in modules.items() if isinstance(m, Observer)})
 
 
 def observer_nodes(program: Program) -> dict[str, list[fx.Node]]:
-    """The places of each observer of a program, by the observer's path, in execution order."""
+    """Returns the nodes that call each observer of a program, by the observer's path, in execution order."""
     found: dict[str, list[fx.Node]] = {}
     for node in program.graph.find_nodes(op="call_module"):
         if isinstance(leaf_of(program.module, node), Observer):
@@ -38,30 +38,30 @@ class Observers(dict[str, Observer]):
         return tabulate(rows, header, floatfmt=".4g") if rows else "no observers"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: the table of each observer; numbers that JSON does not know are null."""
+        """Returns plain data: the table of each observer, with null for numbers that JSON cannot represent."""
         return {path: json.loads(_spell(one.table())) for path, one in self.items()}
 
     def all_reduce(self) -> Self:
-        """Merges what all processes have counted, observer by observer; returns itself."""
+        """Merges the counts of all processes, observer by observer; returns the collection."""
         for one in self.values():
             one.all_reduce()
         return self
 
     def freeze(self, frozen: bool = True) -> Self:
-        """Stops counting, or goes on; returns itself."""
+        """Stops counting, or resumes it with `frozen=False`; returns the collection."""
         for one in self.values():
             one.freeze(frozen)
         return self
 
     def reset(self) -> Self:
-        """Forgets everything and counts again; returns itself."""
+        """Clears all counts and resumes counting; returns the collection."""
         for one in self.values():
             one.reset()
         return self
 
 
 def _summary(path: str, one: Observer) -> list[list[Any]]:
-    """A row for each statistic that has one number for each unit."""
+    """Returns a row for each statistic that has one number per unit."""
     rows: list[list[Any]] = []
     for name, value in one.statistics().items():
         if value.dim() < 2:

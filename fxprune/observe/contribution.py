@@ -1,4 +1,4 @@
-"""Contributions of units to what the next layer sums up."""
+"""The contribution of each unit to the sums that the next layer computes."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ Tensor = torch.Tensor
 
 
 class Contribution(Observer):
-    """How much each unit adds to what the next layer sums up.
+    """Observes how much each input unit contributes to the sums that a layer computes.
 
-    A layer's output j at sample and position f sums w_kj a_kf over its inputs k. Over all F samples and
-    positions and all M outputs,
+    At sample and position f, output j of a layer is the sum of w_kj a_kf over its inputs k. Over all F
+    samples and positions and all M outputs,
 
         C_avg(k) = 1/(F M) sum_f sum_j w_kj a_kf / sum_i w_ij a_if
         C_max(k) = max over j, f of    w_kj a_kf / sum_i w_ij a_if
 
-    with absolute values |w_kj| |a_kf| unless `signed`. A quotient by 0 counts as 0. For a convolution the
-    term of k is the sum over the window of the kernel; padding and all groups are as the layer has them.
+    with absolute values |w_kj| |a_kf| in both sums unless `signed` is set. A quotient with denominator 0
+    counts as 0. For a convolution, the term of input k is the sum over the kernel window, with the
+    layer's own padding and groups.
 
-    The F x M x N array is never made. C_avg is one product for the sums and one for their inverses. For C_max
-    every quotient of k at f is bounded by
+    The array of F x M x N quotients is never stored. C_avg needs one product for the sums and one for
+    their inverses. For C_max, every quotient of k at f is bounded by
 
         max_j q_kjf <= |a_kf| max_j |w_kj| * max_j |1 / sum_i w_ij a_if|
 
-    which costs next to nothing; the quotients themselves are worked out where the bound is above the largest one
-    known, most often at a few places in a hundred, in pieces (`largest_quotients.py`). Exact but for rounding.
+    which is cheap to compute. The quotients themselves are computed, in pieces, only where the bound
+    exceeds the largest quotient known so far, usually at a few per cent of the places
+    (`largest_quotients.py`). The result is exact up to rounding.
 
     Args:
-        size: number of inputs of the layer.
-        device: of the counters.
-        signed: leave the signs on: terms may cancel, and quotients grow without bound.
+        size: the number of inputs of the layer.
+        device: the device of the counters.
+        signed: keep the signs. Terms may then cancel, and quotients are unbounded.
 
     Attributes:
         total: buffer `[size]`, the sum of the quotients.
@@ -67,10 +69,10 @@ class Contribution(Observer):
         """Counts a batch.
 
         Args:
-            value: what the layer reads.
-            axis: of its channels.
-            layer: weight `[outputs, inputs / groups, *kernel]`; for a convolution its stride, padding
-                and dilation too.
+            value: the input of the layer.
+            axis: the axis of its channels.
+            layer: the weight, `[outputs, inputs / groups, *kernel]`; for a convolution also its stride,
+                padding and dilation.
         """
         assert axis is not None
         weight, *window = layer

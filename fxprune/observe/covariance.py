@@ -13,10 +13,10 @@ Tensor = torch.Tensor
 
 
 class Covariance(Observer):
-    """Means and covariances of the units; moments of batches merge exactly.
+    """Observes the means and covariances of the units; moments of different batches merge exactly.
 
-    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979): S = S_a + S_b + d d^T n_a n_b / n with d the difference of the means.
+    The merge follows Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
+    sample variances" (1979): S = S_a + S_b + d d^T n_a n_b / n, where d is the difference of the means.
 
     Attributes:
         average: buffer `[size]`, the mean of each unit.
@@ -40,7 +40,7 @@ class Covariance(Observer):
         self._add(rows.shape[0], mean, rows.T @ rows)
 
     def _add(self, count: Any, mean: Tensor, scatter: Tensor) -> None:
-        """Takes up moments; counts are numbers or tensors."""
+        """Merges moments into the counters; counts are numbers or tensors."""
         total = self.seen + count
         away = (mean - self.average.reshape(-1)).reshape(-1)
         share = count / total.clamp(min=1).to(self.average.dtype)
@@ -69,7 +69,7 @@ class Covariance(Observer):
         dist.all_reduce(self.scatter)
 
     def covariance(self) -> Tensor:
-        """The covariances `[size, size]` of the data seen, divided by the count."""
+        """Returns the covariances of the observed data, `[size, size]`: the scatter divided by the count."""
         return self.scatter / self.seen
 
     def statistics(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The observers by the names of their statistics."""
+"""The kinds of observers, by the names of their statistics."""
 
 from __future__ import annotations
 

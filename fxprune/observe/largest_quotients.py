@@ -1,4 +1,4 @@
-"""A search that works out few quotients to find the largest one of each unit."""
+"""A search for the largest quotient of each unit that computes only few quotients."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ def largest_quotients(
     quotients: Callable[[Tensor, Tensor], Tensor],
     all_quotients: Callable[[], Tensor],
 ) -> Tensor:
-    """The largest quotient of each unit `[N]`, in the type of the bounds; or what is known, where that is larger.
+    """Returns the largest quotient of each unit, `[N]`, or the known one where that is larger.
+
+    The result has the type of the bounds.
 
     Args:
-        bound: `[N, places]`, not below any quotient of the unit at the place.
-        known: `[N]`.
-        width: elements that one unit at one place takes to work out.
-        quotients: the largest quotients `[n]` of units `[n]` at places `[n]`.
-        all_quotients: the same over all places, for each unit, without looking at bounds.
+        bound: `[N, places]`, an upper bound on the quotients of a unit at a place.
+        known: `[N]`, quotients that are known already.
+        width: the number of elements needed to compute one unit at one place.
+        quotients: computes the largest quotients `[n]` of units `[n]` at places `[n]`.
+        all_quotients: computes the largest quotient of each unit over all places, without bounds.
     """
     if torch.compiler.is_compiling():  # how many are looked at would depend on the data
         return all_quotients()
@@ -60,5 +62,5 @@ def largest_quotients(
 
 
 def at_once(width: int) -> int:
-    """How many rows of `width` elements are worked out at once: at least one."""
+    """Returns how many rows of `width` elements are computed at once, at least 1."""
     return max(1, CHUNK // max(1, width))

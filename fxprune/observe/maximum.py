@@ -1,4 +1,4 @@
-"""Largest numbers of units."""
+"""Maxima of units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tensor = torch.Tensor
 
 
 class Maximum(Observer):
-    """The largest number of each unit.
+    """Observes the largest value of each unit.
 
     Attributes:
         largest: buffer `[size]`; minus infinity before any data.

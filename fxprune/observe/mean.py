@@ -12,10 +12,10 @@ Tensor = torch.Tensor
 
 
 class Mean(Summed):
-    """The mean of each unit.
+    """Observes the mean value of each unit.
 
     Attributes:
-        total: buffer `[size]`, the sum of the numbers of each unit.
+        total: buffer `[size]`, the sum of the values of each unit.
     """
 
     stat = "mean"

@@ -1,4 +1,4 @@
-"""What all observers have in common."""
+"""The base class of all observers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Tensor = torch.Tensor
 
 
 class Observer(Leaf):
-    """Hands its value on; counts in train and in eval mode until it is frozen.
+    """Passes its value through, and counts in train and eval mode until it is frozen.
 
-    No gradient flows through what it counts, and none is changed. A batch without samples adds nothing.
+    Observers do not affect gradients. An empty batch adds nothing.
 
     Args:
-        size: length of the observed axis; None for one statistic of the whole value.
-        device: of the counters.
+        size: the length of the observed axis; None for one statistic of the whole value.
+        device: the device of the counters.
 
     Attributes:
-        frozen: whether it has stopped counting.
-        reduced: whether the counts of other processes are in it.
-        seen: buffer `[]`, how many numbers of each unit have been counted.
+        frozen: whether counting is stopped.
+        reduced: whether the counts of other processes have been merged in.
+        seen: buffer `[]`, how many values of each unit have been counted.
     """
 
     stat = ""
@@ -42,12 +42,12 @@ class Observer(Leaf):
             self.register_buffer(name, start.squeeze().expand(shape).clone().to(device))
 
     def forward(self, value: Tensor, axis: int | None = None, *layer: Any) -> Tensor:
-        """The value itself.
+        """Returns the value unchanged, and counts it unless the observer is frozen.
 
         Args:
-            value: of any shape.
+            value: a tensor of any shape.
             axis: the axis of the units.
-            layer: what is known of the layer that reads the value, where the statistic needs it.
+            layer: facts about the layer that reads the value, if the statistic needs them.
         """
         if not self.frozen and value.numel():
             data = value.detach()
@@ -58,7 +58,7 @@ class Observer(Leaf):
 
     @abstractmethod
     def start(self) -> dict[str, Tensor]:
-        """The counters before any data, each with an axis of length 1 for each axis of units."""
+        """Returns the counters before any data; each axis of units has length 1."""
 
     @abstractmethod
     def update(self, value: Tensor, axis: int | None, *layer: Any) -> None:
@@ -66,21 +66,21 @@ class Observer(Leaf):
 
     @abstractmethod
     def merge(self, other: Self) -> Self:
-        """Adds what another observer of the same statistic has counted; returns itself."""
+        """Adds the counts of another observer of the same statistic; returns the observer."""
 
     @abstractmethod
     def unite(self) -> None:
-        """Adds what the other processes have counted."""
+        """Adds the counts of the other processes."""
 
     @abstractmethod
     def statistics(self) -> dict[str, Tensor]:
-        """The statistics of each unit by name; NaN where nothing was counted."""
+        """Returns the statistics of each unit by name; NaN where nothing was counted."""
 
     def all_reduce(self) -> Self:
-        """Merges what all processes have counted into each of them; returns itself.
+        """Merges the counts of all processes into each of them; returns the observer.
 
-        It counts no more after that, until it is reset: calling it twice changes nothing. Where
-        torch.distributed is not initialised, what this process has counted is all there is.
+        The observer then stops counting until it is reset, so a second call changes nothing. If
+        torch.distributed is not initialised, the observer holds the counts of this process alone.
         """
         if not self.reduced and dist.is_available() and dist.is_initialized():
             self.unite()
@@ -89,13 +89,13 @@ class Observer(Leaf):
         return self
 
     def freeze(self, frozen: bool = True) -> Self:
-        """Stops counting, or goes on; returns itself."""
+        """Stops counting, or resumes it with `frozen=False`; returns the observer."""
         self.frozen = frozen
         return self
 
     @torch.no_grad()
     def reset(self) -> Self:
-        """Forgets everything and counts again; returns itself."""
+        """Clears all counts and resumes counting; returns the observer."""
         self.frozen = self.reduced = False
         self.seen.zero_()
         for name, start in self.start().items():
@@ -103,24 +103,26 @@ class Observer(Leaf):
         return self
 
     def table(self) -> dict[str, Any]:
-        """The statistics as plain data: lists with a number for each unit, and how many were seen."""
+        """Returns the statistics as plain data: a list with one number per unit, and how many values were seen."""
         found = {name: value.tolist() for name, value in self.statistics().items()}
         return {"stat": self.stat, "seen": int(self.seen), **found}
 
     def extra_repr(self) -> str:
-        """Statistic, units and how many numbers were seen."""
+        """Returns the statistic, the number of units and how many values were seen, for `print`."""
         units = max((b.shape[0] for b in self.buffers() if b.dim()), default=1)
         return f"{self.stat}, {units} units, {int(self.seen)} seen"
 
     def _check(self, other: Observer) -> None:
         if type(other) is not type(self):
-            raise OptionError(f"observers of {self.stat} and {other.stat} cannot be merged")
+            raise OptionError(
+                f"an observer of {self.stat} cannot be merged with one of {other.stat}"
+            )
         sizes = [[b.shape for b in x.buffers()] for x in (self, other)]
         if sizes[0] != sizes[1]:
-            raise OptionError("observers of different numbers of units cannot be merged")
+            raise OptionError("the observers have different numbers of units and cannot be merged")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Moves to another device; the counters keep their types when the network is cast."""
+        """Moves the counters to another device; they keep their types when the network is cast."""
         types = {name: b.dtype for name, b in self._buffers.items() if b is not None}
         kept = {name: b for name, b in self._buffers.items() if b is not None}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -147,5 +149,5 @@ class Summed(Observer):
 
 
 def others(value: Tensor, axis: int | None) -> list[int]:
-    """All axes but one."""
+    """Returns all axes of a tensor except one."""
     return [i for i in range(value.dim()) if axis is None or i != axis % value.dim()]

@@ -1,4 +1,4 @@
-"""How often units are on."""
+"""How often each unit is active."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Tensor = torch.Tensor
 
 
 class OnFraction(Summed):
-    """How often each unit is on: above 0. Entropy follows from it (arXiv 2308.06619).
+    """Observes how often each unit is on, that is above 0, and the entropy that follows from it.
 
-    With p the fraction of the numbers above 0, over samples and positions, the entropy in bits is
-    H = -p log2 p - (1 - p) log2 (1 - p).
+    Let p be the fraction of values above 0, over samples and positions. The entropy of a unit in bits is
+    H = -p log2 p - (1 - p) log2 (1 - p) (entropy-guided pruning, arXiv 2308.06619).
 
     Attributes:
-        on: buffer `[size]`, how many numbers of each unit were above 0.
+        on: buffer `[size]`, how many values of each unit were above 0.
     """
 
     stat = "on-fraction"
@@ -35,19 +35,19 @@ class OnFraction(Summed):
         self.seen += each
 
     def fraction(self) -> Tensor:
-        """The fraction of numbers above 0, by unit, in float64."""
+        """Returns the fraction of values above 0 of each unit, `[size]`, in float64."""
         return self.on.double() / self.seen
 
     def entropy(self) -> Tensor:
-        """Entropy in bits, by unit; 0 for a unit that is always on or always off."""
+        """Returns the entropy of each unit in bits, `[size]`; 0 for a unit that is always on or always off."""
         p = self.fraction()
         return 0 - (torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / log(2)
 
     def layer_entropy(self, *, plain: bool = False) -> float:
-        """The mean entropy of the units that are neither always on nor always off; 0 if there is none.
+        """Returns the mean entropy, in bits, of the units that are sometimes on and sometimes off; 0 if there are none.
 
         Args:
-            plain: take the mean over all units.
+            plain: take the mean over all units instead.
         """
         entropy = self.entropy().reshape(-1)
         if not plain:
@@ -60,7 +60,7 @@ class OnFraction(Summed):
 
 
 def _count_above(value: Tensor, dims: list[int], each: Any) -> Tensor:
-    """How many numbers of each unit are above 0; `each` is how many it has."""
+    """Counts the values above 0 of each unit; `each` is the number of values per unit."""
     if isinstance(each, int) and each <= 2**24 and not torch.compiler.is_compiling():
         # Sums of ones in float32 are exact up to there, and take a third of the time of integers.
         above = torch.empty_like(value, dtype=torch.float32)

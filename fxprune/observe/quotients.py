@@ -1,4 +1,4 @@
-"""The quotients of a contribution: what each input adds to each sum of a layer, by that sum."""
+"""The quotients of a contribution: each input's term in a sum of a layer, divided by that sum."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Tensor = torch.Tensor
 def of_linear(
     a: Tensor, w: Tensor, known: Tensor, *, signed: bool = True
 ) -> tuple[Tensor, Tensor, int]:
-    """Sum and maximum of the quotients by input, and how many each has.
+    """Returns the sum and the maximum of each input's quotients, `[N]` both, and the number of quotients per input.
 
     Args:
-        a: `[F, N]`.
-        w: `[M, N]`.
-        known: `[N]`, quotients that are known already; the maximum is at least that.
-        signed: whether numbers below 0 may be among them.
+        a: the inputs, `[F, N]`.
+        w: the weight, `[M, N]`.
+        known: `[N]`, quotients that are known already; the maximum is at least as large.
+        signed: whether `a` and `w` may hold negative numbers.
     """
     size = torch.abs if signed else _itself
     inverse = _inverse(a @ w.T, size)
@@ -56,7 +56,7 @@ def of_convolution(
     *,
     signed: bool = True,
 ) -> tuple[Tensor, Tensor, int]:
-    """The same for a convolution; a is `[N, C, *sizes]`, w `[M, C / groups, *kernel]`."""
+    """Does the same for a convolution, with `a` as `[N, C, *sizes]` and `w` as `[M, C / groups, *kernel]`."""
     size = torch.abs if signed else _itself
     convolve = (F.conv1d, F.conv2d, F.conv3d)[w.dim() - 3]
     window = (stride, padding, dilation)
@@ -103,13 +103,13 @@ def of_convolution(
 
 
 class _Windows:
-    """What a convolution reads of one channel at one place.
+    """The windows that a convolution reads from one channel at one place.
 
     Args:
-        a: `[N, C, *sizes]`.
-        kernel: sizes of the kernel.
+        a: the input, `[N, C, *sizes]`.
+        kernel: the sizes of the kernel.
         window: stride, padding and dilation.
-        places: sizes of the convolution's output.
+        places: the sizes of the convolution's output.
     """
 
     def __init__(
@@ -127,14 +127,14 @@ class _Windows:
         self._tap = _grid(kernel, [d * t for d, t in zip(dilation, steps, strict=True)], a)
 
     def at(self, k: Tensor, place: Tensor) -> Tensor:
-        """The windows `[n, taps]` of channels `[n]` at places `[n]`, numbered over samples and positions."""
+        """Returns the windows `[n, taps]` of channels `[n]` at places `[n]`, numbered over samples and positions."""
         n, p = place // self._count, place % self._count
         start = n * self._sample + k * self._channel + self._origin[p]
         return self._flat[start[:, None] + self._tap]
 
 
 def _grid(sizes: Sequence[int], steps: Sequence[int], like: Tensor) -> Tensor:
-    """Where the points of a grid lie in memory."""
+    """Returns the memory offsets of the points of a grid."""
     found = torch.zeros(1, dtype=torch.int64, device=like.device)
     for size, step in zip(sizes, steps, strict=True):
         found = (found[:, None] + torch.arange(size, device=like.device) * step).flatten()
@@ -146,6 +146,6 @@ def _itself(value: Tensor) -> Tensor:
 
 
 def _inverse(sums: Tensor, size: Callable[[Tensor], Tensor]) -> Tensor:
-    """1 / sums; 0 where a sum is 0, or so near to it that this would overflow."""
+    """Returns 1 / sums, with 0 where a sum is 0 or so small that the quotient would overflow."""
     near = size(sums) < torch.finfo(sums.dtype).tiny
     return torch.where(near, torch.inf, sums).reciprocal_()

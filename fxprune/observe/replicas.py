@@ -1,4 +1,4 @@
-"""Observers in the replicas of DistributedDataParallel."""
+"""Observers in replicas of `DistributedDataParallel`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fxprune.observe.observer import Observer
 
 
 def count_apart(module: nn.Module) -> nn.Module:
-    """Lets each process of DistributedDataParallel count for itself; call it before wrapping.
+    """Lets each process of `DistributedDataParallel` count for itself; call it before wrapping the module.
 
-    DistributedDataParallel copies the buffers of the first process to the others before every forward,
-    and what these had counted is lost. Returns the module. `broadcast_buffers=False` does the same for
-    all buffers.
+    `DistributedDataParallel` copies the buffers of the first process to all others before every forward
+    pass, which would overwrite what the others have counted. `broadcast_buffers=False` prevents this
+    too, but for all buffers. Returns the module.
     """
     names = {
         f"{path}.{name}" if path else name

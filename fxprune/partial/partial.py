@@ -21,13 +21,13 @@ from fxprune.analysis.cache import solved
 from fxprune.errors import CaptureError
 from fxprune.graph.program import Program
 from fxprune.io.parts import load_parts, put_state
-from fxprune.partial.calls import record, restored
+from fxprune.partial.calls import record
 from fxprune.partial.join import join_parts
 from fxprune.partial.parts import FoundParts, Part
 from fxprune.partial.verify import Silencing, verify_parts
 from fxprune.plan import Plan, check_plan
 from fxprune.remark import Remark
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 from fxprune.write_back import refuse_edits, write_tensors
 
 
@@ -112,8 +112,7 @@ def capture_partial(
     """
     args = args if isinstance(args, tuple | list) else (args,)
     found = FoundParts(model)
-    with restored(model):
-        found.cover(record(model, tuple(args), dict(kwargs or {})))
+    found.cover(record(model, tuple(args), dict(kwargs or {})))
     parts = tuple(found.parts.values())
     if not parts:
         raise CaptureError(

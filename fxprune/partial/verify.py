@@ -1,8 +1,7 @@
-"""The smaller model against the original whose parts are silenced."""
+"""Holds the smaller model against the original whose parts are silenced."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -13,15 +12,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis.axes import Axes
-from fxprune.capture.failure import first_line, own_line
-from fxprune.errors import PlanError, VerifyError
+from fxprune.errors import VerifyError
+from fxprune.graph.program import named_tensors
 from fxprune.partial.calls import Call, Signature
 from fxprune.partial.join import get_tensor, path_under
 from fxprune.partial.parts import Part
 from fxprune.plan import Plan
+from fxprune.process.state import callers_device, undisturbed
+from fxprune.stand_in import stand_in
 from fxprune.torch_private import pytree_specs
-from fxprune.verify.reference import Silenced
-from fxprune.verify.silenced import TOLERANCE, Check, relative_error
+from fxprune.verify import Batch, Check, Silenced, compare_runs, forward_failed, noisy
 from fxprune.write_back import write_tensors
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -45,49 +45,53 @@ class Silencing:
 
 
 def verify_parts(model: nn.Module, inputs: Inputs, silencing: Silencing, seed: int) -> Check:
-    """Runs both on the inputs; tensors of one repeated value get noise, the same in both."""
+    """Runs both on the inputs; tensors of one repeated value are given noise, the same in both."""
     dtype = silencing.dtype
-    original = _with_noise(model, dtype, seed)
-    small = write_tensors(original, silencing.plan, inplace=False)
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs
     )
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        with _silenced(original, silencing):
-            wanted = original(*args, **kwargs)
-        torch.manual_seed(seed)
-        found = _run_small(small, args, kwargs)
-    return _compare(found, wanted, dtype)
+
+    def wanted(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
+        with _noisy_copy(model, dtype, seed) as original, _silenced(original, silencing):
+            return _comparable(original(*args, **kwargs))
+
+    def found(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
+        with _noisy_copy(model, dtype, seed) as original:
+            small = write_tensors(original, silencing.plan, inplace=True)
+            return pytree.tree_leaves(_run_small(small, args, kwargs))
+
+    batches = [Batch(args, kwargs, None)]
+    return compare_runs(
+        wanted, found, batches, dtype=dtype, against="the silenced original", seed=seed
+    )
 
 
-def _run_small(small: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _comparable(outputs: Any) -> Sequence[Any]:
+    leaves = pytree.tree_leaves(outputs)
+    if not any(isinstance(x, torch.Tensor) and x.numel() for x in leaves):
+        raise VerifyError(
+            "the model returns nothing that could be compared",
+            why="no detection, for example, passes its threshold on random weights",
+            do="lower the threshold, or pass other example inputs",
+        )
+    return leaves
+
+
+def _run_small(small: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
     try:
         return small(*args, **kwargs)
     except Exception as error:
-        raise PlanError(
-            f"the forward of {type(small).__name__} cannot run at the new sizes",
-            where=own_line(error),
-            why=f"{type(error).__name__}: {first_line(error)}",
-            do="ignore the module that spells a size itself, or teach it: "
-            "fxprune.write_back.register_sizes",
-        ) from error
+        raise forward_failed(small, error) from error
 
 
-def _with_noise(model: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
-    """A copy in `dtype`; tensors of one repeated value are no longer so."""
-    twin = copy.deepcopy(model).to(dtype)
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in (*twin.parameters(), *twin.buffers()):
-            if tensor.is_floating_point() and tensor.numel() > 1 and _constant(tensor):
-                noise = torch.rand(tensor.shape, generator=rng, dtype=torch.float64).to(tensor)
-                tensor.copy_(tensor * (0.9 + 0.2 * noise) + 0.02 * (noise - 0.5))
-    return twin
-
-
-def _constant(tensor: torch.Tensor) -> bool:
-    return bool((tensor == tensor.reshape(-1)[:1]).all())
+@contextmanager
+def _noisy_copy(model: nn.Module, dtype: torch.dtype, seed: int) -> Iterator[nn.Module]:
+    """A copy of the model to run in `dtype`, with noise on the tensors of one repeated value."""
+    with undisturbed(), stand_in(model, own_data=True) as twin, callers_device(), torch.no_grad():
+        tensors = named_tensors(twin.to(dtype))
+        for name, values in noisy(tensors, seed).items():
+            tensors[name].copy_(values)
+        yield twin
 
 
 @contextmanager
@@ -143,21 +147,3 @@ def _axes_of(part: Part, axes: Axes) -> Axes:
     nodes = {n: axes.nodes[twin] for n, twin in part.nodes.items()}
     marks = {n: axes.marks[twin] for n, twin in part.nodes.items() if twin in axes.marks}
     return replace(axes, nodes=nodes, marks=marks)
-
-
-def _compare(found: Any, wanted: Any, dtype: torch.dtype) -> Check:
-    pairs = [pytree.tree_leaves(x) for x in (found, wanted)]
-    if len(pairs[0]) != len(pairs[1]):
-        raise VerifyError("the smaller model returns another number of outputs than the original")
-    if not any(isinstance(x, torch.Tensor) and x.numel() for x in pairs[1]):
-        raise VerifyError(
-            "the model returns nothing that could be compared",
-            why="no detection, for one, passes its threshold on random weights",
-            do="lower the threshold, or pass other example inputs",
-        )
-    errors = [relative_error(a, b) for a, b in zip(*pairs, strict=True)]
-    worst = max(range(len(errors)), key=errors.__getitem__)
-    bound = TOLERANCE[dtype]
-    where = f"output {worst} (error {errors[worst]:.1e})"
-    name = str(dtype).removeprefix("torch.")
-    return Check(errors[worst] <= bound, errors[worst], name, bound, where, "", (), ())

@@ -18,7 +18,7 @@ from fxprune.pipeline.removal import Branch, Unit
 from fxprune.plan import Plan, plan_removal
 from fxprune.remark import Kind, Remark
 from fxprune.shrink import apply_plan
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -15,7 +15,7 @@ from fxprune.pipeline.removal import Branch, Unit
 from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.report import Comparison, compare
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,14 @@ from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
 from fxprune.pipeline.kinds import Pass, PlainRewrite
-from fxprune.verify.equivalence import compare_functions, in_double, new_types, randomised
-from fxprune.verify.silenced import Check, compare_programs
+from fxprune.verify import (
+    Check,
+    compare_functions,
+    compare_programs,
+    in_double,
+    new_types,
+    randomised,
+)
 
 
 class VerifyEach(Instrument):

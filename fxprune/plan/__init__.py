@@ -1,4 +1,4 @@
-"""Pruning plans: choosing units, building a plan from them, and checking it against a program."""
+"""Pruning plans: selecting units, building a plan that removes them, and checking it against a program."""
 
 from fxprune.plan.build import plan_removal
 from fxprune.plan.check import check_plan

@@ -1,4 +1,4 @@
-"""Builds the plan that removes a set of units: what each tensor keeps and the edits of the graph that follow."""
+"""Builds the plan that removes a set of units: what each tensor keeps, and the graph edits that follow."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from fxprune.plan.plan import Edit, Plan, Rescale, ScaleArgument, SetArgument
 
 @without_collection()
 def plan_removal(program: Program, axes: Axes, removed: Iterable[int]) -> Plan:
-    """The plan that removes units, and with them everything they stand for.
+    """Builds the plan that removes units and all positions that belong to them.
 
     Raises:
-        PlanError: a unit does not exist, or an axis would be left with no position.
+        PlanError: a unit does not exist, or an axis would be left without positions.
     """
     gone = np.zeros(axes.n_units, bool)
     units = np.unique(np.fromiter(removed, np.int64))
@@ -53,9 +53,9 @@ def _kept(axes: Axes, gone: BoolArray) -> dict[str, dict[int, IntArray]]:
                 cut[i] = np.flatnonzero(~lost)
                 if not cut[i].size:
                     raise PlanError(
-                        "the plan leaves nothing of an axis",
+                        "the plan removes every position of an axis",
                         where=f"{first}, axis {i}",
-                        do="keep at least one unit of it",
+                        do="keep at least one of its units",
                     )
         if cut:
             kept.update(dict.fromkeys(axes.names[first], cut))
@@ -63,7 +63,7 @@ def _kept(axes: Axes, gone: BoolArray) -> dict[str, dict[int, IntArray]]:
 
 
 class _Lengths:
-    """Lengths of axes before and after a removal, symbolic ones with a prime in their place."""
+    """The lengths of axes before and after a removal, with a prime in place of each symbolic length."""
 
     def __init__(self, program: Program, axes: Axes, gone: BoolArray) -> None:
         self._axes, self._gone = axes, gone
@@ -81,7 +81,7 @@ class _Lengths:
         return self.after(label) != len(label)
 
     def value(self, node: fx.Node) -> int:
-        """What a length computed in the graph comes to after the removal."""
+        """Returns the value of a length computed in the graph after the removal."""
         before = self._sizes.number(node.meta["val"])
         if node.op != "call_function" or not is_symbolic(node.meta["val"]):
             return before

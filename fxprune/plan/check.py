@@ -1,4 +1,4 @@
-"""Checks a plan against a program by building it again from what it keeps."""
+"""Checks a plan against a program by recomputing it from the positions that it keeps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fxprune.plan.select import units_of_kept
 
 
 def check_plan(program: Program, plan: Plan) -> Plan:
-    """The plan as recomputed for `program` from what it keeps.
+    """Returns the plan recomputed for `program` from the positions that it keeps.
 
     Raises:
-        PlanError: the plan was made for another program, or says what no removal leads to.
+        PlanError: the plan was made for another program, or does not follow from any removal.
     """
     if plan.program is program:
         return plan
@@ -26,7 +26,7 @@ def check_plan(program: Program, plan: Plan) -> Plan:
             "the plan was made for another program",
             where=f"program {program.name}",
             why=f"fingerprint {plan.fingerprint[:12]} is not {fingerprint(program)[:12]}",
-            do="capture the model that the plan was made for, in the same way, or make a new plan",
+            do="capture the same model in the same way as for the plan, or make a new plan",
         )
     axes = solved(program)
     tensors = program.tensors()
@@ -44,12 +44,12 @@ def _compare(plan: Plan, again: Plan) -> None:
                 raise PlanError(
                     "the plan contradicts itself",
                     where=f"{name}, axis {axis}",
-                    why="what it keeps here does not follow from what it keeps elsewhere: it was edited",
-                    do="change every axis that is coupled (fp.explain), or make a new plan with fp.plan",
+                    why="the positions kept here do not follow from those kept elsewhere: the plan was edited",
+                    do="change every coupled axis (see fp.explain), or make a new plan with fp.plan",
                 )
     if plan.edits != again.edits:
         raise PlanError(
-            "the plan's edits do not follow from what it keeps",
-            why="it was edited",
-            do="make a new plan",
+            "the plan's graph edits do not follow from the positions that it keeps",
+            why="the plan was edited",
+            do="make a new plan with fp.plan",
         )

@@ -1,4 +1,4 @@
-"""Chooses which units go: lowest scores first, until a budget is met exactly."""
+"""Chooses the units to remove: those with the lowest scores, until a target is met exactly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from math import gcd
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -26,14 +26,17 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Target:
-    """How much is to stay.
+    """How much of a network is kept.
 
     Attributes:
-        keep: share of the metric that stays, 0 < keep <= 1.
-        metric: macs, params, or units (that share of each group).
-        scope: global (all groups compete) or group (the same share of each).
-        at_least: units that every group keeps.
-        multiple_of: lengths of shrunk axes are multiples of this.
+        keep: the share of the metric that is kept, 0 < keep <= 1.
+        metric: `macs`, `params`, or `units` (the share of units kept in each group).
+        scope: `global`: the units of all groups compete; `group`: every group keeps the same share.
+        at_least: the number of units that every group keeps at least.
+        multiple_of: the lengths of pruned axes are multiples of this number.
+
+    Raises:
+        OptionError: one of the values cannot be used.
     """
 
     keep: float = 0.5
@@ -45,43 +48,56 @@ class Target:
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
             raise OptionError(
-                f"keep={self.keep} is not a share", do="choose 0 < keep <= 1, for example keep=0.5"
+                f"keep={self.keep} is not a share between 0 and 1",
+                do="choose a number with 0 < keep <= 1, for example keep=0.5",
             )
         if self.metric not in METRICS:
             raise OptionError(
-                f"no metric is called {self.metric!r}", do=f"known: {', '.join(METRICS)}"
+                f"there is no metric {self.metric!r}", do=f"choose one of {', '.join(METRICS)}"
             )
         if self.scope not in SCOPES:
             raise OptionError(
-                f"no scope is called {self.scope!r}", do=f"known: {', '.join(SCOPES)}"
+                f"there is no scope {self.scope!r}", do=f"choose one of {', '.join(SCOPES)}"
             )
         if self.at_least < 1 or self.multiple_of < 1:
-            raise OptionError("at_least and multiple_of are at least 1")
+            raise OptionError("at_least and multiple_of must be at least 1")
+
+
+class Refusal(NamedTuple):
+    """Why a group loses no units.
+
+    Attributes:
+        cause: the kind of reason: its modules are ignored, it has no scores, or it is too small.
+        why: the reason in words.
+    """
+
+    cause: Literal["ignored", "unscored", "small"]
+    why: str
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Groups that may lose units, their units in the order they go, and how few may stay.
+    """The groups that may lose units, and the order in which their units are removed.
 
     Attributes:
         groups: the groups.
-        order: for each group its units, lowest score first.
-        steps: units of a group go in multiples of this (from its full size, down to a multiple).
-        refused: groups that may not lose any: name -> reason.
+        order: for each group, its units in the order of removal, lowest score first.
+        steps: for each group, the number of units that must be removed at a time.
+        refused: the groups that lose no units, with the reason, by name.
     """
 
     groups: list[Group]
     order: list[IntArray]
     steps: list[int]
-    refused: dict[str, str]
+    refused: dict[str, Refusal]
 
     @cached_property
     def sizes(self) -> IntArray:
-        """Units of each group."""
+        """The number of units in each group."""
         return np.array([len(g) for g in self.groups], np.int64)
 
     def rounded(self, removed: IntArray, at_least: int) -> IntArray:
-        """Units removed of each group, rounded down so that what stays is a multiple of its step."""
+        """Rounds the number of units removed from each group down, so that a multiple of its step is kept."""
         steps = np.array(self.steps, np.int64)
         floor = -(-np.maximum(at_least, 1) // steps) * steps
         kept = np.maximum(-(-(self.sizes - removed) // steps) * steps, floor)
@@ -89,7 +105,7 @@ class Candidates:
         return fewer
 
     def gone(self, removed: IntArray, n_units: int) -> BoolArray:
-        """The removed units, when each group loses its first `removed`."""
+        """Returns the mask of removed units, `[n_units]`, when each group loses its first `removed` units."""
         out = np.zeros(n_units, bool)
         for order, count in zip(self.order, removed, strict=True):
             out[order[:count]] = True
@@ -103,11 +119,12 @@ def find_candidates(
     target: Target,
     ignored: Collection[str],
 ) -> Candidates:
-    """What may be chosen: not ignored, and of more units than must stay.
+    """Finds the groups that may lose units: not ignored, and with more units than must be kept.
 
-    The own outputs of `ignored` parameters stay: a group is left when it cuts one as producer or elementwise.
+    `ignored` parameters keep their own outputs: a group is refused if it cuts one of them in the role
+    producer or elementwise.
     """
-    refused: dict[str, str] = {}
+    refused: dict[str, Refusal] = {}
     chosen: list[Group] = []
     steps: list[int] = []
     for group in groups:
@@ -116,11 +133,14 @@ def find_candidates(
             (m.param for m in group.members if m.param in ignored and m.role != "consumer"), None
         )
         if hit is not None:
-            refused[group.name] = f"{hit} is ignored"
+            refused[group.name] = Refusal("ignored", f"{hit} is ignored")
         elif np.isnan(scores[group.units]).any():
-            refused[group.name] = "the criterion says nothing of it"
+            refused[group.name] = Refusal("unscored", "the criterion says nothing of it")
         elif len(group) <= max(target.at_least, step):
-            refused[group.name] = f"{len(group)} units, and {max(target.at_least, step)} must stay"
+            least = max(target.at_least, step)
+            refused[group.name] = Refusal(
+                "small", f"it has {len(group)} units, of which at least {least} must be kept"
+            )
         else:
             chosen.append(group)
             steps.append(step)
@@ -135,10 +155,10 @@ def choose(
     target: Target,
     cost: Callable[[BoolArray], int],
 ) -> IntArray:
-    """The units that go.
+    """Chooses the units to remove.
 
     Raises:
-        BudgetError: the target cannot be reached; says how far it can get.
+        BudgetError: the target cannot be reached; the message says how much must be kept.
     """
     if not candidates.groups:
         return np.zeros(0, np.int64)
@@ -150,7 +170,7 @@ def choose(
 
 
 class _Search:
-    """Counts of removed units per group, by exact cost."""
+    """The search for the number of units to remove from each group, at exact cost."""
 
     def __init__(
         self,
@@ -169,17 +189,17 @@ class _Search:
         return self.cost(self.candidates.gone(removed, self.axes.n_units))
 
     def shares(self, share: float) -> IntArray:
-        """The same share of every group."""
+        """Returns how many units each group loses if all lose the same share."""
         wanted = np.floor(self.candidates.sizes * share + 1e-9).astype(np.int64)
         return self.candidates.rounded(wanted, self.target.at_least)
 
     def first(self, count: int) -> IntArray:
-        """The `count` units of lowest score, over all groups."""
+        """Returns how many units each group loses if the `count` units with the lowest scores of all are removed."""
         wanted = np.bincount(self.queue[:count], minlength=len(self.candidates.groups))
         return self.candidates.rounded(wanted, self.target.at_least)
 
     def to_budget(self) -> IntArray:
-        """The fewest units in the order of scores that meet the budget, then its last step taken finer."""
+        """Returns the smallest numbers of units, by scores, that meet the budget; the last step is refined."""
         whole = self.spent(np.zeros(len(self.candidates.groups), np.int64))
         budget = self.target.keep * whole
         grid = len(self.queue)
@@ -188,7 +208,7 @@ class _Search:
         if least > budget:
             raise BudgetError(
                 f"keep={self.target.keep} of {self.target.metric} cannot be reached",
-                why=f"with all that may go gone, {least / whole:.3f} stay",
+                why=f"even if all prunable units are removed, a share of {least / whole:.3f} is left",
                 do=f"choose keep >= {np.ceil(least / whole * 1000) / 1000}, or ignore less, or lower multiple_of",
             )
         low, high = 0, grid
@@ -202,7 +222,7 @@ class _Search:
     def _refine(
         self, above: IntArray, below: IntArray, budget: float, tries: int = 400
     ) -> IntArray:
-        """From just above the budget towards it, group by group, taking steps that do not fall far below."""
+        """Moves from just above the budget towards it, group by group, by steps that do not fall far below it."""
         best, miss = below, budget - self.spent(below)
         state = above.copy()
         waiting = [*np.flatnonzero(below > above), *np.argsort(-self.candidates.sizes)]
@@ -226,7 +246,7 @@ class _Search:
 
 
 def _step(axes: Axes, group: Group, multiple_of: int) -> int:
-    """How many units must go together so that every axis keeps a multiple of `multiple_of` positions."""
+    """Returns how many units must be removed at a time so that every axis keeps a multiple of `multiple_of`."""
     step = 1
     if multiple_of == 1:
         return step
@@ -239,7 +259,7 @@ def _step(axes: Axes, group: Group, multiple_of: int) -> int:
 
 
 def _label_step(label: Label, inside: BoolArray, n_units: int, multiple_of: int) -> int:
-    """The step that one axis asks for; of a product of factors, the innermost that can carry it does."""
+    """Returns the step that one axis requires; among several factors, the innermost one that can meet it does."""
     counts = [len(distinct(c, n_units)) for c in label.columns]
     if len(counts) == 1:
         column = label.columns[0]
@@ -253,7 +273,7 @@ def _label_step(label: Label, inside: BoolArray, n_units: int, multiple_of: int)
 
 
 def give_back(axes: Axes, gone: BoolArray, scores: FloatArray) -> None:
-    """For every parameter axis left with no position, gives back the best-scored one."""
+    """Restores the unit with the highest score on every parameter axis that would lose all its positions."""
     for labels in axes.params.values():
         for label in labels:
             lost = lost_positions(label, gone)
@@ -266,10 +286,10 @@ def give_back(axes: Axes, gone: BoolArray, scores: FloatArray) -> None:
 def ignored_parameters(
     names: Collection[str], paths: Collection[str], patterns: Sequence[str]
 ) -> set[str]:
-    """Parameters in modules whose path matches a glob; a module's children belong to it.
+    """Returns the parameters in modules whose path matches a glob; the submodules of a module are included.
 
     Raises:
-        OptionError: a pattern that matches no module.
+        OptionError: a pattern matches no module.
     """
     found: set[str] = set()
     for pattern in patterns:

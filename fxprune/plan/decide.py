@@ -13,7 +13,7 @@ from fxprune.importance import Importance, score_units
 from fxprune.plan.build import plan_removal
 from fxprune.plan.choose import Target, choose, find_candidates, ignored_parameters
 from fxprune.plan.plan import Plan
-from fxprune.plan.reasons import reasons, refusals
+from fxprune.plan.reasons import frozen_reasons, reasons, refusals
 from fxprune.remark import Remark
 
 
@@ -40,8 +40,17 @@ def decide(
     Raises:
         OptionError: a glob that matches no module.
         ScoreError: see `score_units`.
-        BudgetError: the target cannot be reached, or is reached with nothing removed.
+        BudgetError: nothing can be removed; the target cannot be reached, or is reached with nothing removed.
     """
+    if not groups:
+        raise BudgetError(
+            "nothing can be removed",
+            why=_listed(["every axis of every weight is frozen:", *frozen_reasons(axes)]),
+            do="write a rule for each operator without one (docs/rules.md), or capture only the modules without them "
+            "(fp.capture_partial)"
+            if axes.remarks
+            else "print a path to the reason with fp.explain(program, name, axis)",
+        )
     ignored = ignored_parameters(list(axes.params), module_paths(program), ignore)
     scores = score_units(program, axes, groups, how, seed)
     candidates = find_candidates(axes, groups, scores, target, ignored)
@@ -49,9 +58,11 @@ def decide(
     if not units.size:
         raise BudgetError(
             "nothing would be removed",
-            why="\n        ".join(
-                ["no candidate may lose a unit:", *reasons(axes, candidates, target)]
-            ),
+            why=_listed(["no candidate may lose a unit:", *reasons(axes, candidates, target)]),
             do="lower keep, multiple_of or at_least, or ignore less",
         )
     return plan_removal(program, axes, units), refusals(candidates)
+
+
+def _listed(lines: list[str]) -> str:
+    return "\n        ".join(lines)

@@ -1,4 +1,4 @@
-"""A hash that says which program a plan was made for."""
+"""A hash that identifies the program for which a plan was made."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fxprune.graph.sizes import Sizes
 
 
 def fingerprint(program: Program) -> str:
-    """A hash of the graph's operators and of the names, shapes and types of its tensors.
+    """Returns a hash of the graph's operators and of the names, shapes and types of its tensors.
 
-    Neither weights nor train or eval mode count, nor how a length is computed: torch.export spells that
-    anew when a program is saved.
+    Weights and the train or eval mode do not affect the hash. Neither does the way in which a length is
+    computed, because torch.export may write it differently when a program is saved.
     """
     nodes = [node for node in program.nodes if not is_counter(node)]
     lengths = _computed_lengths(program, nodes)
@@ -31,7 +31,7 @@ def fingerprint(program: Program) -> str:
 
 
 def _computed_lengths(program: Program, nodes: Iterable[fx.Node]) -> dict[fx.Node, str]:
-    """The value of each node that computes a length, with the numbers of the analysis for the symbols."""
+    """Returns the value of each node that computes a length, with a number of its own for every symbol."""
     sizes = Sizes.of_inputs(program.input_values())
     return {
         n: f"~{sizes.number(n.meta['val'])}"

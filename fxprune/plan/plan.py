@@ -1,4 +1,4 @@
-"""Pruning plans as data: what stays of every tensor and what changes in the graph."""
+"""Pruning plans as data: what is kept of every tensor, and what changes in the graph."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from fxprune.algebra.label import IntArray
+from fxprune.errors import PlanError
+from fxprune.files.document import Document
 from fxprune.graph.program import Program
 from fxprune.plan.json import PlanData, read_plan, to_text
 
@@ -21,7 +23,15 @@ Kept = Mapping[str, Mapping[int, IntArray]]
 
 @dataclass(frozen=True)
 class SetArgument:
-    """Node `node`: `argument` (its entry `index`, if a list) becomes `new`; it must be `old` before."""
+    """Sets an argument of a node, which must have the value `old` before.
+
+    Attributes:
+        node: the name of the node.
+        argument: the name of the argument.
+        index: the entry of the argument if it is a list, else None.
+        old: the value before.
+        new: the value after.
+    """
 
     node: str
     argument: str
@@ -32,7 +42,15 @@ class SetArgument:
 
 @dataclass(frozen=True)
 class ScaleArgument:
-    """Node `node`: the length known at run time in `argument` is multiplied by `numerator / denominator`."""
+    """Multiplies a length in an argument of a node, known only at run time, by `numerator / denominator`.
+
+    Attributes:
+        node: the name of the node.
+        argument: the name of the argument.
+        index: the entry of the argument if it is a list, else None.
+        numerator: the new length where the old one is `denominator`.
+        denominator: see `numerator`.
+    """
 
     node: str
     argument: str
@@ -43,7 +61,13 @@ class ScaleArgument:
 
 @dataclass(frozen=True)
 class Rescale:
-    """The output of node `node`, an average, is multiplied by `numerator / denominator`."""
+    """Multiplies the output of a node, an average, by `numerator / denominator`.
+
+    Attributes:
+        node: the name of the node.
+        numerator: the kept length.
+        denominator: the original length.
+    """
 
     node: str
     numerator: int
@@ -56,15 +80,16 @@ KINDS: dict[str, type[Edit]] = {"set": SetArgument, "scale": ScaleArgument, "res
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a rewrite will do, as data.
+    """What a removal of units does to a program, as data.
 
     Attributes:
-        kept: parameter or buffer -> axis -> original positions that stay, ascending; only what loses some.
-        edits: changes of the graph, a function of the program and of what is removed.
-        fingerprint: of the program that the plan was made for.
-        removed: the removed units, as numbered by the analysis of that program; none in a plan from a file.
-        lengths: parameter or buffer -> axis -> its original length, for every axis in `kept`.
-        program: that program, where the plan was made from it and not read from a file.
+        kept: the original positions that are kept, ascending, as parameter or buffer -> axis -> positions;
+            only axes that lose positions are listed.
+        edits: the changes of the graph; they follow from the program and the removed units.
+        fingerprint: the hash of the program that the plan was made for.
+        removed: the removed units, numbered by the analysis of that program; empty for a plan from a file.
+        lengths: the original length of every axis in `kept`, as parameter or buffer -> axis -> length.
+        program: the program, if the plan was made from it and not read from a file.
     """
 
     kept: Kept
@@ -82,7 +107,7 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of what the plan keeps and of the program it is for; equal on every machine."""
+        """Returns a hash of what the plan keeps and of the program it is for; it is the same on every machine."""
         state = hashlib.sha256(self.fingerprint.encode())
         for name in sorted(self.kept):
             for axis, positions in sorted(self.kept[name].items()):
@@ -90,16 +115,20 @@ class Plan:
         return state.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the plan as JSON, see docs/plan-format.md."""
+        """Writes the plan as JSON, see docs/plan-format.md.
+
+        Raises:
+            PlanError: the file cannot be written.
+        """
         data = PlanData(dict(self.kept), dict(self.lengths), self.edits, self.fingerprint)
-        Path(path).write_text(to_text(data, KINDS), encoding="utf-8")
+        Document(str(path), PlanError).write(Path(path), to_text(data, KINDS))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
-        """Reads a plan; `fp.shrink` checks it against the program and works out the units.
+        """Reads a plan from a JSON file; `fp.shrink` checks it against the program and finds the units.
 
         Raises:
-            PlanError: no such file, or one that was edited wrongly.
+            PlanError: the file does not exist, or was edited incorrectly.
         """
         data = read_plan(Path(path), KINDS)
         return cls(data.kept, data.edits, data.fingerprint, np.zeros(0, np.int64), data.lengths)

@@ -1,4 +1,4 @@
-"""Finds the units behind positions of parameter axes: those to remove, or those that are missing from what is kept."""
+"""Finds the units at given positions of parameter axes, or those that are missing from the kept positions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from fxprune.plan.plan import Kept
 
 
 def units_of(axes: Axes, removed: Mapping[str, tuple[int, Iterable[int]]]) -> IntArray:
-    """The units that remove the given positions of parameter axes, and perhaps more with them.
+    """Returns the units that remove the given positions; they may remove further positions too.
+
+    Args:
+        axes: the labels of the program.
+        removed: parameter or buffer name -> (axis, positions).
 
     Raises:
-        PlanError: an unknown parameter, a frozen position, or positions that several units could remove.
+        PlanError: the tensor or axis is unknown, a position is frozen, or several units could remove it.
     """
     first = {name: key for key, names in axes.names.items() for name in names}
     found: list[IntArray] = []
@@ -24,11 +28,11 @@ def units_of(axes: Axes, removed: Mapping[str, tuple[int, Iterable[int]]]) -> In
         labels = axes.params.get(first.get(name, name))
         if labels is None or not 0 <= axis < len(labels):
             raise PlanError(
-                f"the program has no axis {axis} of {name}",
-                why="no parameter or buffer of that name is used by the graph"
+                f"the program has no tensor {name} with an axis {axis}",
+                why="the graph uses no parameter or buffer of that name"
                 if labels is None
-                else "too few axes",
-                do="take names from fp.groups(program)",
+                else "the tensor has fewer axes",
+                do="take a name and an axis from fp.groups(program)",
             )
         found.append(
             _units_at(
@@ -42,7 +46,7 @@ def units_of(axes: Axes, removed: Mapping[str, tuple[int, Iterable[int]]]) -> In
 
 def _units_at(label: Label, positions: IntArray, where: str) -> IntArray:
     if positions.size and not 0 <= positions[0] <= positions[-1] < len(label):
-        raise PlanError(f"positions outside 0..{len(label) - 1}", where=where)
+        raise PlanError(f"some positions are outside 0..{len(label) - 1}", where=where)
     wanted = np.zeros(len(label), bool)
     wanted[positions] = True
     chosen: list[IntArray] = []
@@ -59,7 +63,7 @@ def _units_at(label: Label, positions: IntArray, where: str) -> IntArray:
 
 
 def _widen(label: Label, rest: BoolArray, where: str) -> IntArray:
-    """Units at positions that cannot go without others of the same axis."""
+    """Finds the units of positions that can be removed only together with others of the same axis."""
     choices = (
         np.stack([c[rest] for c in label.columns])
         if label.columns
@@ -69,21 +73,23 @@ def _widen(label: Label, rest: BoolArray, where: str) -> IntArray:
     if (count == 0).any():
         at = int(np.flatnonzero(rest)[count == 0][0])
         raise PlanError(
-            f"position {at} is frozen", where=where, do="fp.explain(program, name, axis) says why"
+            f"position {at} is frozen",
+            where=where,
+            do="see fp.explain(program, name, axis) for the reason",
         )
     if (count > 1).any():
         at = int(np.flatnonzero(rest)[count > 1][0])
         raise PlanError(
-            f"position {at} goes only together with others of its axis, in {int(count.max())} possible ways",
+            f"position {at} can only be removed together with others of its axis, in {int(count.max())} possible ways",
             where=where,
-            do="name all positions that go with it (see fp.explain), or give units",
+            do="name all positions to be removed with it (see fp.explain), or pass units",
         )
     widest: IntArray = choices.max(axis=0)
     return widest
 
 
 def units_of_kept(axes: Axes, kept: Kept, shapes: Mapping[str, tuple[int, ...]]) -> IntArray:
-    """The units whose removal leaves these positions."""
+    """Returns the units whose removal leaves exactly these positions."""
     found = [np.zeros(0, np.int64)]
     first = {name: key for key, names in axes.names.items() for name in names}
     for name, cut in kept.items():
@@ -94,7 +100,9 @@ def units_of_kept(axes: Axes, kept: Kept, shapes: Mapping[str, tuple[int, ...]])
                 positions.size and positions.max() >= shapes[name][axis]
             ):
                 raise PlanError(
-                    "the plan keeps positions that do not exist", where=f"{name}, axis {axis}"
+                    "the plan keeps positions that do not exist",
+                    where=f"{name}, axis {axis}",
+                    do="make a new plan with fp.plan",
                 )
             lost = np.setdiff1d(np.arange(shapes[name][axis]), positions)
             label = axes.params[first[name]][axis]
@@ -103,7 +111,7 @@ def units_of_kept(axes: Axes, kept: Kept, shapes: Mapping[str, tuple[int, ...]])
 
 
 def _contained(label: Label, positions: IntArray) -> IntArray:
-    """Units of the label all of whose positions are among these."""
+    """Returns the units of the label whose positions are all among the given ones."""
     wanted = np.zeros(len(label), bool)
     wanted[positions] = True
     parts = [np.setdiff1d(c[wanted], c[~wanted]) for c in label.columns]

@@ -1,4 +1,4 @@
-"""What was done, for people and for programs: cost tables, latency, and the report of a pruning."""
+"""Reports for people and for programs: cost tables, latency, and the report of a pruning run."""
 
 from fxprune.report.clock import Clock
 from fxprune.report.latency import Latency, compare_latency

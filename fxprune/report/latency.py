@@ -1,4 +1,4 @@
-"""Measured latency of two programs, run in turn so that both meet the same machine."""
+"""Measures the latency of two programs in alternation, so that both run under the same conditions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fxprune.graph.program import Program
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians over the rounds, in milliseconds.
+    """Median latencies over all rounds; prints as text.
 
     Attributes:
-        before: of one call of the first program.
-        after: of one call of the second.
-        ratio: median over the rounds of after / before; rounds are pairs, so drift cancels.
-        rounds: how many pairs were timed.
-        threads: of torch on the CPU.
+        before: milliseconds per call of the first program.
+        after: milliseconds per call of the second program.
+        ratio: the median over the rounds of after / before; since rounds are pairs, drift cancels out.
+        rounds: the number of pairs that were timed.
+        threads: the number of CPU threads that torch uses.
     """
 
     before: float
@@ -40,23 +40,23 @@ class Latency:
         )
 
     def to_json(self) -> dict[str, float]:
-        """The fields as a JSON object."""
+        """Returns the fields as a JSON object."""
         return asdict(self)
 
 
 def compare_latency(
     before: Program, after: Program, *, rounds: int = 15, warmup: int = 3
 ) -> Latency:
-    """Times both programs in eval mode on the first one's example inputs.
+    """Times two programs in eval mode on the example inputs of the first one.
 
     Args:
-        before: a captured network; its mode is put back afterwards.
-        after: another that takes the same inputs.
-        rounds: pairs of calls that are timed.
-        warmup: pairs of calls before that.
+        before: a captured network; its mode is restored afterwards.
+        after: another program that takes the same inputs.
+        rounds: the number of pairs of calls that are timed.
+        warmup: the number of untimed pairs of calls before that.
 
     Raises:
-        OptionError: fewer than one round.
+        OptionError: `rounds` is less than 1.
     """
     if rounds < 1:
         raise OptionError(f"rounds={rounds}", do="time at least one round")
@@ -83,7 +83,7 @@ def _pair(before: Program, after: Program) -> tuple[float, float]:
 
 @torch.no_grad()
 def _seconds(program: Program, inputs: Program) -> float:
-    """Wall time of one call."""
+    """Returns the wall time of one call in seconds."""
     devices = _cuda((inputs.args, inputs.kwargs))
     _wait(devices)
     start = perf_counter()

@@ -1,4 +1,4 @@
-"""Cost tables: what each module of a network costs, and two networks side by side."""
+"""Cost tables: the cost of each module of a network, and of two networks side by side."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import fx
 
 from fxprune.cost import node_macs, tensor_bytes
 from fxprune.cost.macs import example_sizes
+from fxprune.errors import LoadError
+from fxprune.files.document import Document, Entry
 from fxprune.graph.program import Program, module_path
 from fxprune.graph.sizes import Sizes
 
@@ -21,15 +23,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """What one module costs by itself or, in a folded table, with all below it.
+    """The cost of one module, or in a folded table that of the module and its submodules.
 
     Attributes:
-        path: dotted path of the module; "" is the network itself.
-        kind: class name.
-        output: sizes of its last output, at the example's batch size; () where it has none.
-        parameters: number of elements; a shared parameter counts where it stands first.
+        path: the dotted path of the module; "" is the network itself.
+        kind: the class name.
+        output: the sizes of its last output at the example's batch size; () if it has none.
+        parameters: the number of parameter elements; a shared parameter counts at its first occurrence.
         macs: multiply-accumulates for the example inputs.
-        bytes: of parameters and buffers.
+        bytes: the size of parameters and buffers in bytes.
     """
 
     path: str
@@ -50,12 +52,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A network by module; prints as a table.
+    """The cost of a network by module; prints as a table.
 
     Attributes:
-        name: class of the network.
-        inputs: sizes of the example inputs that MACs are counted for.
-        rows: modules with a cost of their own, in the order of the graph.
+        name: the class of the network.
+        inputs: the sizes of the example inputs for which MACs are counted.
+        rows: the modules with a cost of their own, in the order of the graph.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Summary:
 
     @property
     def total(self) -> Row:
-        """All rows added up."""
+        """The sum of all rows."""
         return sum(self.rows, Row("total", "", ()))
 
     def __str__(self) -> str:
@@ -82,33 +84,41 @@ class Summary:
         return f"{self.name}, for inputs {', '.join(map(_shape, self.inputs))}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` gives the summary back."""
+        """Returns the summary as plain data, from which `from_json` restores it."""
         return {**plain(asdict(self)), "total": plain(asdict(self.total))}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Summary:
-        """The summary of `to_json()`."""
-        rows = tuple(Row(**{**r, "output": tuple(r["output"])}) for r in data["rows"])
-        return cls(data["name"], tuple(map(tuple, data["inputs"])), rows)
+        """The summary of `to_json()`.
+
+        Raises:
+            LoadError: the data is something else.
+        """
+        return read_summary(Entry(data, Document("summary", LoadError)))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two summaries side by side; prints as a table."""
+    """Two summaries side by side; prints as a table.
+
+    Attributes:
+        before: the cost of the first network.
+        after: the cost of the second network.
+    """
 
     before: Summary
     after: Summary
 
     @property
     def ratios(self) -> dict[str, float]:
-        """What is left of parameters, MACs and bytes; 1 where there were none."""
+        """The shares of parameters, MACs and bytes that are left; 1 if there were none before."""
         a, b = self.before.total, self.after.total
         names = ("parameters", "macs", "bytes")
         pairs = ((n, getattr(a, n), getattr(b, n)) for n in names)
         return {name: new / old if old else 1.0 for name, old, new in pairs}
 
     def rows(self) -> Iterator[tuple[Row, Row]]:
-        """Modules of both, then those that are new; a module that is missing counts as nothing."""
+        """Yields the modules of the first network, then those only in the second; a missing module costs nothing."""
         old = {r.path: r for r in self.before.rows}
         new = {r.path: r for r in self.after.rows}
         for path in {**old, **new}:
@@ -127,22 +137,44 @@ class Comparison:
         return f"{self.before._title}\n{_table(lines, header)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` gives the comparison back."""
+        """Returns the comparison as plain data, from which `from_json` restores it."""
         sides = {"before": self.before.to_json(), "after": self.after.to_json()}
         return {**sides, "ratios": self.ratios}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
-        """The comparison of `to_json()`."""
-        return cls(Summary.from_json(data["before"]), Summary.from_json(data["after"]))
+        """The comparison of `to_json()`.
+
+        Raises:
+            LoadError: the data is something else.
+        """
+        facts = Entry(data, Document("comparison", LoadError)).record("before", "after", "ratios")
+        return cls(read_summary(facts["before"]), read_summary(facts["after"]))
+
+
+def read_summary(entry: Entry) -> Summary:
+    """The summary of a JSON object of `Summary.to_json`."""
+    facts = entry.record("name", "inputs", "rows", "total")
+    inputs = tuple(map(_read_shape, facts["inputs"].items()))
+    return Summary(facts["name"].text(), inputs, tuple(map(_read_row, facts["rows"].items())))
+
+
+def _read_shape(entry: Entry) -> Shape:
+    return tuple(e.integer(0) for e in entry.items())
+
+
+def _read_row(entry: Entry) -> Row:
+    facts = entry.record("path", "kind", "output", "parameters", "macs", "bytes")
+    counts = (facts[name].integer(0) for name in ("parameters", "macs", "bytes"))
+    return Row(facts["path"].text(), facts["kind"].text(), _read_shape(facts["output"]), *counts)
 
 
 def summary(program: Program, depth: int | None = None) -> Summary:
-    """Parameters, MACs and bytes of a program by module.
+    """Returns the parameters, MACs and bytes of a program by module.
 
     Args:
         program: a captured network.
-        depth: add modules deeper than this to those above them.
+        depth: add the costs of modules deeper than this to the modules that contain them.
     """
     sizes = example_sizes(program)
     rows = _modules(program, sizes)
@@ -154,12 +186,18 @@ def summary(program: Program, depth: int | None = None) -> Summary:
 
 
 def compare(before: Program, after: Program, depth: int | None = None) -> Comparison:
-    """Parameters, MACs and bytes of two programs, module by module."""
+    """Returns the parameters, MACs and bytes of two programs, module by module.
+
+    Args:
+        before: the first program.
+        after: the second program.
+        depth: see `summary`.
+    """
     return Comparison(summary(before, depth), summary(after, depth))
 
 
 def fold(whole: Summary, depth: int | None) -> Summary:
-    """The summary with modules deeper than `depth` added to those above them; None leaves it."""
+    """Adds modules deeper than `depth` to the modules that contain them; None changes nothing."""
     if depth is None:
         return whole
     rows: dict[str, Row] = {}
@@ -173,7 +211,7 @@ def fold(whole: Summary, depth: int | None) -> Summary:
 
 
 def _ordered(rows: Mapping[str, Row]) -> list[Row]:
-    """Rows in the order of the graph; a module that made no node comes after the one that holds it."""
+    """Returns the rows in the order of the graph; a module without nodes follows the module that contains it."""
     place = {path: i for i, path in enumerate(rows) if rows[path].kind or not path}
 
     def key(row: Row) -> int:
@@ -186,7 +224,7 @@ def _ordered(rows: Mapping[str, Row]) -> list[Row]:
 
 
 def _modules(program: Program, sizes: Sizes) -> dict[str, Row]:
-    """Every module that made a node, with its class and its last output."""
+    """Returns every module that created a node, with its class and its last output."""
     rows = {"": Row("", program.name, ())}
     for node in program.nodes:
         for path, kind in (node.meta.get("nn_module_stack") or {}).values():
@@ -206,7 +244,7 @@ def _output(node: fx.Node, sizes: Sizes) -> Shape:
 
 
 def _costs(program: Program) -> Iterator[tuple[str, Row]]:
-    """What nodes and tensors add to their modules."""
+    """Yields the costs that nodes and tensors add to their modules."""
     for node, macs in node_macs(program).items():
         yield module_path(node), Row("", "", (), macs=macs)
     for name, parameter in program.module.named_parameters():
@@ -233,7 +271,7 @@ def _kib(row: Row) -> str:
 
 
 def _scale(total: int) -> tuple[int, str]:
-    """A unit in which a table of MACs is easy to read."""
+    """Returns a scale in which a table of MACs is easy to read, and its name."""
     for scale, unit in ((1, ""), (10**3, " (thousand)"), (10**6, " (million)")):
         if total < 10**5 * scale:
             return scale, unit
@@ -245,7 +283,7 @@ def _macs(row: Row, scale: int) -> str:
 
 
 def _compared(a: Row, b: Row, scale: int) -> list[str]:
-    """One line of a comparison; the output after, and before where it was another."""
+    """Returns one line of a comparison; the output sizes before are shown where they changed."""
     shape = (
         _shape(a.output) if a.output == b.output else f"{_shape(a.output)} -> {_shape(b.output)}"
     )
@@ -260,7 +298,7 @@ def _left(before: int, after: int) -> str:
 
 
 def _table(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Text left, numbers right, a rule above the last line."""
+    """Formats a table: text on the left, numbers on the right, a rule above the last line."""
     align = ["left"] * 3 + ["right"] * (len(header) - 3)
     text = tabulate(lines, header, tablefmt="simple", colalign=align, disable_numparse=True)
     *body, last = text.splitlines()
@@ -268,7 +306,7 @@ def _table(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Tuples become lists and infinite numbers text, as JSON has neither."""
+    """Converts tuples to lists and infinite numbers to text, since JSON has neither."""
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

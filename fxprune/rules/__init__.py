@@ -1,1 +1,1 @@
-"""One rule per ATen operator, in one file per family; importing `table` loads them all."""
+"""The rules that say how labels pass through ATen operators, in one file per family of operators."""

@@ -1,4 +1,4 @@
-"""Operators that multiply and sum: matrix products, linear layers, convolutions."""
+"""Rules for operators that multiply and sum: matrix products, linear layers and convolutions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxprune.rules.table import present, rule
 
 @rule("aten.mm", "aten.bmm", "aten.matmul")
 def matmul(u: Units, a: Axes, b: Axes, *_: Any) -> Axes:
-    """[..., n, k] @ [..., k, m]; a vector stands for one row or one column."""
+    """Matrix product `[..., n, k] @ [..., k, m]`; a vector acts as a single row or column."""
     u.contract(a[-1], b[max(len(b) - 2, 0)])
     batch = u.broadcast(a[:-2], b[:-2])
     return (*batch, *a[-2:-1], *(b[-1:] if len(b) > 1 else ()))
@@ -18,47 +18,47 @@ def matmul(u: Units, a: Axes, b: Axes, *_: Any) -> Axes:
 
 @rule("aten.mv", "aten.dot", "aten.vdot", "aten.inner")
 def inner(u: Units, a: Axes, b: Axes) -> Axes:
-    """The last axes of both are contracted."""
+    """Inner product: the last axes of both operands are contracted."""
     u.contract(a[-1], b[-1])
     return a[:-1] + b[:-1]
 
 
 @rule("aten._cdist_forward")
 def cdist(u: Units, a: Axes, b: Axes, *_: Any) -> Axes:
-    """Distances of all rows [..., n, k] to all rows [..., m, k]; equal entries are no distance apart."""
+    """Distances of all rows `[..., n, k]` to all rows `[..., m, k]`; a removed feature counts as equal in both."""
     u.contract(a[-1], b[-1])
     return *u.broadcast(a[:-2], b[:-2]), a[-2], b[-2]
 
 
 @rule("aten.linalg_cross")
 def cross(u: Units, a: Axes, b: Axes, *, dim: int = -1) -> Axes:
-    """The three positions of one axis stand for directions."""
-    u.freeze(a[dim], b[dim], why="positions stand for directions")
+    """Cross product: the three positions of `dim` are directions and stay."""
+    u.freeze(a[dim], b[dim], why="the positions of this axis are directions in space")
     return u.broadcast(a, b)
 
 
 @rule("aten.outer", "aten.ger")
 def outer(u: Units, a: Axes, b: Axes) -> Axes:
-    """[n] x [m] -> [n, m]."""
+    """Outer product `[n] x [m] -> [n, m]`."""
     return a + b
 
 
 @rule("aten.addmm", "aten.addmv", "aten.baddbmm")
 def addmm(u: Units, bias: Axes, a: Axes, b: Axes, *_: Any, **__: Any) -> Axes:
-    """A matrix product plus a broadcast bias."""
+    """A matrix product plus a bias that is broadcast."""
     return u.broadcast(matmul(u, a, b), bias)
 
 
 @rule("aten.addbmm")
 def addbmm(u: Units, bias: Axes, a: Axes, b: Axes, **_: Any) -> Axes:
-    """The same, summed over the batch too."""
+    """A matrix product plus a bias, summed over the batch axis too."""
     u.contract(a[0], b[0])
     return u.broadcast(matmul(u, a[1:], b[1:]), bias)
 
 
 @rule("aten.linear")
 def linear(u: Units, x: Axes, w: Axes, bias: Axes | None = None) -> Axes:
-    """W is [out, in]."""
+    """Linear layer: the weight is `[out, in]`."""
     u.contract(x[-1], w[-1])
     if bias is not None and len(w) > 1:
         u.unify(w[0], *bias)
@@ -67,7 +67,7 @@ def linear(u: Units, x: Axes, w: Axes, bias: Axes | None = None) -> Axes:
 
 @rule("aten.bilinear")
 def bilinear(u: Units, a: Axes, b: Axes, w: Axes, bias: Axes | None = None) -> Axes:
-    """W is [out, in of a, in of b]."""
+    """Bilinear layer: the weight is `[out, in of a, in of b]`."""
     u.contract(a[-1], w[1])
     u.contract(b[-1], w[2])
     u.unify(w[0], *(bias or ()))
@@ -88,7 +88,10 @@ def convolution(
     groups: int,
     *_: Any,
 ) -> Axes:
-    """W is [out, in/g, *k]; transposed [in, out/g, *k]; the input may lack its batch axis."""
+    """Convolution: the weight is `[out, in/groups, *kernel]`, if transposed `[in, out/groups, *kernel]`.
+
+    The input may lack its batch axis.
+    """
     channel = len(x) - len(w) + 1
     x_in, space = x[channel], x[channel + 1 :]
     u.freeze(*space, *w[2:], why="a window slides over this axis")
@@ -99,7 +102,7 @@ def convolution(
 
 
 def _channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
-    """Output channels; only whole groups go, or the same channels of every group."""
+    """Returns the output channels; only whole groups, or the same channels of every group, can be removed."""
     (gx, cx), (gw, cw) = u.split(x, groups, -1), u.split(w[0], groups, -1)
     u.unify(cx, w[1])
     group = u.unify(gx, gw)
@@ -108,12 +111,12 @@ def _channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
 
 
 def _transposed_channels(u: Units, x: Label, w: Axes, groups: int) -> Label:
-    """The same with w as [in, out/g, *k]."""
+    """Does the same for a transposed convolution, whose weight is `[in, out/groups, *kernel]`."""
     u.unify(x, w[0])
     group, _ = u.split(w[0], groups, -1)
     u.spell("groups", group, single=True)
     if groups > 1 and len(w[1]) == 1:
-        u.freeze(w[1], why="the only channel of each group")
+        u.freeze(w[1], why="it is the only channel of its group")
     return merge(group, w[1])
 
 
@@ -128,7 +131,7 @@ def conv(
     dilation: Any,
     groups: int,
 ) -> Axes:
-    """The argument order of the training IR."""
+    """Convolution with the argument order of the training IR."""
     return convolution(u, x, w, bias, stride, padding, dilation, False, None, groups)
 
 
@@ -144,14 +147,14 @@ def conv_transpose(
     groups: int,
     dilation: Any,
 ) -> Axes:
-    """The argument order of the training IR."""
+    """Transposed convolution with the argument order of the training IR."""
     return convolution(u, x, w, bias, stride, padding, dilation, True, output_padding, groups)
 
 
 @rule("aten._grouped_mm", "transformers.grouped_mm_fallback")
 def grouped_mm(u: Units, a: Axes, b: Axes, offs: Any = None, bias: Any = None, *_: Any) -> Axes:
-    """[n, k] @ [e, k, m] with rows of `a` assigned to experts by `offs`."""
-    u.freeze(a[-2], *b[:-2], *(offs or ()), why="rows are assigned by data")
+    """Grouped product `[n, k] @ [e, k, m]`, in which `offs` assigns the rows of `a` to the e experts."""
+    u.freeze(a[-2], *b[:-2], *(offs or ()), why="rows are assigned to experts at run time")
     u.contract(a[-1], b[-2])
     out = u.unify(b[-1], *(x[-1] for x in present(bias)))
     return (*frozen(u.out[:-1]), out)

@@ -1,4 +1,4 @@
-"""Operators that make tensors: one repeated value may be made smaller, numbered or random ones not."""
+"""Rules for operators that create tensors: constant ones may shrink, numbered or random ones may not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fxprune.rules.table import rule
 
 @rule("aten.zeros", "aten.ones", "aten.full", "aten.empty.memory_format")
 def constant(u: Units, size: Any, *_: Any, **__: Any) -> Axes:
-    """One value everywhere: any position may go, and the size is spelled."""
+    """A tensor with the same value everywhere: any position can be removed, and the size argument is spelled."""
     return _repeated(u)
 
 
 @rule("aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")
 def constant_like(u: Units, x: Axes, size: Any, *_: Any, **__: Any) -> Axes:
-    """One value everywhere; only type and device come from `x`."""
+    """A tensor with the same value everywhere, which takes only its type and device from `x`."""
     return _repeated(u)
 
 
@@ -28,7 +28,7 @@ def _repeated(u: Units) -> Axes:
 
 @rule("aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.empty_like")
 def same_shape(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """The shape follows `x` at run time."""
+    """A tensor that takes its shape from `x` at run time."""
     return x
 
 
@@ -49,5 +49,5 @@ def same_shape(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
     "aten.normal.float_float",
 )
 def numbered(u: Units, *_: Any, **__: Any) -> Axes:
-    """Values depend on their position, or on the order of drawing."""
+    """Values that depend on their position or on the order in which they are drawn: nothing can be removed."""
     return frozen(u.out)

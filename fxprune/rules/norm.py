@@ -1,4 +1,7 @@
-"""Normalisations: weights follow the normalised axis; statistics over labelled axes are marked."""
+"""Rules for normalisation layers and statistics.
+
+Weights are coupled with the normalised axis; axes whose statistics change are marked.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from fxprune.rules.table import present, rule
 def batch_norm(
     u: Units, x: Axes, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any
 ) -> Axes:
-    """Statistics are per channel; in training they are taken over all other axes."""
+    """Batch norm: statistics are per channel; in train mode they are taken over all other axes."""
     if training:
         u.renormalise(x[0], *x[2:])
     return _per_channel(u, x, weight, bias, mean, variance)
@@ -21,8 +24,8 @@ def batch_norm(
 
 @rule("aten.instance_norm")
 def instance_norm(u: Units, x: Axes, *parameters: Any) -> Axes:
-    """Statistics are per sample and channel."""
-    u.freeze(*x[2:], why="statistics are taken over this axis")
+    """Instance norm: statistics are per sample and channel."""
+    u.freeze(*x[2:], why="statistics are computed over this axis")
     return _per_channel(u, x, *parameters)
 
 
@@ -37,15 +40,15 @@ def _per_channel(u: Units, x: Axes, *parameters: Any) -> Axes:
     "aten._native_batch_norm_legit.no_stats",
 )
 def native_batch_norm(u: Units, x: Axes, *parameters: Any) -> list[Axes]:
-    """The output and what the backward pass keeps, per channel or empty."""
-    u.freeze(x[0], *x[2:], why="statistics are taken over this axis")
+    """Returns the output and what the backward pass keeps, which is per channel or empty."""
+    u.freeze(x[0], *x[2:], why="statistics are computed over this axis")
     out = _per_channel(u, x, *parameters)
     return [out, *((out[1],) if list(s) == [len(out[1])] else frozen(s) for s in u.out[1:])]
 
 
 @rule("aten.layer_norm", "aten.rms_norm")
 def layer_norm(u: Units, x: Axes, shape: list[int], *parameters: Any) -> Axes:
-    """Normalises over the last len(shape) axes."""
+    """Layer norm: normalises over the last `len(shape)` axes."""
     k = len(shape)
     tail = u.broadcast(x[-k:], *parameters)
     u.renormalise(*x[-k:])
@@ -55,7 +58,7 @@ def layer_norm(u: Units, x: Axes, shape: list[int], *parameters: Any) -> Axes:
 
 @rule("aten.native_layer_norm")
 def native_layer_norm(u: Units, x: Axes, shape: list[int], *parameters: Any) -> list[Axes]:
-    """The output, mean and reciprocal deviation."""
+    """Returns the output, the mean and the reciprocal standard deviation."""
     out = layer_norm(u, x, shape, *parameters)
     stats = out[: -len(shape)] + frozen([1] * len(shape))
     return [out, stats, stats]
@@ -65,8 +68,8 @@ def native_layer_norm(u: Units, x: Axes, shape: list[int], *parameters: Any) -> 
 def group_norm(
     u: Units, x: Axes, groups: int, weight: Axes | None = None, bias: Any = None, *_: Any
 ) -> Axes:
-    """Whole groups go exactly; parts of every group change its statistics."""
-    u.freeze(*x[2:], why="statistics are taken over this axis")
+    """Group norm: removing whole groups is exact; removing channels of every group changes its statistics."""
+    u.freeze(*x[2:], why="statistics are computed over this axis")
     channel = u.unify(x[1], *(p[0] for p in present(weight, bias)))
     group, part = u.split(channel, groups, -1)
     u.renormalise(part)
@@ -76,7 +79,7 @@ def group_norm(
 
 @rule("aten.var", "aten.std")
 def var(u: Units, x: Axes, dim: Any = None, *args: Any, **kwargs: Any) -> Axes:
-    """Deviation over axes: their statistics change when positions go."""
+    """Variance or standard deviation: the statistics of an axis change when its positions are removed."""
     dims = reduced_axes(x, None if isinstance(dim, bool) else dim)
     keepdim = bool(kwargs.get("keepdim") or (args and args[-1]))
     u.renormalise(*(x[d] for d in dims))
@@ -85,6 +88,6 @@ def var(u: Units, x: Axes, dim: Any = None, *args: Any, **kwargs: Any) -> Axes:
 
 @rule("aten.var_mean", "aten.std_mean")
 def var_mean(u: Units, x: Axes, dim: Any = None, *args: Any, **kwargs: Any) -> list[Axes]:
-    """Deviation and mean."""
+    """Variance or standard deviation, and mean."""
     out = var(u, x, dim, *args, **kwargs)
     return [out, out]

@@ -1,4 +1,4 @@
-"""Operators that work element by element, and those that hand their input on."""
+"""Rules for elementwise operators and for those that pass their input through."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxprune.rules.table import POINTWISE, rule
 
 @rule(POINTWISE)
 def pointwise(u: Units, *operands: Any, **_: Any) -> Axes | list[Axes]:
-    """Broadcast the operands; several outputs are alike."""
+    """Couples the broadcast operands; several outputs have the same labels."""
     axes = u.broadcast(*operands)
     many = bool(u.out) and not isinstance(u.out[0], int)
     return [axes for _ in u.out] if many else axes
@@ -57,19 +57,19 @@ def pointwise(u: Units, *operands: Any, **_: Any) -> Axes | list[Axes]:
     "aten.where",
 )
 def carry(u: Units, x: Axes, *operands: Any, **_: Any) -> Axes | list[Axes]:
-    """Pointwise operators that carry no such tag."""
+    """Elementwise operators that lack torch's pointwise tag."""
     return pointwise(u, x, *operands)
 
 
 @rule("aten.to", "aten.type_as")
 def convert(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """Of another tensor, only its type and device matter."""
+    """A conversion: only type and device are taken from the other tensor."""
     return x
 
 
 @rule("aten.prelu", "aten._prelu_kernel")
 def prelu(u: Units, x: Axes, weight: Axes) -> Axes:
-    """The weight has one value, or one per channel (axis 1)."""
+    """PReLU: the weight has one value, or one for each channel (axis 1)."""
     if len(weight) == 1 and len(x) > 1:
         weight = (weight[0], *frozen([1] * (len(x) - 2)))
     return u.broadcast(x, weight)
@@ -77,7 +77,7 @@ def prelu(u: Units, x: Axes, weight: Axes) -> Axes:
 
 @rule("aten.glu")
 def glu(u: Units, x: Axes, dim: int = -1) -> Axes:
-    """One half gates the other."""
+    """Gated linear unit: one half of the axis gates the other half."""
     dim %= len(x)
     half = len(x[dim]) // 2
     out = u.unify(x[dim].take(slice(0, half)), x[dim].take(slice(half, None)))
@@ -86,14 +86,14 @@ def glu(u: Units, x: Axes, dim: int = -1) -> Axes:
 
 @rule("aten.view_as_complex")
 def view_as_complex(u: Units, x: Axes) -> Axes:
-    """The last axis is (real, imaginary)."""
+    """The last axis, (real, imaginary), is consumed."""
     u.freeze(x[-1])
     return x[:-1]
 
 
 @rule("aten.view_as_real")
 def view_as_real(u: Units, x: Axes) -> Axes:
-    """A last axis of (real, imaginary) is added."""
+    """A last axis, (real, imaginary), is added."""
     return *x, Label(2)
 
 
@@ -101,12 +101,24 @@ def view_as_real(u: Units, x: Axes) -> Axes:
     "aten.bernoulli_",
     "aten.uniform_",
     "aten.normal_",
+    "aten.random_",
+    "aten.exponential_",
+    "aten.geometric_",
+    "aten.cauchy_",
+    "aten.log_normal_",
     "aten.bernoulli",
+    "aten.uniform",
+    "aten.normal_functional",
+    "aten.random",
+    "aten.exponential",
+    "aten.geometric",
+    "aten.cauchy",
+    "aten.log_normal",
     "aten.rand_like",
     "aten.randn_like",
     "aten.randint_like",
 )
 def random(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """Random numbers are drawn in the order of positions."""
+    """Random numbers are drawn in the order of the positions: nothing can be removed."""
     u.freeze(*x, why="random numbers are drawn in the order of positions")
     return frozen([len(a) for a in x])

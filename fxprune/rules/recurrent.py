@@ -1,4 +1,4 @@
-"""Recurrent layers: one hidden unit through all gates, layers and directions."""
+"""Rules for recurrent layers: a hidden unit is coupled through all gates, layers and directions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lstm(
     layers: int,
     *args: Any,
 ) -> list[Axes]:
-    """Weights are [4*hidden, in] and [4*hidden, hidden]; a projection [out, hidden] may follow."""
+    """LSTM: weights are `[4*hidden, in]` and `[4*hidden, hidden]`, perhaps with a projection `[out, hidden]`."""
     h, c = hx
     out = _recurrent(u, x, h, c, params, 4, biases=biases, both=bool(args[2]))
     return [out, h, c]
@@ -31,7 +31,7 @@ def lstm(
 def gru(
     u: Units, x: Axes, hx: Axes, params: Sequence[Axes], biases: bool, layers: int, *args: Any
 ) -> list[Axes]:
-    """Weights are [3*hidden, in] and [3*hidden, hidden]."""
+    """GRU: weights are `[3*hidden, in]` and `[3*hidden, hidden]`."""
     return [_recurrent(u, x, hx, hx, params, 3, biases=biases, both=bool(args[2])), hx]
 
 
@@ -39,7 +39,7 @@ def gru(
 def rnn(
     u: Units, x: Axes, hx: Axes, params: Sequence[Axes], biases: bool, layers: int, *args: Any
 ) -> list[Axes]:
-    """Weights are [hidden, in] and [hidden, hidden]."""
+    """Plain RNN: weights are `[hidden, in]` and `[hidden, hidden]`."""
     return [_recurrent(u, x, hx, hx, params, 1, biases=biases, both=bool(args[2])), hx]
 
 
@@ -54,8 +54,8 @@ def _recurrent(
     biases: bool,
     both: bool,
 ) -> Axes:
-    """All layers share the state's axis, so one unit goes through all of them."""
-    u.freeze(*x[:-1], *h[:-1], *c[:-1], why="time steps follow one another")
+    """Couples the layers: all of them share the state's axis, so a unit is removed from each of them."""
+    u.freeze(*x[:-1], *h[:-1], *c[:-1], why="each time step depends on the one before")
     size = (4 if biases else 2) + int(len(h[-1]) != len(c[-1]))
     cells = [params[i : i + size] for i in range(0, len(params), size)]
     directions = 2 if both else 1
@@ -73,10 +73,14 @@ def _cell(u: Units, feature: Label, h: Label, c: Label, cell: Sequence[Axes], ga
     projection = len(cell) % 2
     for tensor in cell[: len(cell) - projection]:
         gate, unit = u.split(tensor[0], gates, -1)
-        u.freeze(gate, why="every gate is needed")
+        u.freeze(gate, why="every gate of the cell is needed")
         u.unify(c, unit)
     if projection:
-        u.freeze(c, cell[-1][1], why="torch takes equal sizes of both states for no projection")
+        u.freeze(
+            c,
+            cell[-1][1],
+            why="torch assumes there is no projection where both states have the same size",
+        )
         u.unify(h, cell[-1][0])
     else:
         u.unify(h, c)

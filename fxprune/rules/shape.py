@@ -1,4 +1,4 @@
-"""Operators that move, join, cut or reinterpret axes."""
+"""Rules for operators that move, join, cut or reinterpret axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fxprune.rules.table import rule
 
 @rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten._reshape_copy", "aten.view_copy")
 def reshape(u: Units, x: Axes, shape: Any, *_: Any) -> Axes:
-    """Runs of sizes with equal products are merged, then split."""
+    """Reshape: runs of sizes with equal products are merged, then split."""
     out = u.reshape(x, u.out)
     u.spell("size" if u.argument("size") else "shape", *out)
     return out
@@ -19,20 +19,20 @@ def reshape(u: Units, x: Axes, shape: Any, *_: Any) -> Axes:
 
 @rule("aten.view.dtype")
 def view_dtype(u: Units, x: Axes, dtype: Any) -> Axes:
-    """Bits are read as another type."""
-    u.freeze(*x, why="bits are read as another type")
+    """View as another type: the bits are reinterpreted, and every axis stays."""
+    u.freeze(*x, why="its bits are read as another type")
     return frozen(u.out)
 
 
 @rule("aten.flatten", "aten.ravel")
 def flatten(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """Sizes are not spelled."""
+    """Flatten: no argument spells a size."""
     return u.reshape(x, u.out)
 
 
 @rule("aten.unflatten.int")
 def unflatten(u: Units, x: Axes, dim: int, sizes: Sequence[Any]) -> Axes:
-    """One axis becomes several."""
+    """Unflatten: one axis becomes several."""
     out = u.reshape(x, u.out)
     dim %= len(x)
     u.spell("sizes", *out[dim : dim + len(sizes)])
@@ -41,19 +41,19 @@ def unflatten(u: Units, x: Axes, dim: int, sizes: Sequence[Any]) -> Axes:
 
 @rule("aten.view_as", "aten.reshape_as")
 def view_as(u: Units, x: Axes, other: Axes) -> Axes:
-    """The shape of another tensor."""
+    """View with the shape of another tensor."""
     return tuple(u.unify(a, b) for a, b in zip(u.reshape(x, u.out), other, strict=True))
 
 
 @rule("aten.permute")
 def permute(u: Units, x: Axes, dims: Sequence[int]) -> Axes:
-    """Axes in another order."""
+    """Permute: the axes are reordered."""
     return tuple(x[d] for d in dims)
 
 
 @rule("aten.transpose.int", "aten.swapaxes", "aten.swapdims")
 def transpose(u: Units, x: Axes, a: int, b: int) -> Axes:
-    """Two axes change places."""
+    """Transpose: two axes are exchanged."""
     order = list(x)
     order[a], order[b] = order[b], order[a]
     return tuple(order)
@@ -61,19 +61,19 @@ def transpose(u: Units, x: Axes, a: int, b: int) -> Axes:
 
 @rule("aten.t", "aten.adjoint", "aten.mT", "aten.matrix_H")
 def t(u: Units, x: Axes) -> Axes:
-    """The last two axes change places."""
+    """Transpose of the last two axes."""
     return x[:-2] + x[-2:][::-1]
 
 
 @rule("aten.numpy_T")
 def numpy_t(u: Units, x: Axes) -> Axes:
-    """All axes in reverse."""
+    """Transpose of all axes: their order is reversed."""
     return x[::-1]
 
 
 @rule("aten.movedim", "aten.moveaxis")
 def movedim(u: Units, x: Axes, source: Any, target: Any) -> Axes:
-    """Axes move, the others keep their order."""
+    """Moves some axes; the others keep their order."""
     pairs = (
         [(source, target)] if isinstance(source, int) else list(zip(source, target, strict=True))
     )
@@ -85,23 +85,27 @@ def movedim(u: Units, x: Axes, source: Any, target: Any) -> Axes:
 
 @rule("aten.unsqueeze")
 def unsqueeze(u: Units, x: Axes, dim: int) -> Axes:
-    """A new axis of length 1."""
+    """Inserts an axis of length 1."""
     dim %= len(x) + 1
     return *x[:dim], Label(1), *x[dim:]
 
 
 @rule("aten.squeeze")
 def squeeze(u: Units, x: Axes, dim: Any = None) -> Axes:
-    """Axes of length 1 go; one that is longer stays as long, for it must not become 1 (capture names those of 1)."""
+    """Drops axes of length 1.
+
+    An axis that is named but longer is frozen, because it must not shrink to length 1 and be dropped
+    then. Capture writes every squeeze with the axes that it drops.
+    """
     named = range(len(x)) if dim is None else [dim] if isinstance(dim, int) else dim
     dims = {d % len(x) for d in named} if x else set()
-    u.freeze(*(x[d] for d in dims), why="an axis of length 1 is dropped")
+    u.freeze(*(x[d] for d in dims), why="the axis has length 1 and is dropped")
     return drop(x, {d for d in dims if len(x[d]) == 1})
 
 
 @rule("aten.expand", "aten.broadcast_to")
 def expand(u: Units, x: Axes, size: Any, *_: Any, **__: Any) -> Axes:
-    """A repeated value may be repeated less often."""
+    """Expand: a repeated value may be repeated less often."""
     lead = len(u.out) - len(x)
     out = [_expanded(u, x[i - lead] if i >= lead else None, n, i) for i, n in enumerate(u.out)]
     u.spell("size", *out)
@@ -112,26 +116,29 @@ def _expanded(u: Units, label: Label | None, length: int, position: int) -> Labe
     if label is not None and len(label) == length:
         return label
     if label is not None:
-        u.freeze(label, why="an axis of length 1 that broadcasts")
+        u.freeze(label, why="the axis has length 1 and is broadcast")
     return Label(length) if u.symbolic(position) else u.fresh([length])[0]
 
 
 @rule("aten.expand_as")
 def expand_as(u: Units, x: Axes, other: Axes) -> Axes:
-    """The shape of another tensor."""
+    """Expand to the shape of another tensor."""
     return u.broadcast(x, other)
 
 
 @rule("aten.broadcast_tensors")
 def broadcast_tensors(u: Units, tensors: Sequence[Axes]) -> list[Axes]:
-    """All to one shape."""
+    """Broadcasts all tensors to one shape."""
     axes = u.broadcast(*tensors)
     return [axes for _ in tensors]
 
 
 @rule("aten.cat", "aten.concat", "aten.concatenate")
 def cat(u: Units, tensors: Sequence[Axes], dim: int = 0) -> Axes:
-    """One axis is joined, the others are common; empty one-dimensional parts are skipped, as torch does."""
+    """Concatenation: one axis is joined and the others are coupled.
+
+    Empty one-dimensional operands are skipped, as torch does.
+    """
     rank = max(len(x) for x in tensors)
     parts = [x for x in tensors if len(x) == rank]
     dim %= rank
@@ -143,7 +150,7 @@ def cat(u: Units, tensors: Sequence[Axes], dim: int = 0) -> Axes:
 
 @rule("aten.stack")
 def stack(u: Units, tensors: Sequence[Axes], dim: int = 0) -> Axes:
-    """A new axis, one position per tensor."""
+    """Stack: adds an axis with one position for each tensor."""
     axes = tuple(u.unify(*group) for group in zip(*tensors, strict=True))
     dim %= len(axes) + 1
     return *axes[:dim], Label(len(tensors)), *axes[dim:]
@@ -151,7 +158,7 @@ def stack(u: Units, tensors: Sequence[Axes], dim: int = 0) -> Axes:
 
 @rule("aten.split_with_sizes", "aten.split.sizes", "aten.split_with_sizes_copy")
 def split_with_sizes(u: Units, x: Axes, sizes: Sequence[Any], dim: int = 0) -> list[Axes]:
-    """The axis is cut into parts."""
+    """Split: an axis is cut into parts of given sizes."""
     dim %= len(x)
     ends = _ends([shape[dim] for shape in u.out])
     parts = [x[dim].take(slice(a, b)) for a, b in ends]
@@ -161,22 +168,25 @@ def split_with_sizes(u: Units, x: Axes, sizes: Sequence[Any], dim: int = 0) -> l
 
 @rule("aten.split.Tensor", "aten.chunk", "aten.tensor_split")
 def split_evenly(u: Units, x: Axes, _: Any, dim: int = 0) -> list[Axes]:
-    """Parts whose sizes the operator works out itself: the axis stays (capture spells the sizes where it can)."""
-    u.freeze(x[dim], why="cut into parts whose sizes are worked out at run time")
+    """Split into parts whose sizes the operator computes: the axis stays.
+
+    Capture writes the sizes where they are known.
+    """
+    u.freeze(x[dim], why="it is split into parts whose sizes are computed at run time")
     return [frozen_at(x, dim, shape[dim]) for shape in u.out]
 
 
 @rule("aten.unbind")
 def unbind(u: Units, x: Axes, dim: int = 0) -> list[Axes]:
-    """One tensor per position."""
-    u.freeze(x[dim], why="each position is taken by itself")
+    """Unbind: one tensor for each position."""
+    u.freeze(x[dim], why="each position becomes a tensor of its own")
     return [drop(x, [dim % len(x)]) for _ in u.out]
 
 
 @rule("aten.select.int", "aten.select_copy.int")
 def select(u: Units, x: Axes, dim: int, index: Any) -> Axes:
-    """One position is taken."""
-    u.freeze(x[dim], why="one position is taken by its number")
+    """Select: one position is taken."""
+    u.freeze(x[dim], why="one position is selected by its number")
     return drop(x, [dim % len(x)])
 
 
@@ -184,14 +194,14 @@ def select(u: Units, x: Axes, dim: int, index: Any) -> Axes:
 def slice_(
     u: Units, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Axes:
-    """A stretch of positions; with a step, or bounds known at run time only, the axis stays."""
+    """Slice: a range of positions. With a step, or with bounds known only at run time, the axis stays."""
     dim %= len(x)
     whole, length = x[dim], u.out[dim]
     if length == len(whole):
         return x
     numbers = all(n is None or isinstance(n, int) for n in (start, end))
     if step != 1 or not numbers or u.symbolic(dim):
-        u.freeze(whole, why="positions are taken by their numbers")
+        u.freeze(whole, why="positions are selected by their numbers")
         return frozen_at(x, dim, length)
     return _cut(u, x, dim, *slice(start, end).indices(len(whole))[:2])
 
@@ -207,11 +217,11 @@ def _cut(u: Units, x: Axes, dim: int, first: int, last: int) -> Axes:
 
 @rule("aten.narrow")
 def narrow(u: Units, x: Axes, dim: int, start: Any, length: Any) -> Axes:
-    """A stretch of positions, by start and length."""
+    """Narrow: a range of positions, given by start and length."""
     dim %= len(x)
     whole = x[dim]
     if not (isinstance(start, int) and isinstance(length, int)):
-        u.freeze(whole, why="positions are taken by their numbers")
+        u.freeze(whole, why="positions are selected by their numbers")
         return frozen_at(x, dim, u.out[dim])
     start %= len(whole)
     cut = whole.take(slice(start, start + length))
@@ -224,13 +234,13 @@ def narrow(u: Units, x: Axes, dim: int, start: Any, length: Any) -> Axes:
 def slice_scatter(
     u: Units, x: Axes, source: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Axes:
-    """A stretch of positions is overwritten."""
+    """A range of positions is overwritten."""
     dim %= len(x)
     first, last, _ = slice(start, end).indices(len(x[dim]))
     if step == 1:
         cut = _cut(u, x, dim, first, last)
     else:
-        u.freeze(x[dim], why="positions are taken by their numbers")
+        u.freeze(x[dim], why="positions are selected by their numbers")
         cut = frozen_at(x, dim, len(source[dim]))
     for a, b in zip(cut, source, strict=True):
         u.unify(a, b)
@@ -239,29 +249,29 @@ def slice_scatter(
 
 @rule("aten.flip")
 def flip(u: Units, x: Axes, dims: Sequence[int]) -> Axes:
-    """Axes are turned round."""
+    """Flip: axes are reversed."""
     turned = {d % len(x) for d in dims}
     return tuple(a.take(slice(None, None, -1)) if i in turned else a for i, a in enumerate(x))
 
 
 @rule("aten.roll")
 def roll(u: Units, x: Axes, shifts: Any, dims: Sequence[int] = ()) -> Axes:
-    """Positions move along: the axes stay."""
-    u.freeze(*([x[d] for d in dims] if dims else x), why="positions move along")
+    """Roll: positions are shifted along the axes, which stay."""
+    u.freeze(*([x[d] for d in dims] if dims else x), why="positions are shifted along this axis")
     return x
 
 
 @rule("aten.rot90")
 def rot90(u: Units, x: Axes, times: int = 1, dims: Sequence[int] = (0, 1)) -> Axes:
-    """A quarter turn in the plane of two axes, which stay."""
+    """A rotation by quarter turns in the plane of two axes, which stay."""
     turned = {d % len(x) for d in dims}
-    u.freeze(*(x[d] for d in turned), why="positions move along")
+    u.freeze(*(x[d] for d in turned), why="positions are shifted along this axis")
     return tuple(Label(u.out[i]) if i in turned else a for i, a in enumerate(x))
 
 
 @rule("aten.repeat")
 def repeat(u: Units, x: Axes, repeats: Sequence[Any]) -> Axes:
-    """The tensor is laid beside itself; one position may be repeated less often."""
+    """Repeat: the tensor is tiled; an axis of length 1 may be repeated less often."""
     lead = len(u.out) - len(x)
     out = tuple(
         _repeated(u, x[i - lead] if i >= lead else Label(1), n, i) for i, n in enumerate(u.out)
@@ -276,7 +286,7 @@ def _repeated(u: Units, label: Label, length: int, position: int) -> Label:
         return label
     if len(label) > 1:
         return label.tile(length // len(label))
-    u.freeze(label, why="an axis of length 1 that is repeated")
+    u.freeze(label, why="the axis has length 1 and is repeated")
     return Label(length) if u.symbolic(position) else u.fresh([length])[0]
 
 
@@ -284,13 +294,13 @@ def _repeated(u: Units, label: Label, length: int, position: int) -> Label:
 def repeat_interleave(
     u: Units, x: Axes, repeats: Any, dim: Any = None, *, output_size: Any = None
 ) -> Axes:
-    """Each position is repeated."""
+    """Repeats each position."""
     if dim is None:
         x, dim = (merge(*x),), 0
     dim %= len(x)
     whole, length = x[dim], u.out[dim]
     if len(whole) == 1:
-        u.freeze(whole, why="an axis of length 1 that is repeated")
+        u.freeze(whole, why="the axis has length 1 and is repeated")
     out = whole.repeat(length // len(whole))
     if output_size is not None:
         u.spell("output_size", out, single=True)
@@ -299,7 +309,10 @@ def repeat_interleave(
 
 @rule("aten.pad", "aten.constant_pad_nd")
 def pad(u: Units, x: Axes, pads: Sequence[Any], mode: Any = "constant", *_: Any) -> Axes:
-    """With one value, fewer positions may be added; `pads` counts from the last axis, both ends of each."""
+    """Padding: with a constant value, fewer positions may be added.
+
+    `pads` lists both ends of each axis, beginning with the last axis.
+    """
     one_value = not isinstance(mode, str) or mode == "constant"
     out = list(x)
     spelled: list[Label | None] = []
@@ -318,7 +331,7 @@ def pad(u: Units, x: Axes, pads: Sequence[Any], mode: Any = "constant", *_: Any)
 
 
 def _padding(u: Units, label: Label, sides: Sequence[Any]) -> Axes | None:
-    """Labels of what is added at both ends of an axis that may change, if its lengths are known."""
+    """Returns the labels of what is added at both ends of an axis; None if the lengths are not known."""
     if not label.columns or not all(isinstance(n, int) and n >= 0 for n in sides) or not any(sides):
         return None
     return u.fresh(sides)
@@ -333,7 +346,7 @@ def _padding(u: Units, label: Label, sides: Sequence[Any]) -> Axes | None:
     "aten.replication_pad3d",
 )
 def pad_with_own(u: Units, x: Axes, pads: Sequence[Any]) -> Axes:
-    """The last axes are continued by their own values."""
+    """Padding with the tensor's own values: the last axes stay."""
     k = len(pads) // 2
     u.freeze(*x[-k:], why="this axis is padded")
     return x[:-k] + frozen(u.out[-k:])
@@ -341,29 +354,29 @@ def pad_with_own(u: Units, x: Axes, pads: Sequence[Any]) -> Axes:
 
 @rule("aten.diagonal")
 def diagonal(u: Units, x: Axes, offset: int = 0, a: int = 0, b: int = 1) -> Axes:
-    """Positions of two axes are paired by their numbers; they become the last axis."""
+    """Diagonal: positions of two axes are paired by number and become the last axis."""
     pair = {a % len(x), b % len(x)}
-    u.freeze(*(x[d] for d in pair), why="positions are paired by their numbers")
+    u.freeze(*(x[d] for d in pair), why="positions of two axes are paired by number")
     return *drop(x, pair), Label(u.out[-1])
 
 
 @rule("aten.tril", "aten.triu")
 def triangle(u: Units, x: Axes, *_: Any) -> Axes:
-    """Positions are compared by their numbers."""
-    u.freeze(*x[-2:], why="positions are compared by their numbers")
+    """Triangular part: positions of two axes are compared by number."""
+    u.freeze(*x[-2:], why="positions of two axes are compared by number")
     return x
 
 
 @rule("aten.as_strided")
 def as_strided(u: Units, x: Axes, *_: Any) -> Axes:
-    """Memory is addressed directly."""
-    u.freeze(*x, why="memory is addressed directly")
+    """Strided view: memory is addressed directly."""
+    u.freeze(*x, why="the operator addresses memory directly")
     return frozen(u.out)
 
 
 @rule("aten.meshgrid")
 def meshgrid(u: Units, tensors: Sequence[Axes], *, indexing: str = "ij") -> list[Axes]:
-    """Every tensor along an axis of its own; with "xy" the first two change places."""
+    """Meshgrid: each tensor varies along an axis of its own; with `"xy"` the first two are exchanged."""
     axes = [x[0] if x else Label(1) for x in tensors]
     if indexing == "xy":
         axes[:2] = axes[1::-1]
@@ -372,29 +385,29 @@ def meshgrid(u: Units, tensors: Sequence[Axes], *, indexing: str = "ij") -> list
 
 @rule("aten.pixel_shuffle")
 def pixel_shuffle(u: Units, x: Axes, factor: int) -> Axes:
-    """[..., c*r*r, h, w] -> [..., c, h*r, w*r]."""
+    """Pixel shuffle: `[..., c*r*r, h, w] -> [..., c, h*r, w*r]`."""
     channel, block = u.split(x[-3], -1, factor * factor)
-    u.freeze(block, *x[-2:], why="channels become pixels")
+    u.freeze(block, *x[-2:], why="channels are rearranged into pixels")
     return *x[:-3], channel, *frozen(u.out[-2:])
 
 
 @rule("aten.pixel_unshuffle")
 def pixel_unshuffle(u: Units, x: Axes, factor: int) -> Axes:
-    """[..., c, h*r, w*r] -> [..., c*r*r, h, w]."""
-    u.freeze(*x[-2:], why="pixels become channels")
+    """Pixel unshuffle: `[..., c, h*r, w*r] -> [..., c*r*r, h, w]`."""
+    u.freeze(*x[-2:], why="pixels are rearranged into channels")
     return *x[:-3], x[-3].repeat(factor * factor), *frozen(u.out[-2:])
 
 
 @rule("aten.channel_shuffle", "aten.native_channel_shuffle")
 def channel_shuffle(u: Units, x: Axes, groups: int) -> Axes:
-    """[b, g*c, ...] -> [b, c*g, ...]."""
+    """Channel shuffle: `[b, g*c, ...] -> [b, c*g, ...]`."""
     group, part = u.split(x[1], groups, -1)
     u.spell("groups", group, single=True)
     return x[0], merge(part, group), *x[2:]
 
 
 def frozen_at(x: Axes, dim: int, length: int) -> Axes:
-    """The labels with a frozen one of `length` at `dim`."""
+    """Returns the labels with a frozen one of `length` at `dim`."""
     dim %= len(x)
     return *x[:dim], Label(length), *x[dim + 1 :]
 

@@ -29,11 +29,12 @@ _table: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule under operator names: "aten.mean.dim" for one overload, "aten.mm" for all.
+    """Registers a rule under operator names: `"aten.mean.dim"` for one overload, `"aten.mm"` for all.
 
-    A rule is called as `rule(u, *arguments)` with the operator's arguments in the order of its schema,
-    defaults filled in, keyword-only ones by keyword where the rule takes them. A tensor argument is the
-    tuple of its axes' labels. It returns the labels of the output, or a list of such for several outputs.
+    A rule is called as `rule(u, *arguments)`, where `u` is the `Units` of the analysis. Arguments come
+    in the order of the operator's schema with defaults filled in; keyword-only arguments are passed by
+    keyword if the rule accepts them. A tensor argument is the tuple of the labels of its axes. The rule
+    returns the labels of the output, or a list of such tuples for several outputs. See `docs/rules.md`.
     """
 
     def register(function: Rule) -> Rule:
@@ -45,10 +46,10 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 @cache
 def load_rules() -> None:
-    """Imports every family, once, then the rules of other packages, which come before ours.
+    """Imports all families of rules once, then the rules of other packages, which take precedence.
 
     Raises:
-        OptionError: another package's rules cannot be imported.
+        OptionError: the rules of another package cannot be imported.
     """
     for family in FAMILIES:
         import_module(f"fxprune.rules.{family}")
@@ -56,7 +57,7 @@ def load_rules() -> None:
 
 
 def lookup(name: str, *, pointwise: bool = False) -> Rule | None:
-    """The rule of an operator by its full name, else by its name without overload, else by tag."""
+    """Finds the rule of an operator by its full name, else by its name without overload, else by tag."""
     load_rules()
     found = (
         _table.get(name) or _table.get(name.rsplit(".", 1)[0])
@@ -67,11 +68,11 @@ def lookup(name: str, *, pointwise: bool = False) -> Rule | None:
 
 
 def rule_names() -> list[str]:
-    """Every name with a rule, sorted."""
+    """Returns every operator name that has a rule, sorted."""
     load_rules()
     return sorted(_table)
 
 
 def present(*operands: Any) -> list[Any]:
-    """The operands that are tensors."""
+    """Returns the operands that are tensors."""
     return [o for o in operands if isinstance(o, tuple)]

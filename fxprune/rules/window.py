@@ -1,4 +1,4 @@
-"""Pooling, resampling and sliding windows over the trailing axes."""
+"""Rules for pooling, resampling and sliding windows over the last axes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHY = "a window slides over this axis"
     "aten._upsample_nearest_exact1d",
 )
 def over_one(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """The last axis."""
+    """Operates on the last axis, which stays; the others pass through."""
     return _trailing(u, x, 1)
 
 
@@ -36,7 +36,7 @@ def over_one(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
     "aten._upsample_bicubic2d_aa",
 )
 def over_two(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """The last two axes."""
+    """Operates on the last two axes, which stay; the others pass through."""
     return _trailing(u, x, 2)
 
 
@@ -50,31 +50,31 @@ def over_two(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
     "aten._upsample_nearest_exact3d",
 )
 def over_three(u: Units, x: Axes, *_: Any, **__: Any) -> Axes:
-    """The last three axes."""
+    """Operates on the last three axes, which stay; the others pass through."""
     return _trailing(u, x, 3)
 
 
 @rule("aten.max_pool1d_with_indices", "aten.adaptive_max_pool1d")
 def indexed_over_one(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
-    """Values and their positions in the window."""
+    """Operates on the last axis and returns values and their positions in the window."""
     return [_trailing(u, x, 1, shape) for shape in u.out]
 
 
 @rule("aten.max_pool2d_with_indices", "aten.adaptive_max_pool2d")
 def indexed_over_two(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
-    """Values and their positions in the window."""
+    """Operates on the last two axes and returns values and their positions in the window."""
     return [_trailing(u, x, 2, shape) for shape in u.out]
 
 
 @rule("aten.max_pool3d_with_indices", "aten.adaptive_max_pool3d")
 def indexed_over_three(u: Units, x: Axes, *_: Any, **__: Any) -> list[Axes]:
-    """Values and their positions in the window."""
+    """Operates on the last three axes and returns values and their positions in the window."""
     return [_trailing(u, x, 3, shape) for shape in u.out]
 
 
 @rule("aten.fractional_max_pool2d")
 def fractional(u: Units, x: Axes, size: Any, out: Any, samples: Axes) -> list[Axes]:
-    """The windows of each channel are given by `samples` [b, c, 2]."""
+    """Fractional pooling: `samples`, `[b, c, 2]`, gives the windows of each channel."""
     u.freeze(samples[2], why=WHY)
     lead = u.broadcast(x[:-2], samples[:2])
     return [_trailing(u, lead + x[-2:], 2, shape) for shape in u.out]
@@ -82,14 +82,14 @@ def fractional(u: Units, x: Axes, size: Any, out: Any, samples: Axes) -> list[Ax
 
 @rule("aten.im2col")
 def im2col(u: Units, x: Axes, kernel: list[int], *_: Any) -> Axes:
-    """[b, c, h, w] -> [b, c*k*k, windows]."""
+    """Extracts windows: `[b, c, h, w] -> [b, c*k*k, windows]`."""
     u.freeze(*x[-2:], why=WHY)
     return *x[:-3], x[-3].repeat(kernel[0] * kernel[1]), *frozen(u.out[-1:])
 
 
 @rule("aten.col2im")
 def col2im(u: Units, x: Axes, size: Any, kernel: list[int], *_: Any) -> Axes:
-    """[b, c*k*k, windows] -> [b, c, h, w]."""
+    """Sums windows back into an image: `[b, c*k*k, windows] -> [b, c, h, w]`."""
     channel, window = u.split(x[-2], -1, kernel[0] * kernel[1])
     u.freeze(window, x[-1], why=WHY)
     return *x[:-2], channel, *frozen(u.out[-2:])
@@ -97,7 +97,7 @@ def col2im(u: Units, x: Axes, size: Any, kernel: list[int], *_: Any) -> Axes:
 
 @rule("aten.unfold")
 def unfold(u: Units, x: Axes, dim: int, size: int, step: int) -> Axes:
-    """Windows along `dim`, and a new last axis inside the window."""
+    """Windows along `dim`, with a new last axis for the positions inside the window."""
     dim %= len(x)
     u.freeze(x[dim], why=WHY)
     return *x[:dim], *frozen(u.out[dim : dim + 1]), *x[dim + 1 :], *frozen([size])

@@ -1,4 +1,4 @@
-"""Applies a plan to a program: tensors are sliced, spelled sizes rewritten."""
+"""Applies a plan to a program: slices its tensors and rewrites the sizes in its graph."""
 
 from fxprune.shrink.engine import apply_plan
 

@@ -1,4 +1,4 @@
-"""Makes the smaller program of a plan; the program it is given stays as it is."""
+"""Builds the smaller program of a plan; the original program does not change."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fxprune.shrink.values import update_values
 
 @without_collection()
 def apply_plan(program: Program, axes: Axes, plan: Plan) -> Program:
-    """The smaller program.
+    """Returns the smaller program.
 
-    Every parameter and buffer is a new tensor, so training the result leaves the original alone.
+    Every parameter and buffer is a new tensor, so that training the result does not affect the original.
 
     Args:
-        program: what `axes` and `plan` were made for.
+        program: the program that `axes` and `plan` were made for.
         axes: its labels.
-        plan: a plan checked against them.
+        plan: a plan that was checked against them.
     """
     graph = copy.deepcopy(program.graph)
     update_values(graph, program, axes, plan)

@@ -1,4 +1,4 @@
-"""Edits of the graph: spelled sizes, pinned defaults, rescaled averages."""
+"""Edits the graph: spelled sizes, pinned defaults and rescaled averages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from fxprune.plan import Edit, Rescale, ScaleArgument, SetArgument
 
 
 def edit_graph(graph: fx.Graph, edits: Iterable[Edit]) -> None:
-    """Applies edits to a graph, in place."""
+    """Applies edits to a graph, in place.
+
+    Raises:
+        PlanError: an argument does not have the value that the plan expects.
+    """
     nodes = {node.name: node for node in graph.nodes}
     for edit in edits:
         node = nodes[edit.node]
@@ -33,14 +37,15 @@ def edit_graph(graph: fx.Graph, edits: Iterable[Edit]) -> None:
 def _checked(old: Any, edit: SetArgument) -> Any:
     if old != edit.old:
         raise PlanError(
-            f"argument {edit.argument} is {old}, the plan expects {edit.old}",
+            f"argument {edit.argument} is {old}, but the plan expects {edit.old}",
             where=f"node {edit.node}",
+            do="make a new plan with fp.plan",
         )
     return edit.new
 
 
 def _scaled(node: fx.Node, old: fx.Node, edit: ScaleArgument) -> fx.Node:
-    """Old * numerator // denominator, computed in the graph."""
+    """Computes old * numerator // denominator in the graph."""
     graph, value = node.graph, old.meta["val"]
     with graph.inserting_before(node):
         product = graph.call_function(operator.mul, (old, edit.numerator))

@@ -1,4 +1,4 @@
-"""Slices parameters and buffers, keeping what they share and how they lie in memory."""
+"""Slices parameters and buffers; shared tensors stay shared and memory formats are preserved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK = 1 << 16
 
 
 def slice_tensors(module: torch.nn.Module, kept: Kept) -> None:
-    """Puts a sliced copy in place of every tensor of a module; tensors under two names stay one."""
+    """Replaces every tensor of a module by a sliced copy; a tensor with two names stays one tensor."""
     done: dict[int, torch.Tensor] = {}
     for path, owner in module.named_modules(remove_duplicate=False):
         for store in (owner._parameters, owner._buffers):
@@ -39,7 +39,7 @@ def _copy(tensor: torch.Tensor, cut: Mapping[int, IntArray]) -> torch.Tensor:
 
 
 def slice_axes(tensor: torch.Tensor, cut: Mapping[int, IntArray]) -> torch.Tensor:
-    """A copy with only the given positions of some axes; contiguous in the memory format it had."""
+    """Returns a copy with only the given positions of some axes, contiguous in its original memory format."""
     layout = memory_format(tensor)
     plain = type(tensor) is torch.Tensor and tensor.device.type == "cpu" and not tensor.is_quantized
     if not cut or tensor.nbytes < LARGE or not plain:
@@ -57,7 +57,7 @@ def slice_axes(tensor: torch.Tensor, cut: Mapping[int, IntArray]) -> torch.Tenso
 def _slice_in_turn(
     tensor: torch.Tensor, cut: Mapping[int, IntArray], layout: torch.memory_format
 ) -> torch.Tensor:
-    """The same axis by axis, on any device; those that lose most first."""
+    """Slices one axis at a time, on any device, beginning with the axes that lose most."""
     if not cut:
         return tensor.clone(memory_format=layout)
     out = tensor
@@ -69,11 +69,11 @@ def _slice_in_turn(
 
 
 def _gather(source: torch.Tensor, kept: Mapping[int, IntArray], out: torch.Tensor) -> None:
-    """Copies the kept positions of `source` to `out`, both contiguous, without a copy in between.
+    """Copies the kept positions of `source` to `out`, both contiguous, without an intermediate copy.
 
-    Both are seen as rows of pieces; a piece is what lies together and stays. Where both rows and
-    pieces go, a few rows are done at a time, so that what is needed again is still in the cache:
-    long pieces are taken by their number in the whole, short ones from rows taken before.
+    Both are viewed as rows of pieces; a piece is a run of neighbouring positions that are all kept. If both
+    rows and pieces are removed, a few rows are copied at a time so that data needed again is still in the
+    cache: long pieces are indexed in the whole tensor, short ones in rows selected before.
     """
     last = max(kept)
     run = run_length(kept[last], source.shape[last])
@@ -103,7 +103,7 @@ def _gather(source: torch.Tensor, kept: Mapping[int, IntArray], out: torch.Tenso
 
 
 def run_length(positions: IntArray, length: int) -> int:
-    """The longest piece such that an axis of `length` in such pieces loses whole ones only.
+    """Returns the length of the longest piece such that an axis of `length` loses only whole pieces.
 
     >>> run_length(np.array([2, 3, 6, 7, 8, 9]), 12)
     2
@@ -114,14 +114,14 @@ def run_length(positions: IntArray, length: int) -> int:
 
 
 def memory_order(dim: int, layout: torch.memory_format) -> list[int]:
-    """The axes as they lie in memory, outermost first."""
+    """Returns the axes in the order in which they lie in memory, outermost first."""
     if layout == torch.contiguous_format:
         return list(range(dim))
     return [0, *range(2, dim), 1]
 
 
 def memory_format(tensor: torch.Tensor) -> torch.memory_format:
-    """channels_last for tensors that lie so, else contiguous."""
+    """Returns channels_last for tensors in that format, else contiguous."""
     if not tensor.is_contiguous():
         if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
             return torch.channels_last

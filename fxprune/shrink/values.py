@@ -1,4 +1,4 @@
-"""Keeps each node's example value (`meta["val"]`) true to the smaller sizes."""
+"""Updates each node's example value (`meta["val"]`) to the smaller sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxprune.torch_private import resized
 
 
 def update_values(graph: fx.Graph, program: Program, axes: Axes, plan: Plan) -> None:
-    """Gives the nodes of `graph`, a copy of the program's, values of the sizes that the plan leads to."""
+    """Gives the nodes of `graph`, a copy of the program's graph, example values of the sizes after the plan."""
     gone = np.zeros(axes.n_units, bool)
     gone[plan.removed] = True
     shrinker = _Shrinker(axes, gone)
@@ -28,7 +28,7 @@ def update_values(graph: fx.Graph, program: Program, axes: Axes, plan: Plan) -> 
 
 
 class _Shrinker:
-    """Makes values of smaller sizes; nodes of one size and type share one."""
+    """Creates example values of smaller sizes; nodes with the same size and type share one."""
 
     def __init__(self, axes: Axes, gone: BoolArray) -> None:
         self._axes, self._gone = axes, gone

@@ -1,1 +1,1 @@
-"""What a captured graph is built of."""
+"""The structure of a captured graph: residual blocks, linear regions, activations, and what depends on what."""

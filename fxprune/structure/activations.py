@@ -1,4 +1,4 @@
-"""Activation functions in a graph, those that are spelled out as several calls too."""
+"""Finds the activation functions of a graph, including those written as several calls."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _SIGNS = frozenset(("mul", "div"))
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """One activation function: `node` is a function of each number of `source` alone.
+    """One activation function: each element of `node` depends on the same element of `source` alone.
 
     Attributes:
         source: the pre-activations.
-        node: what it makes of them.
-        name: its operator; of `x * sigmoid(x)` and the like that of the inner function.
-        nodes: all nodes of it, in execution order.
-        identity_above: whether every number above 0 stays what it is.
-        zero_below: whether every number that is not above 0 becomes 0.
+        node: the activations.
+        name: the operator; for `x * sigmoid(x)` and similar forms, that of the inner function.
+        nodes: all nodes of the function, in execution order.
+        identity_above: whether the function leaves every number above 0 unchanged.
+        zero_below: whether the function maps every number that is not above 0 to 0.
     """
 
     source: fx.Node
@@ -47,15 +47,16 @@ class Activation:
 
     @property
     def readers(self) -> tuple[fx.Node, ...]:
-        """The nodes of it that read the pre-activations, in execution order."""
+        """The nodes of the function that read the pre-activations, in execution order."""
         return tuple(n for n in self.nodes if self.source in n.all_input_nodes)
 
 
 def find_activations(program: Program) -> Iterator[Activation]:
-    """The activation functions of a program in execution order.
+    """Yields the activation functions of a program in execution order.
 
-    `x * f(x)`, `0.5 * x * f(x)` and the like, with an activation inside `f` and nothing but calls that work
-    number by number, is one of them (SiLU, GELU, Mish, spelled out), and what is inside is none.
+    A product such as `x * f(x)` or `0.5 * x * f(x)` counts as one activation function if `f` contains an
+    activation and only elementwise calls (SiLU, GELU or Mish, written out); the activation inside `f` is
+    then not listed.
     """
     inside: set[fx.Node] = set()
     found: list[Activation] = []
@@ -96,7 +97,7 @@ def _is_zero_below(node: fx.Node) -> bool:
 
 
 def _self_gated(node: fx.Node, order: dict[fx.Node, int]) -> Activation | None:
-    """The product of a value, perhaps times a positive number, and a function of the same value."""
+    """Finds the product of a value, perhaps scaled by a positive number, and a function of the same value."""
     if operator(node) != "mul" or len(node.args) < 2:
         return None
     for x, f in (node.args[:2], node.args[1::-1]):
@@ -114,7 +115,7 @@ def _self_gated(node: fx.Node, order: dict[fx.Node, int]) -> Activation | None:
 
 
 def _unscaled(node: fx.Node) -> list[fx.Node]:
-    """A value and what it is a positive multiple of, from near to far."""
+    """Returns a value and the values that it is a positive multiple of, nearest first."""
     found = [node]
     while operator(found[-1]) in _SIGNS and len(found[-1].args) == 2:
         source, factor = found[-1].args
@@ -125,7 +126,7 @@ def _unscaled(node: fx.Node) -> list[fx.Node]:
 
 
 def _between(source: fx.Node, end: fx.Node, order: dict[fx.Node, int]) -> set[fx.Node]:
-    """The nodes from a value to `end`; none where these read another value or do more than numbers."""
+    """Returns the nodes from a value to `end`; empty if they read another value or are not elementwise."""
     found: set[fx.Node] = set()
     todo = [end]
     while todo:
@@ -140,7 +141,7 @@ def _between(source: fx.Node, end: fx.Node, order: dict[fx.Node, int]) -> set[fx
 
 
 def _by_number(node: fx.Node) -> bool:
-    """Whether a node works number by number on values that are all computed from one."""
+    """Returns whether a node is elementwise on values that are all computed from one value."""
     return (
         is_operator(node)
         and bool(node.all_input_nodes)

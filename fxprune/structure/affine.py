@@ -1,4 +1,4 @@
-"""Which calls are affine in what reaches them from the network's inputs, and why the others are not."""
+"""Decides which calls are affine in the values that depend on the network's inputs, and why others are not."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _FACTORS: dict[str, tuple[int, ...]] = {
 _MASKED = {"masked_fill": 1, "where": 0}
 _DROPOUT = frozenset(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"))
 
-PRODUCT = "product of two values that depend on the input"
-RANDOM = "a factor drawn at random"
+PRODUCT = "it multiplies two values that depend on the input"
+RANDOM = "one factor is drawn at random"
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A node with what is known of its arguments."""
+    """A node with what is known about its arguments."""
 
     node: fx.Node
     name: str
@@ -59,19 +59,19 @@ class _Call:
     random: frozenset[fx.Node]
 
     def varies(self, value: Any) -> bool:
-        """Whether an argument holds a value that depends on the input."""
+        """Returns whether an argument holds a value that depends on the input."""
         return any(x in self.varying for x in _leaves(value))
 
     @property
     def steered(self) -> str:
-        """Why not, if more than the first argument varies."""
+        """The reason why the call is not affine, if more than its first argument varies."""
         rest = [*self.args[1:], self.keywords]
         if self.varies(rest):
             return f"{self.node.target} takes its positions from values that depend on the input"
         return ""
 
     def product(self, factors: list[Any]) -> str:
-        """Why not, if the factors are not one varying value and constants."""
+        """Returns why the call is not affine, unless the factors are one varying value and constants."""
         if sum(self.varies(f) for f in factors) > 1:
             return PRODUCT
         return RANDOM if any(x in self.random for x in _leaves(factors)) else ""
@@ -82,17 +82,17 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def why_not_affine(flow: Flow) -> dict[fx.Node, str]:
-    """For every live node whose value varies why it is not affine; "" where it is."""
+    """Returns for every live node whose value varies why it is not affine; "" if it is affine."""
     random = _random(flow)
     why = {n: _reason(n, flow.varying, random) for n in flow.order if n in flow.varying}
     for node, writes in flow.written.items():
         if why.get(node) == "":
-            why[node] = f"reads memory that {writes[-1].name} writes to"
+            why[node] = f"it reads memory that {writes[-1].name} writes to"
     return why
 
 
 def is_weighted(node: fx.Node, flow: Flow) -> bool:
-    """Whether a node is a convolution or matrix product with a parameter."""
+    """Returns whether a node is a convolution or matrix product with a parameter."""
     return any(x in flow.trained for x in _leaves(_factors(node)))
 
 
@@ -105,7 +105,7 @@ def _factors(node: fx.Node) -> list[Any]:
 
 
 def _random(flow: Flow) -> frozenset[fx.Node]:
-    """What is drawn, and what is made of that without the network's input."""
+    """Returns the random values, and the values computed from them without the network's input."""
     found: set[fx.Node] = set()
     for node in flow.order:
         drawn = draws(node) or not found.isdisjoint(flow.inputs[node])
@@ -133,9 +133,9 @@ def _target(node: fx.Node) -> str:
 
 
 def _checks(call: _Call) -> Iterator[str]:
-    """The verdicts of the kinds of operators that the call is of."""
+    """Yields the verdict for each kind of operator that the call belongs to."""
     if not _has_fractions(call.node):
-        yield f"{call.node.target} does not give real numbers"
+        yield f"{call.node.target} does not return floating-point numbers"
     if call.name in _FIRST:
         yield call.steered
     if call.name in _SUMS:
@@ -147,7 +147,7 @@ def _checks(call: _Call) -> Iterator[str]:
 
 
 def _has_fractions(node: fx.Node) -> bool:
-    """Whether the value, and each tensor of a list, is of a floating-point or complex type."""
+    """Returns whether the value, or every tensor of a list, has a floating-point or complex type."""
     tensors = [x for x in _leaves(node.meta.get("val")) if isinstance(x, torch.Tensor)]
     return bool(tensors) and all(x.is_floating_point() or x.is_complex() for x in tensors)
 
@@ -158,7 +158,7 @@ def _multiplication(call: _Call) -> str:
 
 def _division(call: _Call) -> str:
     if call.varies(call.args[1]):
-        return "division by a value that depends on the input"
+        return "it divides by a value that depends on the input"
     if call.keywords.get("rounding_mode") is not None:
         return "the quotient is rounded"
     return call.product(call.args[:2])

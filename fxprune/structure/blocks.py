@@ -1,8 +1,9 @@
-"""Residual blocks, found by the paths of a graph and not by names.
+"""Finds residual blocks by the paths of the graph, not by the names of modules.
 
-A block is what lies between a value `e` and an operand `b` of an add whose other operand shows `e`: the
-identity, or seen through a cast, a reshape or one linear projection (He et al., arXiv 1512.03385, section 3.2).
-Nothing else reads from it, so with `b` at 0 all of it is dead and the shortcut is left.
+A block lies between a value `e` and an operand `b` of an addition whose other operand is a view of `e`:
+the identity, or `e` after a cast, a reshape or one linear projection (He et al., arXiv 1512.03385,
+section 3.2). Nothing outside reads a value of the block, so that if `b` is set to 0 the whole branch is
+dead and only the shortcut is left.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from fxprune.structure.shortcut import View, views
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One residual block: `add(shortcut, branch)`, both made of `entry`.
+    """One residual block, `add(shortcut, branch)`, in which both operands depend on `entry`.
 
     Attributes:
         add: the addition.
         branch: the operand that a gate would multiply.
         shortcut: the other operand.
-        entry: the value that both depend on.
-        projection: nodes on the shortcut between the entry and the add; none for an identity.
-        nodes: the branch: what depends on the entry and leads to `branch`, `branch` included.
-        path: a readable name, of its own in the program.
-        kind: class of the module the block is of, "" where there is none.
-        parent: the nearest block whose branch holds this one.
-        parameters: names of the parameters that nothing else uses: what goes with the block.
-        size: number of their elements.
-        macs: multiply-accumulates that go with the block, at the example's batch size.
+        entry: the value that both operands depend on.
+        projection: the nodes on the shortcut between the entry and the addition; empty for an identity.
+        nodes: the nodes of the branch: those that depend on the entry and lead to `branch`, which is included.
+        path: a readable name, unique in the program.
+        kind: the class of the module that the block belongs to, "" if there is none.
+        parent: the innermost block whose branch contains this one.
+        parameters: the names of the parameters that are removed with the block because nothing else uses them.
+        size: the number of elements of these parameters.
+        macs: the multiply-accumulates that are removed with the block, at the example's batch size.
     """
 
     add: fx.Node
@@ -60,7 +61,7 @@ class Block:
 
     @property
     def depth(self) -> int:
-        """How many blocks this one lies in."""
+        """The number of blocks that contain this one."""
         depth, around = 0, self.parent
         while around is not None:
             depth, around = depth + 1, around.parent
@@ -69,16 +70,16 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Blocks(Sequence[Block]):
-    """The blocks of a program, each after the one it lies in; prints as a tree.
+    """The residual blocks of a program, each after the block that contains it; prints as a tree.
 
     Attributes:
-        name: class of the network.
-        blocks: in the order of the graph.
-        size: elements of all parameters of the network.
-        macs: multiply-accumulates of the network.
-        size_inside: elements of the parameters that go with the blocks.
-        macs_inside: multiply-accumulates that go with the blocks.
-        left: adds that close no block because something else reads a value of the branch, and that value.
+        name: the class of the network.
+        blocks: the blocks in the order of the graph.
+        size: the number of elements of all parameters of the network.
+        macs: the multiply-accumulates of the network, at the example's batch size.
+        size_inside: the number of elements of the parameters that belong to blocks.
+        macs_inside: the multiply-accumulates that belong to blocks.
+        left: additions that close no block because a value of the branch is read elsewhere, with that value.
     """
 
     name: str
@@ -125,29 +126,34 @@ def _shortcut_text(block: Block) -> str:
 
 
 def find_blocks(program: Program, *, parallel: bool = False) -> Blocks:
-    """The residual blocks of a program, nested ones too.
+    """Finds the residual blocks of a program, including nested ones.
 
-    An add counts where its operands have equal shapes and one of them, seen back through casts, dropout,
-    reshapes, resampling and at most one convolution or linear with its norm, is a value `e` the other one, `b`,
-    depends on. Between `e` and `b` a parameter is used, and no live node but the add reads from there. A size that is
-    read there is no dependence. Of two operands that both could be the branch, the one with more parameters is.
+    An addition closes a block under these conditions. Its operands have equal shapes. One operand, traced
+    back through casts, dropout, reshapes, resampling and at most one convolution or linear layer with its
+    norm, is a value `e` on which the other operand, `b`, depends. Between `e` and `b` a parameter is used,
+    and no live node except the addition reads a value from there. Reading a size is no dependence. If
+    either operand could be the branch, the one with more parameters is.
 
-    Branches in parallel: in `a(x) + m(x) + x` the two are one block. In `x + a(x) + m(x)` the sum `x + a(x)` is no view
-    of `x`, so that `a` is a block and `m` is not unless `parallel` is set; if they begin with a norm that both
-    read, neither is.
+    Parallel branches: in `a(x) + m(x) + x`, the two branches form one block. In `x + a(x) + m(x)`, the sum
+    `x + a(x)` is not a view of `x`, so that `a` is a block, but `m` is one only if `parallel` is set. If
+    both branches begin with a shared norm, neither is a block.
 
-    Runs in time linear in nodes, edges and the sizes of the blocks, but for a bit per pair of a node and an add.
+    The run time is linear in the nodes, the edges and the sizes of the blocks, plus one bit operation per
+    pair of a node and an addition.
 
     Args:
         program: a captured network.
-        parallel: whether a shortcut may lead through the add of another block.
+        parallel: whether a shortcut may lead through the addition of another block.
+
+    Returns:
+        The blocks, each after the block that contains it.
     """
     return _Search(program, parallel).blocks()
 
 
 @dataclass(frozen=True)
 class _Inner:
-    """What lies between an entry and a branch, and what that reads from outside but constants."""
+    """The nodes between an entry and a branch, and the values they read from outside except constants."""
 
     entry: fx.Node
     nodes: frozenset[fx.Node]
@@ -155,7 +161,7 @@ class _Inner:
 
 
 class _Search:
-    """What is known of a program while its blocks are found."""
+    """The state of the search for the blocks of a program."""
 
     def __init__(self, program: Program, parallel: bool) -> None:
         self._program = program
@@ -179,13 +185,13 @@ class _Search:
         return replace(totals, left=tuple(self._left.items()))
 
     def _begins(self, block: Block) -> tuple[int, int]:
-        """Where its branch begins; the longer one first."""
+        """Returns where the branch of a block begins; sorts the longer of two blocks first."""
         place = self._flow.position
         readers = (r for r in self._flow.readers[block.entry] if r in block.nodes)
         return min(place[r] for r in readers), -place[block.add]
 
     def _found(self) -> Iterator[Block]:
-        """For every add that closes a block that block, the larger one if there are two."""
+        """Yields the block that each addition closes, the larger one if there are two."""
         pairs = {n: list(_operands(n)) for n in _sums(self._flow)}
         seen = {s: list(views(s, self._flow)) for p in pairs.values() for s, _ in p}
         self._bit, self._bits = self._flow.dependence(v.value for vs in seen.values() for v in vs)
@@ -203,7 +209,7 @@ class _Search:
     def _block(
         self, add: fx.Node, shortcut: fx.Node, branch: fx.Node, seen: Iterable[View]
     ) -> Block | None:
-        """The block that an add closes, told which operand is its branch."""
+        """Returns the block that an addition closes, given which operand is its branch."""
         below = self._bits[branch]
         view = next((v for v in seen if self._bit[v.value] & below), None)
         if view is None or view.value is branch or self._flow.readers[branch] != (add,):
@@ -216,9 +222,9 @@ class _Search:
         return Block(add, branch, shortcut, view.value, view.path, nodes)
 
     def _between(self, entry: fx.Node, branch: fx.Node, add: fx.Node) -> frozenset[fx.Node] | None:
-        """What depends on the entry and leads to the branch; None where something else reads it.
+        """Returns the nodes that depend on the entry and lead to the branch; None if a value is read elsewhere.
 
-        A block found before that depends on the entry as a whole is taken as a whole.
+        A block found earlier that depends on the entry as a whole is included as a whole.
         """
         bit, inside = self._bit[entry], self._tree.run(branch)
         found, outside = {branch}, set()
@@ -247,7 +253,7 @@ class _Search:
         return any(s in self._flow.trained and s not in nodes and s is not entry for s in read)
 
     def _reads_whole(self, entry: fx.Node, nodes: frozenset[fx.Node]) -> bool:
-        """Whether the branch is made of more than parts of the entry, as a shortcut may be."""
+        """Returns whether the branch reads more than parts of the entry, as a shortcut may."""
         readers = [r for r in self._flow.readers[entry] if r in nodes]
         return any(operator(r) not in ("slice", "narrow") for r in readers)
 
@@ -260,7 +266,7 @@ class _Search:
         )
 
     def _nested(self, blocks: list[Block]) -> list[Block]:
-        """The blocks with their parents; blocks come after those they may lie in."""
+        """Returns the blocks with their parents; blocks come after those that may contain them."""
         done: dict[int, Block] = {}
         by_number = {self._tree.number(b.branch): b for b in blocks}
         open_: list[int] = []
@@ -276,7 +282,7 @@ class _Search:
 
 
 def _extended(seen: Iterable[View], closed: Mapping[fx.Node, Block]) -> Iterator[View]:
-    """The views of an operand, and those through adds that are known to close a block."""
+    """Yields the views of an operand, and those through additions that are known to close a block."""
     for view in seen:
         yield view
         while (block := closed.get(view.value)) is not None:
@@ -286,7 +292,7 @@ def _extended(seen: Iterable[View], closed: Mapping[fx.Node, Block]) -> Iterator
 
 
 def _sums(flow: Flow) -> Iterator[fx.Node]:
-    """The live adds of two tensors of equal shape."""
+    """Yields the live additions of two tensors of equal shape."""
     sizes = Sizes.of_primes()
     for node in flow.order:
         if operator(node) == "add" and len(node.args) == 2 and node not in flow.written:
@@ -297,7 +303,7 @@ def _sums(flow: Flow) -> Iterator[fx.Node]:
 
 
 def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Which operand could be the shortcut, and which the branch; `alpha` scales a branch only."""
+    """Yields which operand could be the shortcut and which the branch; only a branch may be scaled by `alpha`."""
     a, b = node.args
     assert isinstance(a, fx.Node)
     assert isinstance(b, fx.Node)
@@ -307,7 +313,7 @@ def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 class _Cost:
-    """What goes with a node: the parameters and multiply-accumulates that are there for it only."""
+    """The cost that is removed with a node: parameters and multiply-accumulates that serve only that node."""
 
     def __init__(self, program: Program, flow: Flow, tree: PostDominators) -> None:
         self._tree = tree
@@ -321,22 +327,22 @@ class _Cost:
         self._total = sum(self._macs.values())
 
     def macs(self, branch: fx.Node) -> int:
-        """Multiply-accumulates that die with a node."""
+        """Returns the multiply-accumulates that become dead with a node."""
         run = self._tree.run(branch)
         return self._sum[run.stop] - self._sum[run.start]
 
     def parameters(self, branch: fx.Node) -> tuple[str, ...]:
-        """Names of the parameters that die with a node."""
+        """Returns the names of the parameters that become dead with a node."""
         run = self._tree.run(branch)
         a, b = (bisect_left(self._spans, (n, -1, "")) for n in (run.start, run.stop))
         return tuple(sorted(name for _, last, name in self._spans[a:b] if last in run))
 
     def size(self, branch: fx.Node) -> int:
-        """Elements of those parameters."""
+        """Returns the number of elements of the parameters that become dead with a node."""
         return sum(self._sizes[name] for name in self.parameters(branch))
 
     def totals(self, name: str, blocks: list[Block]) -> Blocks:
-        """The blocks with sums in which nothing counts twice."""
+        """Returns the blocks with sums that count nothing twice."""
         gone = {p for b in blocks for p in b.parameters}
         runs = sorted((self._tree.run(b.branch) for b in blocks), key=lambda r: (r.start, -r.stop))
         macs = end = 0
@@ -350,7 +356,7 @@ class _Cost:
 
 
 def _spans(program: Program, flow: Flow, tree: PostDominators) -> Iterator[tuple[int, int, str]]:
-    """First and last number of the nodes that hold each parameter, under its first name."""
+    """Yields the first and last number of the nodes that read each parameter, with its first name."""
     names: Mapping[int, str] = {id(p): name for name, p in program.module.named_parameters()}
     numbers: dict[str, list[int]] = {}
     for node, parameter in flow.parameters.items():

@@ -1,20 +1,23 @@
 """The expected cost of a network whose gates are open at random, independently of each other.
 
-With theta the probabilities, the cost of a layer with units a before and b behind it, inside a block of gate B, is
+Let theta be the probabilities that gates are open. The paper on complexity-aware training (arXiv
+2411.09127) gives the expected cost of a convolution with units a before and units b after it, inside a
+block with gate B, as
 
     E = theta_B * sum(theta_a) * sum(theta_b) * k * k * H * W
 
-(complexity-aware training, arXiv 2411.09127). Here it is worked out for any graph: every node's and every
-parameter's cost is a product of lengths of axes (`fxprune.cost`), and
+This module generalises the formula to any graph. The cost of every node and every parameter is a sum
+of products of axis lengths (`fxprune.cost`), and
 
-    E[term] = factor * P(needed) * prod over its axes of E[length]
-    E[length] = sum over positions of prod(theta of the units that the position goes with)
+    E[term] = factor * P(needed) * product over its axes of E[length]
+    E[length] = sum over positions of product(theta of the units that remove the position)
 
-P(needed) is exact for any graph (`fxprune.structure.need`). A unit gate counts as closed where all its units are;
-in a term over one of its axes that is in the length already. At theta in {0, 1} the sum is exactly the cost of
-the rewritten network. In between it is the expectation where no gate stands in two axes of one term; where one
-does, as in a convolution from a residual stream to itself, the product of expectations is taken for the
-expectation of the product: our reading of the paper (a reconstruction).
+P(needed) is exact for any graph (`fxprune.structure.need`). There, a gate on units counts as closed if
+all its units are closed; in a term over an axis of that gate, the length already accounts for this. If
+every theta is 0 or 1, the sum is exactly the cost of the rewritten network. For other values it is the
+exact expectation if no gate acts on two axes of one term. If one does, as in a convolution from a
+residual stream to itself, the product of the expectations replaces the expectation of the product; this
+is our reading of the paper.
 """
 
 from __future__ import annotations
@@ -41,11 +44,11 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Expected:
-    """Expected costs, float64 scalars with gradients to the thetas that they were worked out from.
+    """Expected costs, as float64 scalars with gradients to the thetas.
 
     Attributes:
-        macs: multiply-accumulates at the example's own batch size.
-        params: elements of parameters; those of gates do not count.
+        macs: the expected multiply-accumulates at the example's batch size.
+        params: the expected number of parameter elements, without those of gates.
     """
 
     macs: Tensor
@@ -53,16 +56,16 @@ class Expected:
 
 
 class ExpectedCost:
-    """The expected cost of one program as a function of its gates' thetas.
+    """The expected cost of a program as a function of the thetas of its gates.
 
-    What depends on the graph is worked out once; a call is a few dozen tensor operations on the CPU.
+    Everything that depends only on the graph is computed once; a call takes a few dozen tensor operations.
 
     Args:
-        program: with gates.
+        program: a program with gates.
         axes: its labels.
 
     Attributes:
-        paths: of the gates, in execution order.
+        paths: the paths of the gates, in execution order.
     """
 
     def __init__(self, program: Program, axes: Axes) -> None:
@@ -92,10 +95,10 @@ class ExpectedCost:
         self._weights = torch.tensor(list(sums.found.values()), dtype=torch.float64).reshape(-1, 2)
 
     def __call__(self, thetas: Mapping[str, Tensor]) -> Expected:
-        """The expected cost.
+        """Returns the expected cost.
 
         Args:
-            thetas: by path of the gate the probabilities `[size]` or `[]`, each from 0 to 1.
+            thetas: the probabilities of each gate by its path, `[size]` or `[]`, between 0 and 1.
         """
         one = torch.ones(1, dtype=torch.float64)
         flat = torch.cat([*(thetas[p].reshape(-1) for p in self.paths), one.to(_device(thetas))])
@@ -109,7 +112,7 @@ class ExpectedCost:
 
 
 def _of_one_place(node: fx.Node, axes: Axes) -> Term:
-    """The products of a linear layer or convolution that is given a constant: its kernel is summed up first."""
+    """Returns the products of a layer with a constant input, computed for a single sample and position."""
     weight = node.args[1]
     assert isinstance(weight, fx.Node)
     sizes, labels = weight.meta["val"].shape[:2], axes.nodes[weight][:2]
@@ -117,7 +120,7 @@ def _of_one_place(node: fx.Node, axes: Axes) -> Term:
 
 
 def _padded(rows: Iterable[Sequence[int]]) -> Tensor:
-    """Rows of places as a table; -1, the last place, is where a 1 stands."""
+    """Pads rows of places to a table; the padding, -1, is the last place, which holds a 1."""
     rows = list(rows)
     wide = max(map(len, rows), default=0)
     filled = [[*row, *[-1] * (wide - len(row))] for row in rows]
@@ -129,13 +132,14 @@ def _device(thetas: Mapping[str, Tensor]) -> torch.device:
 
 
 class _Units:
-    """The units that gates stand for.
+    """The units that gates act on.
 
     Attributes:
-        local: by unit of the axes its number here `[n_units]`, from 1; 0 for one without a gate.
-        places: by number the places of its thetas in a row of all; none for 0. With several the unit
-            stays where all of them are open.
-        members: by gate with an axis which numbers are its own `[numbers]`.
+        local: the number of each unit here, from 1, by its number in the axes, `[n_units]`; 0 for a unit
+            without a gate.
+        places: by that number, the places of the unit's thetas in the row of all thetas; a unit with
+            several gates is kept if all of them are open.
+        members: by gate with an axis, the numbers of its units.
     """
 
     def __init__(self, axes: Axes, paths: Sequence[str], ends: Sequence[int]) -> None:
@@ -158,11 +162,11 @@ class _Units:
 
 
 class _Lengths:
-    """Distinct labels, by the units with gates alone.
+    """Distinct labels, in terms of the units that have gates.
 
     Attributes:
-        known: by what a label holds its row in the table.
-        implied: by row, the gates that are open where the length is not 0.
+        known: the row of a label in the table, by the units in it.
+        implied: by row, the gates that must be open if the length is not 0.
     """
 
     def __init__(self, axes: Axes, units: _Units) -> None:
@@ -172,7 +176,7 @@ class _Lengths:
         self._columns: list[IntArray] = []
 
     def row(self, label: Label) -> int | None:
-        """The row of a label; None for one without gates."""
+        """Returns the row of a label; None for a label without gated units."""
         if not label.columns:
             return None
         columns = np.sort(np.stack([self._units.local[c] for c in label.columns]), axis=0)
@@ -190,7 +194,7 @@ class _Lengths:
         return self.known[key]
 
     def table(self) -> _LengthTable:
-        """Ready to be evaluated."""
+        """Returns the table, ready for evaluation."""
         each = [np.unique(c, axis=1, return_counts=True) for c in self._columns]
         rows = [row for columns, _ in each for row in columns.T.tolist()]
         counts = [n for _, many in each for n in many.tolist()]
@@ -207,7 +211,7 @@ class _Lengths:
 
 @dataclass(frozen=True)
 class _LengthTable:
-    """Expected lengths of labels: sums over positions of products over units."""
+    """The expected lengths of labels: sums over positions of products over units."""
 
     units: Tensor
     at: Tensor
@@ -220,11 +224,11 @@ class _LengthTable:
 
 
 class _Sums:
-    """Terms, added up where they differ in their factor only.
+    """The terms, merged where they differ only in their factor.
 
     Attributes:
-        found: by rows of lengths, number of the formula and divisor: the factors of MACs and parameters.
-        formulas: by formula its number.
+        found: the factors of MACs and parameters, by the rows of the lengths, the formula's number and the divisor.
+        formulas: the number of each formula.
     """
 
     def __init__(self, lengths: _Lengths) -> None:
@@ -233,7 +237,7 @@ class _Sums:
         self.formulas: dict[Formula, int] = {}
 
     def add(self, column: int, term: Term, needed: Formula) -> None:
-        """Adds a term of one of the two costs."""
+        """Adds a term to one of the two costs."""
         factor, rows = term.factor, []
         for label in term.labels:
             row = self.lengths.row(label)

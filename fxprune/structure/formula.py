@@ -1,9 +1,9 @@
-"""Monotone formulas over independent gates, and the probability that one is true.
+"""Monotone Boolean formulas over independent gates, and the probability that a formula is true.
 
-A formula is a conjunction: a frozenset of factors. A factor is the number of a gate, true where that is open,
-or a disjunction: a frozenset of formulas. What parts of a network need is of this form: a series of gates is a
-conjunction, branches in parallel are a disjunction. Nothing is multiplied out, so that a chain of
-parallel branches stays as long as the chain.
+A formula is a conjunction: a frozenset of factors. A factor is either the number of a gate, which is
+true if the gate is open, or a disjunction: a frozenset of formulas. The condition under which a part of
+a network is needed has this form: gates in series are a conjunction, parallel branches a disjunction.
+Formulas are never expanded, so that the formula of a chain of parallel branches grows linearly.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ NEVER: Formula = frozenset((frozenset(),))
 
 
 def gate(number: int) -> Formula:
-    """True where a gate is open."""
+    """Returns the formula that is true if a gate is open."""
     return frozenset((number,))
 
 
 def either(formulas: Iterable[Formula]) -> Formula:
-    """True where one of them is; what they have in common is a factor of its own."""
+    """Returns the disjunction of formulas; their common factors are factored out."""
     given = {f for f in formulas if f != NEVER}
     least = [f for f in given if not any(g < f for g in given)]
     if not least:
@@ -40,7 +40,7 @@ def either(formulas: Iterable[Formula]) -> Formula:
 
 
 def both(*formulas: Formula) -> Formula:
-    """True where all of them are; `a and (a or b)` is `a`."""
+    """Returns the conjunction of formulas; `a and (a or b)` is simplified to `a`."""
     found = frozenset().union(*formulas)
     if found >= NEVER:
         return NEVER
@@ -49,7 +49,7 @@ def both(*formulas: Formula) -> Formula:
 
 
 def assume(formula: Formula, number: int, *, is_open: bool) -> Formula:
-    """The formula once a gate is known to be open, or closed."""
+    """Returns the formula given that a gate is open, or closed."""
     parts: list[Formula] = []
     for factor in formula:
         if not isinstance(factor, int):
@@ -63,7 +63,7 @@ def assume(formula: Formula, number: int, *, is_open: bool) -> Formula:
 
 @lru_cache(maxsize=4096)
 def support(formula: Formula) -> frozenset[int]:
-    """The gates that a formula asks for."""
+    """Returns the gates that a formula depends on."""
     found: set[int] = set()
     for factor in formula:
         found.update((factor,) if isinstance(factor, int) else support(frozenset().union(*factor)))
@@ -72,10 +72,11 @@ def support(formula: Formula) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class _Atom:
-    """A probability of its own: `1 - prod(1 - p)` of alternatives, or a choice by one gate.
+    """An elementary probability: `1 - prod(1 - p)` over alternatives, or a case distinction by one gate.
 
     Attributes:
-        rows: places of the atoms of each alternative; with `by`, of the formula with that gate open, and closed.
+        rows: the places of the atoms of each alternative; with `by`, those of the formula with that gate
+            open, then closed.
         by: the gate, or None.
     """
 
@@ -84,16 +85,16 @@ class _Atom:
 
 
 class Chances:
-    """Probabilities of formulas whose gates are open independently of each other.
+    """The probabilities of formulas whose gates are open independently of each other.
 
-    Factors without a gate in common are independent: their probabilities multiply, and those of alternatives
-    do after p -> 1 - p. Where they share gates, one of these is taken as open and as closed (Shannon, "The
-    synthesis of two-terminal switching circuits", 1949): exact, and exponential only in the number of gates
-    that such parts share.
+    Factors that share no gate are independent, so that their probabilities multiply; for alternatives, the
+    probabilities of the opposite do. If parts share gates, one such gate is assumed open and closed in turn
+    (Shannon, "The synthesis of two-terminal switching circuits", 1949). This is exact, and exponential only
+    in the number of gates that such parts share.
 
     Args:
-        formulas: what `__call__` will give.
-        n_gates: gates are 0..n_gates-1.
+        formulas: the formulas whose probabilities are wanted.
+        n_gates: the number of gates, 0 to n_gates - 1.
     """
 
     def __init__(self, formulas: Sequence[Formula], n_gates: int) -> None:
@@ -107,13 +108,13 @@ class Chances:
         self._table = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), wide)
 
     def __call__(self, opened: Tensor) -> Tensor:
-        """The probability of each formula.
+        """Returns the probability of each formula.
 
         Args:
-            opened: by gate the probability that it is open `[n_gates]`.
+            opened: the probability that each gate is open, `[n_gates]`.
 
         Returns:
-            `[formulas]`, differentiable.
+            The probabilities `[formulas]`, differentiable.
         """
         one = opened.new_ones(())
         known = list(opened.unbind()) if self._atoms else []
@@ -123,11 +124,11 @@ class Chances:
         return values[self._table].prod(1)
 
     def _row(self, formula: Formula) -> tuple[int, ...]:
-        """The atoms whose product a formula's probability is."""
+        """Returns the atoms whose product is the probability of a formula."""
         return tuple(self._at(part) for part in _independent(formula))
 
     def _at(self, part: Formula) -> int:
-        """The place of the atom of a formula that does not fall apart."""
+        """Returns the place of the atom of a formula that has no independent parts."""
         if part not in self._place:
             (first, *more) = part
             if not more and isinstance(first, int):
@@ -141,7 +142,7 @@ class Chances:
         return _Atom(tuple(self._row(f) for f in alternatives))
 
     def _choice(self, formula: Formula) -> _Atom:
-        """By the gate that most of its parts ask for."""
+        """Splits a formula by the gate that most of its parts depend on."""
         parts = [frozenset((f,)) for f in formula] if len(formula) > 1 else next(iter(formula))
         asked = Counter(number for part in parts for number in support(part))
         by = min(asked, key=lambda number: (-asked[number], number))
@@ -158,13 +159,13 @@ def _chance(atom: _Atom, known: Sequence[Tensor], one: Tensor) -> Tensor:
 
 
 def _entangled(alternatives: Iterable[Formula]) -> bool:
-    """Whether two of them ask for the same gate."""
+    """Returns whether two of the alternatives depend on the same gate."""
     asked = [support(f) for f in alternatives]
     return sum(map(len, asked)) > len(frozenset().union(*asked))
 
 
 def _independent(formula: Formula) -> list[Formula]:
-    """The formula in parts that ask for different gates."""
+    """Splits a formula into parts that depend on disjoint sets of gates."""
     parts: list[tuple[frozenset[int], Formula]] = []
     for factor in formula:
         asked, part = support(frozenset((factor,))), frozenset((factor,))

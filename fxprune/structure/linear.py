@@ -1,7 +1,7 @@
-"""Linear-only regions: runs of nodes that together are affine, and why each of them ends.
+"""Finds linear-only regions, runs of nodes that are affine as a whole, and why each of them ends.
 
-Two weighted layers in one region compute what one could: the layers between which an activation was
-removed can be fused.
+Two weighted layers in one region can be replaced by one: layers between which an activation was removed
+can be fused.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fxprune.structure.paths import Flow
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Nodes that together are one affine function of the inputs, with one output.
+    """Nodes that together compute one affine function of their inputs, with a single output.
 
     Attributes:
-        nodes: in execution order; all of them but the output are read by one another only.
+        nodes: the nodes in execution order; except for the output, only nodes of the region read them.
         inputs: the values from outside that vary with the network's input, in execution order.
         output: the last node.
-        layers: convolutions and matrix products with a parameter, in execution order.
-        ends: where the run stops and why: nodes outside that it reads, then nodes outside that read it.
+        layers: the convolutions and matrix products with a parameter, in execution order.
+        ends: where and why the region stops: nodes outside that it reads, then nodes outside that read it.
     """
 
     nodes: tuple[fx.Node, ...] = field(repr=False)
@@ -38,7 +38,7 @@ class Region:
 
     @property
     def fusable(self) -> bool:
-        """Whether it holds two weighted layers or more: a candidate for fusing."""
+        """Whether the region holds at least two weighted layers, and is thus a candidate for fusion."""
         return len(self.layers) > 1
 
 
@@ -47,8 +47,8 @@ class Regions(Sequence[Region]):
     """The linear-only regions of a program that hold a weighted layer; prints as a table.
 
     Attributes:
-        name: class of the network.
-        regions: in the order of their outputs.
+        name: the class of the network.
+        regions: the regions in the order of their outputs.
     """
 
     name: str
@@ -96,13 +96,13 @@ def _ends_text(region: Region, *, before: bool) -> str:
 
 
 def find_linear_regions(program: Program) -> Regions:
-    """The maximal runs of nodes that are affine in their inputs and hold a weighted layer.
+    """Finds the maximal runs of nodes that are affine in their inputs and hold a weighted layer.
 
-    A value that is computed in a run and read outside of it as well is the run's output: such a value is needed
-    even if the layers around it become one. Every affine node is thus in one run only. What is computed
-    from parameters and constants alone is a coefficient and in no run.
+    A value that is read inside and outside a run is the run's output, since it is needed even if the layers
+    around it are fused. Each affine node therefore belongs to one run only. A value computed from parameters
+    and constants alone is a coefficient and belongs to no run.
 
-    Runs in time linear in nodes and edges.
+    The run time is linear in nodes and edges.
     """
     flow = Flow.of(program)
     why = why_not_affine(flow)
@@ -118,7 +118,7 @@ def find_linear_regions(program: Program) -> Regions:
 
 
 def _roots(flow: Flow, why: dict[fx.Node, str]) -> dict[fx.Node, fx.Node]:
-    """The output of the run that each affine node is in."""
+    """Returns the output of the run that each affine node belongs to."""
     root: dict[fx.Node, fx.Node] = {}
     for node in reversed(flow.order):
         if why.get(node) == "":
@@ -146,7 +146,7 @@ def _region(
 def _begins(
     inputs: list[fx.Node], nodes: list[fx.Node], flow: Flow, why: dict[fx.Node, str]
 ) -> Iterator[tuple[fx.Node, str]]:
-    """Why the run does not begin earlier."""
+    """Yields why the run does not begin earlier."""
     inside = set(nodes)
     for source in inputs:
         others = [r for r in flow.readers[source] if r not in inside]
@@ -154,7 +154,7 @@ def _begins(
 
 
 def _stops(output: fx.Node, flow: Flow, why: dict[fx.Node, str]) -> Iterator[tuple[fx.Node, str]]:
-    """Why the run does not go on."""
+    """Yields why the run does not continue."""
     readers = flow.readers[output]
     for reader in readers:
         reason = why.get(reader, f"{reader.target} reads its type or layout")
@@ -162,4 +162,4 @@ def _stops(output: fx.Node, flow: Flow, why: dict[fx.Node, str]) -> Iterator[tup
 
 
 def _another(node: fx.Node, reader: fx.Node) -> str:
-    return f"another reader outside: {reader.name} reads {node.name} too"
+    return f"a node outside reads it too: {reader.name} reads {node.name}"

@@ -1,4 +1,4 @@
-"""Readable names for parts of a graph: the module they are of."""
+"""Readable names for parts of a graph, taken from the modules that created them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Part = tuple[fx.Node, frozenset[fx.Node]]
 
 
 def class_of(nodes: Iterable[fx.Node]) -> dict[str, str]:
-    """Class name of every module that a node was made in, by path."""
+    """Returns the class name of every module in which a node was created, by path."""
     found: dict[str, str] = {}
     for node in nodes:
         for path, kind in (node.meta.get("nn_module_stack") or {}).values():
@@ -25,16 +25,16 @@ def class_of(nodes: Iterable[fx.Node]) -> dict[str, str]:
 
 
 def unique_paths(parts: Sequence[Part], flow: Flow, root: str) -> list[tuple[str, str]]:
-    """A name for each part of a graph, and the path of the module it is of.
+    """Returns a unique name for each part of a graph, and the path of the module that the part belongs to.
 
-    The name is the path of the innermost module that made all of the part. Where that is the network itself or has
-    several parts, the child that holds most of the part's weights is named instead; what is still not told
-    apart is numbered.
+    The name is the path of the innermost module that created the whole part. If that is the network itself
+    or a module with several parts, the child with most of the part's weights is named instead; parts that
+    still have equal names are numbered.
 
     Args:
-        parts: a node, and the nodes that belong to it.
-        flow: of the program.
-        root: name of the network, for parts of no module.
+        parts: each part as a node and the set of nodes that belong to it.
+        flow: the flow of the program.
+        root: the name of the network, for parts that belong to no module.
     """
     path = {n: module_path(n) for n in flow.order}
     weight = _weights(flow)
@@ -54,7 +54,7 @@ def unique_paths(parts: Sequence[Part], flow: Flow, root: str) -> list[tuple[str
 
 
 def common_path(paths: AbstractSet[str]) -> str:
-    """The longest dotted path that all paths begin with: that of the first and last in order."""
+    """Returns the longest dotted path with which all paths begin."""
     parts = [p.split(".") if p else [] for p in paths]
     first, last = min(parts), max(parts)
     same = [a == b for a, b in zip(first, last, strict=False)]
@@ -62,7 +62,7 @@ def common_path(paths: AbstractSet[str]) -> str:
 
 
 def _weights(flow: Flow) -> dict[fx.Node, int]:
-    """Elements of the parameters that each node reads, where it reads any."""
+    """Returns the number of parameter elements that each node reads, for nodes that read any."""
     read = {n: [s for s in flow.inputs[n] if s in flow.parameters] for n in flow.order}
     return {n: sum(flow.parameters[s].numel() for s in own) for n, own in read.items() if own}
 
@@ -70,7 +70,7 @@ def _weights(flow: Flow) -> dict[fx.Node, int]:
 def _heaviest_child(
     scope: str, nodes: frozenset[fx.Node], path: dict[fx.Node, str], weight: dict[fx.Node, int]
 ) -> str:
-    """The child of a module that reads most parameter elements in some nodes; the module, if none."""
+    """Returns the child of a module whose parameters among some nodes are largest, or the module if there is none."""
     total: Counter[str] = Counter()
     start = len(scope) + 1 if scope else 0
     for node in nodes & weight.keys():

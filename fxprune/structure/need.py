@@ -1,9 +1,10 @@
-"""What a gated network has to compute: for every node the formula of the gates that must be open.
+"""Computes for every node of a gated network which gates must be open for the node to be needed.
 
-A node is needed where what it gives reaches an output, or a write that lasts, without a factor of 0 on its way.
-A closed gate is 0; so are sums of nothing but 0, products with a 0, and what keeps 0. A layer that is given 0
-makes its bias of that: then its weight is not needed, and its products are not. What is made of such constants
-alone does not vary: a layer works it out once, for all samples and places.
+A node is needed if its value reaches an output, or a write that outlives the run, without a factor of 0
+on the way. A closed gate is 0, and so are sums of zeros, products with a zero, and everything that maps
+zeros to zeros. A layer whose input is 0 returns its bias: neither its weight nor its products are needed.
+Values computed from such constants alone do not vary: a layer computes them once for all samples and
+positions.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from fxprune.structure.zeros import KEEP_ZERO, PRODUCTS, bias_of, is_norm, leave
 
 @dataclass(frozen=True, eq=False)
 class Need:
-    """When nodes and parameters are needed.
+    """The conditions under which nodes and parameters are needed.
 
     Attributes:
-        products: by node, when its multiply-accumulates are, for all samples and places.
-        once: by linear layer and convolution that may be given a constant, when its products for one place are.
-        tensors: by name, when a parameter or buffer is: where any of its readers is; those never read are missing.
+        products: by node, when its multiply-accumulates are needed for all samples and positions.
+        once: by linear layer or convolution whose input may be constant, when its products are needed for a
+            single position.
+        tensors: by name, when a parameter or buffer is needed by any of its readers; tensors that are never
+            read are missing.
     """
 
     products: Mapping[fx.Node, Formula]
@@ -38,11 +41,11 @@ class Need:
 
 
 def find_need(program: Program, numbers: Mapping[str, int]) -> Need:
-    """The formulas of a program, linear in nodes and edges but for the lengths of formulas.
+    """Computes the formulas of a program, in time linear in nodes and edges except for the lengths of formulas.
 
     Args:
-        program: with gates.
-        numbers: of the gates, by path; others count as open.
+        program: a program with gates.
+        numbers: the numbers of the gates, by path; other gates count as open.
     """
     flow = Flow.of(program)
     nonzero = _nonzero(program, flow, numbers)
@@ -68,14 +71,14 @@ def _asks(
     needed: Mapping[fx.Node, Formula],
     given: Mapping[fx.Node, Formula],
 ) -> Formula:
-    """When a reader asks for what a node gives."""
+    """Returns when a reader needs the value of a node."""
     if reader in given and node is not bias_of(reader):
         return both(needed[reader], given[reader])
     return needed[reader]
 
 
 def _nonzero(program: Program, flow: Flow, numbers: Mapping[str, int]) -> dict[fx.Node, Formula]:
-    """For every node when it is not known to be 0."""
+    """Returns for every node when it is not known to be 0."""
     found: dict[fx.Node, Formula] = {}
     for node in flow.order:
         leaf = leaf_of(program.module, node)
@@ -89,7 +92,7 @@ def _nonzero(program: Program, flow: Flow, numbers: Mapping[str, int]) -> dict[f
 
 
 def _varying(flow: Flow, nonzero: Mapping[fx.Node, Formula]) -> dict[fx.Node, Formula]:
-    """For every node when it may differ from sample to sample, or from place to place."""
+    """Returns for every node when it may differ between samples or positions."""
     found: dict[fx.Node, Formula] = {}
     for node in flow.order:
         if node.op == "placeholder" or not flow.inputs[node]:
@@ -122,7 +125,7 @@ def _value(argument: object, known: Mapping[fx.Node, Formula]) -> Formula:
 
 
 def _tensors(program: Program, needed: Mapping[fx.Node, Formula]) -> dict[str, Formula]:
-    """By every name of a tensor; one that has several is needed where any of them is."""
+    """Returns the conditions by every name of a tensor; a shared tensor is needed if any of its readers needs it."""
     stored = program.tensors()
     readers: dict[int, list[Formula]] = {}
     for node, formula in needed.items():

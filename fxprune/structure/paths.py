@@ -1,4 +1,4 @@
-"""How values reach one another in a captured graph: who reads whom, what varies, what is only for what."""
+"""The flow of values through a captured graph: which nodes read which, what varies, and what serves what."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _LIKE_OTHER = ("expand_as", "view_as", "reshape_as", "type_as")
 
 
 def operator(node: fx.Node) -> str:
-    """`conv2d` for `aten.conv2d.padding`; "" for what is no ATen call."""
+    """Returns the operator's name, `conv2d` for `aten.conv2d.padding`; "" for a call that is not an ATen operator."""
     if not is_operator(node) or node.target.namespace != "aten":  # type: ignore[union-attr]
         return ""
     return str(node.target._opname)  # type: ignore[union-attr]
 
 
 def reads_sizes(node: fx.Node) -> bool:
-    """Whether a node reads only sizes of its arguments, for later shapes or to check them."""
+    """Returns whether a node reads only the sizes of its arguments, for later shapes or to check them."""
     name = operator(node)
     return name in _SIZES or name.startswith(_CHECKS)
 
 
 def values_read(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The arguments whose elements a node computes with; not those it takes sizes or types from."""
+    """Returns the arguments whose elements a node computes with, not those of which it reads sizes or types."""
     name = operator(node)
     if reads_sizes(node) or name in _LIKE:
         return ()
@@ -47,12 +47,12 @@ def values_read(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def value_readers(node: fx.Node) -> list[fx.Node]:
-    """The nodes that compute with the elements of a value; not those that take its size or type."""
+    """Returns the nodes that compute with the elements of a value, not those that read its size or type."""
     return [user for user in node.users if node in values_read(user)]
 
 
 def draws(node: fx.Node) -> bool:
-    """Whether a node's result is another one at every run."""
+    """Returns whether a node's result is random."""
     return is_operator(node) and torch.Tag.nondeterministic_seeded in node.target.tags  # type: ignore[union-attr]
 
 
@@ -60,17 +60,17 @@ def draws(node: fx.Node) -> bool:
 class Flow:
     """The live part of a graph.
 
-    A value that only sizes are read of is dead here; a value whose type or layout is taken is not. A node that
-    reads memory which another one has written to, through a view perhaps, reads that one too.
+    A value of which only sizes are read is dead here; a value whose type or layout is read is live. A node
+    that reads memory to which another node has written, perhaps through a view, also reads that node.
 
     Attributes:
-        order: live nodes in execution order.
-        inputs: by node, the nodes whose elements it computes with.
+        order: the live nodes in execution order.
+        inputs: by node, the nodes with whose elements it computes.
         readers: by node, the live nodes that read it, in execution order.
-        written: by node that reads written memory, the last write before to each memory.
-        varying: nodes whose elements depend on those of an input of the network.
-        trained: nodes computed from parameters and constants only, one parameter at least.
-        parameters: get_attr nodes of parameters, with them.
+        written: by node that reads written memory, the last write before it to each memory.
+        varying: the nodes whose elements depend on those of an input of the network.
+        trained: the nodes computed from parameters and constants only, with at least one parameter.
+        parameters: the get_attr nodes of parameters, with the parameters.
     """
 
     order: tuple[fx.Node, ...]
@@ -83,7 +83,7 @@ class Flow:
 
     @classmethod
     def of(cls, program: Program) -> Flow:
-        """The flow of a program."""
+        """Computes the flow of a program."""
         writes = find_writes(program.graph)
         readers = _live_readers(program.graph, writes)
         order = tuple(n for n in program.nodes if n in readers)
@@ -96,16 +96,16 @@ class Flow:
 
     @cached_property
     def position(self) -> dict[fx.Node, int]:
-        """The place of each live node in the order."""
+        """The position of each live node in the order."""
         return {n: i for i, n in enumerate(self.order)}
 
     def dependence(
         self, sources: Iterable[fx.Node]
     ) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
-        """Which of some nodes every node depends on, itself included.
+        """Finds which of some nodes every node depends on, itself included, in one sweep for all of them.
 
         Returns:
-            The bit of each source, and the bits of every node; one sweep for all sources.
+            The bit of each source, and the combined bits of every node.
         """
         bit = {n: 1 << i for i, n in enumerate(dict.fromkeys(sources))}
         bits: dict[fx.Node, int] = {}
@@ -118,13 +118,13 @@ class Flow:
 
 
 def _inputs(node: fx.Node, writes: Writes) -> tuple[fx.Node, ...]:
-    """What a node computes with, the last writes to what it reads included."""
+    """Returns what a node computes with, including the last writes to the memory that it reads."""
     read = values_read(node)
     return (*read, *writes.before.get(node, ())) if read else ()
 
 
 def _live_readers(graph: fx.Graph, writes: Writes) -> dict[fx.Node, tuple[fx.Node, ...]]:
-    """The live nodes by who reads them; live is what an output or a lasting write is made of."""
+    """Returns the live nodes by their readers; a node is live if an output or a lasting write depends on it."""
     found: dict[fx.Node, list[fx.Node]] = {}
     for node in reversed(graph.nodes):
         if node.op == "output" or node in writes.lasting:
@@ -146,12 +146,12 @@ def _reached(
 
 
 class PostDominators:
-    """For every live value, what is there for nothing else: it dies when the value is not read.
+    """For every live value, the nodes that serve only that value: they are dead if the value is not read.
 
-    A node post-dominates another if every path from that to an output or a written buffer leads through it.
-    In an acyclic graph the nearest one is the nearest common ancestor of the readers, in the tree
-    found so far; ancestors are found in logarithmic time by jump pointers (Myers, "An applicative
-    random-access stack", 1983). Nothing grows faster than nodes and edges, but for that logarithm.
+    A node post-dominates another if every path from the other node to an output or a written buffer leads
+    through it. In an acyclic graph, the nearest such node is the nearest common ancestor of the readers in
+    the tree built so far. Ancestors are found in logarithmic time with jump pointers (Myers, "An applicative
+    random-access stack", 1983). Apart from that logarithm, the run time is linear in nodes and edges.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -180,7 +180,7 @@ class PostDominators:
         self._jump[place] = self._jump[jump] if far else parent
 
     def _common(self, a: int, b: int) -> int:
-        """The nearest common ancestor."""
+        """Returns the nearest common ancestor."""
         if self._depth[a] < self._depth[b]:
             a, b = b, a
         while self._depth[a] > self._depth[b]:
@@ -191,7 +191,7 @@ class PostDominators:
         return a
 
     def _number(self) -> None:
-        """Numbers the tree so that what a node post-dominates is one run of numbers."""
+        """Numbers the tree so that the nodes that a node post-dominates have consecutive numbers."""
         size = [1] * len(self._parent)
         for i in range(len(self._order)):
             size[self._parent[i]] += size[i]
@@ -205,10 +205,10 @@ class PostDominators:
         self._size = size
 
     def number(self, node: fx.Node) -> int:
-        """The number of a node."""
+        """Returns the number of a node."""
         return self._first[self._place[node]]
 
     def run(self, node: fx.Node) -> range:
-        """The numbers of a node and of all that it post-dominates."""
+        """Returns the numbers of a node and of all nodes that it post-dominates."""
         place = self._place[node]
         return range(self._first[place], self._first[place] + self._size[place])

@@ -1,4 +1,4 @@
-"""Seen back from an operand of a residual add: through casts, reshapes and at most one projection."""
+"""Traces an operand of a residual addition back through casts, reshapes and at most one projection."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _PROJECTION = {
 
 @dataclass(frozen=True)
 class View:
-    """One value that an operand shows.
+    """A value of which an operand is a view.
 
     Attributes:
-        value: the value seen.
-        path: the nodes between it and the add, in execution order; none where it is the operand.
-        projected: whether a projection is among them.
-        scaled: whether a norm, scale or shift is, of which the projection is still to come.
-        cut: whether a part of the value only is seen.
+        value: the value.
+        path: the nodes between the value and the addition, in execution order; empty if it is the operand itself.
+        projected: whether the path contains a projection.
+        scaled: whether the path contains a norm, scale or shift that belongs to a projection further back.
+        cut: whether the operand is a view of only a part of the value.
     """
 
     value: fx.Node
@@ -65,7 +65,7 @@ class View:
 
 
 def views(operand: fx.Node, flow: Flow) -> Iterator[View]:
-    """What an operand of an add shows, from near to far, the operand itself first."""
+    """Yields the values of which an operand of an addition is a view, nearest first, beginning with the operand."""
     view: View | None = View(operand)
     while view is not None:
         if not view.scaled:
@@ -74,7 +74,7 @@ def views(operand: fx.Node, flow: Flow) -> Iterator[View]:
 
 
 def _before(view: View, flow: Flow) -> View | None:
-    """One node further back, None where that is more than a projection."""
+    """Returns the view one node further back; None if the node is more than a projection."""
     node = view.value
     if node in flow.written:
         return None
@@ -94,7 +94,7 @@ def _before(view: View, flow: Flow) -> View | None:
 
 
 def _through(view: View, flow: Flow, place: int = 0) -> View | None:
-    """The view of what its value is made of: the argument at a place, or the only one that varies."""
+    """Returns the view of the argument at `place` of a view's value, or of the only argument that varies."""
     node = view.value
     source = node.args[place] if node.args else None
     if operator(node) in _AFFINE or isinstance(source, list | tuple):
@@ -105,7 +105,7 @@ def _through(view: View, flow: Flow, place: int = 0) -> View | None:
 
 
 def _is_padding(node: fx.Node, flow: Flow) -> bool:
-    """Whether a node appends constants to one value."""
+    """Returns whether a node appends constants to a value."""
     if operator(node) == "pad":
         return bool(get_argument(node, "mode") == "constant")
     if operator(node) != "cat":
@@ -115,7 +115,7 @@ def _is_padding(node: fx.Node, flow: Flow) -> bool:
 
 
 def _is_scaling(node: fx.Node, flow: Flow) -> bool:
-    """Whether a node is a norm, or scales or shifts one value by constants or parameters."""
+    """Returns whether a node is a norm, or scales or shifts a value by constants or parameters."""
     if operator(node) in _NORM:
         return True
     return operator(node) in _AFFINE and sum(n in flow.varying for n in flow.inputs[node]) == 1

@@ -1,4 +1,4 @@
-"""Which operators make 0 of 0: how far a closed gate reaches."""
+"""The operators that map zeros to zeros: how far a closed gate reaches."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ RECURRENT = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
 
 
 def operation(node: fx.Node) -> str:
-    """The operator's name; that of the function where it is none of ATen."""
+    """Returns the name of an ATen operator, or that of another function."""
     return operator(node) or getattr(node.target, "__name__", "")
 
 
 def leaves_bias(node: fx.Node) -> bool:
-    """Whether of 0 in its first operand a node makes its bias, or 0 without one: its weight is not asked."""
+    """Returns whether a node whose first operand is 0 returns its bias, or 0 without one, whatever its weight is."""
     name = operator(node)
     if is_norm(node):
         return len(get_argument(node, "normalized_shape")) == 1
@@ -46,11 +46,11 @@ def leaves_bias(node: fx.Node) -> bool:
 
 
 def is_norm(node: fx.Node) -> bool:
-    """Whether a node is a norm over the last axes."""
+    """Returns whether a node is a norm over the last axes."""
     return operator(node) in ("layer_norm", "rms_norm")
 
 
 def bias_of(node: fx.Node) -> fx.Node | None:
-    """The bias of a node that `leaves_bias`."""
+    """Returns the bias of a node for which `leaves_bias` is true."""
     found = None if operation(node) == "rms_norm" else get_argument(node, "bias")
     return found if isinstance(found, fx.Node) else None

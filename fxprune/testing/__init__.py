@@ -1,1 +1,1 @@
-"""What fxprune's own tests use, for rules, passes and networks of others too."""
+"""Test tools for rules, passes and networks, which fxprune's own tests use too."""

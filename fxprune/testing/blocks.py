@@ -1,4 +1,4 @@
-"""Random networks out of building blocks, for property tests."""
+"""Random networks made of building blocks, for property tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Forward = Callable[["Block", Tensor], Tensor]
 
 
 class Block(nn.Module):
-    """Submodules and a function that uses them, by name."""
+    """A named block: submodules and a function that uses them."""
 
     parts: nn.ModuleList
 
@@ -32,18 +32,18 @@ class Block(nn.Module):
 
 @dataclass
 class Sizes:
-    """What the next block may count on.
+    """What the next block can rely on.
 
     Attributes:
-        channels: of axis 1 of an image, of the last axis of tokens.
-        rng: where random numbers come from.
+        channels: the channels of an image (axis 1) or of tokens (last axis).
+        rng: the source of random numbers.
     """
 
     channels: int
     rng: random.Random
 
     def width(self) -> int:
-        """A random number of channels that 2, 3 and 4 divide."""
+        """Returns a random number of channels that is divisible by 2, 3 and 4."""
         return self.rng.choice((12, 24))
 
 
@@ -51,7 +51,7 @@ Maker = Callable[[Sizes], Block]
 
 
 def conv(s: Sizes) -> Block:
-    """A convolution to another width."""
+    """A convolution to another number of channels."""
     old, s.channels = s.channels, s.width()
     return Block("conv", lambda b, x: b.parts[0](x), nn.Conv2d(old, s.channels, 3, padding=1))
 
@@ -76,7 +76,7 @@ def depthwise(s: Sizes) -> Block:
 
 
 def transposed(s: Sizes) -> Block:
-    """A transposed convolution, perhaps grouped, that leaves the size."""
+    """A transposed convolution, perhaps grouped, that preserves the image size."""
     part = nn.ConvTranspose2d(s.channels, s.channels, 3, padding=1, groups=s.rng.choice((1, 2, 3)))
     return Block("transposed", lambda b, x: b.parts[0](x), part)
 
@@ -93,26 +93,26 @@ def group_norm(s: Sizes) -> Block:
 
 
 def residual(s: Sizes) -> Block:
-    """A bottleneck beside the identity."""
+    """A bottleneck with an identity shortcut."""
     width = s.width()
     down, up = nn.Conv2d(s.channels, width, 1), nn.Conv2d(width, s.channels, 3, padding=1)
     return Block("residual", lambda b, x: x + b.parts[1](F.gelu(b.parts[0](x))), down, up)
 
 
 def dense(s: Sizes) -> Block:
-    """A convolution whose output is appended."""
+    """A convolution whose output is appended to its input."""
     old, s.channels = s.channels, s.channels + 12
     return Block("dense", lambda b, x: torch.cat([x, b.parts[0](x)], 1), nn.Conv2d(old, 12, 1))
 
 
 def twice(s: Sizes) -> Block:
-    """A tensor appended to itself."""
+    """A tensor concatenated with itself."""
     s.channels *= 2
     return Block("twice", lambda _, x: torch.cat([x, x.relu()], 1))
 
 
 def halves(s: Sizes) -> Block:
-    """One half gates the other."""
+    """One half of the channels gates the other half."""
     s.channels //= 2
 
     def run(_: Block, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def halves(s: Sizes) -> Block:
 
 
 def part(s: Sizes) -> Block:
-    """A stretch of channels, counted from either side."""
+    """A range of channels, counted from either end."""
     cut = s.channels // 4
     s.channels -= cut
     front = s.rng.random() < 0.5
@@ -155,7 +155,7 @@ def excite(s: Sizes) -> Block:
 
 
 def centred(_: Sizes) -> Block:
-    """Each pixel less its mean over channels."""
+    """Subtracts the mean over channels from each pixel."""
     return Block("centred", lambda _, x: x - x.mean(1, keepdim=True))
 
 
@@ -171,7 +171,7 @@ def linear(s: Sizes) -> Block:
 
 
 def layer_norm(s: Sizes) -> Block:
-    """Layer norm over channels of an image."""
+    """Layer norm over the channels of an image."""
 
     def run(b: Block, x: Tensor) -> Tensor:
         y: Tensor = b.parts[0](x.flatten(2).transpose(1, 2))
@@ -181,12 +181,12 @@ def layer_norm(s: Sizes) -> Block:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of two products."""
+    """Attention written as two matrix products."""
     return torch.softmax(q @ k.transpose(-2, -1) * 0.5, -1) @ v
 
 
 def attention(s: Sizes) -> Block:
-    """Attention over pixels, with a fused projection, beside the identity."""
+    """Attention over pixels with a fused projection and an identity shortcut."""
     heads, size = s.rng.choice((2, 3)), s.rng.choice((3, 4))
     fused = s.rng.random() < 0.5
 
@@ -224,7 +224,7 @@ BLOCKS: tuple[Maker, ...] = (
 
 
 def random_network(seed: int, length: int) -> nn.Sequential:
-    """A network of `length` random blocks on images `[b, 3, 4, 4]`, ending in a linear layer."""
+    """Returns a network of `length` random blocks on images `[b, 3, 4, 4]`, with a linear layer at its end."""
     sizes = Sizes(12, random.Random(seed))
     torch.manual_seed(seed)
     blocks: list[nn.Module] = [nn.Conv2d(3, 12, 1)]

@@ -1,4 +1,4 @@
-"""Judges whole networks: capture, remove at random, shrink, verify."""
+"""Checks whole networks: capture, random removal, shrinking and verification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxprune.analysis.axes import Axes
 from fxprune.api import groups, plan, shrink, solved, verify
 from fxprune.capture import capture
 from fxprune.graph.program import Program
-from fxprune.verify.silenced import Check
+from fxprune.verify import Check
 
 Where = Mapping[str, int | Sequence[int]]
 
@@ -29,20 +29,23 @@ def check_network(
     unknown: bool = False,
     seed: int = 0,
 ) -> Program:
-    """Removes random units of every group of a network and verifies what is left.
+    """Removes random units from every group of a network and verifies the result.
 
     Args:
         model: the network.
-        args: example inputs.
-        kwargs: example keyword inputs.
-        prunable: parameters and the axes of them of which every position must be removable.
-        kept: parameters and the axes of which no position may be.
-        shares: which share of each group goes, one round each.
+        args: the example positional inputs.
+        kwargs: the example keyword inputs.
+        prunable: parameters with axes of which every position must be removable.
+        kept: parameters with axes of which no position may be removable.
+        shares: the shares of each group to remove, one round for each.
         unknown: whether operators without a rule are allowed.
-        seed: of the choice.
+        seed: the seed of the random choice.
 
     Returns:
         The captured program.
+
+    Raises:
+        AssertionError: an axis is not as expected, or the smaller program does not agree.
     """
     program = capture(model, args, dict(kwargs or {}))
     axes = solved(program)
@@ -55,7 +58,7 @@ def check_network(
 
 
 def random_units(program: Program, share: float, seed: int = 0) -> IntArray:
-    """A share of every group at random; what would empty an axis is given back."""
+    """Returns a random share of every group's units; a unit is kept where an axis would become empty."""
     rng = np.random.default_rng(seed)
     axes = solved(program)
     gone = np.zeros(axes.n_units, bool)
@@ -66,7 +69,7 @@ def random_units(program: Program, share: float, seed: int = 0) -> IntArray:
 
 
 def _give_back(axes: Axes, gone: np.ndarray) -> None:
-    """Keeps the first position of every axis that would lose all."""
+    """Keeps the first position of every axis that would lose all its positions."""
     for labels in axes.params.values():
         for label in labels:
             if label.columns and np.any([gone[c] for c in label.columns], axis=0).all():
@@ -75,7 +78,7 @@ def _give_back(axes: Axes, gone: np.ndarray) -> None:
 
 
 def check_removal(program: Program, removed: IntArray) -> Program:
-    """The smaller program, verified in float64."""
+    """Returns the smaller program after verifying it in float64."""
     decided = plan(program, removed)
     small = shrink(program, decided)
     check = verify(program, decided, small)

@@ -1,4 +1,4 @@
-"""Passes and a network to try pass managers with: one that can be wrong, one that raises, one that changes."""
+"""Passes for testing pass managers (one that can be wrong, one that raises, one that changes values), and a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxprune.pipeline import Context, Keeps, Rewrite
 
 @dataclass(frozen=True)
 class DropOnes(Rewrite):
-    """Removes multiplications by 1; the one of number `bad` becomes a multiplication by 2."""
+    """Removes multiplications by 1; the one with number `bad` becomes a multiplication by 2."""
 
     name: ClassVar[str] = "drop-ones"
     bad: int = 0
@@ -33,7 +33,7 @@ class DropOnes(Rewrite):
 
 @dataclass(frozen=True)
 class Raises(Rewrite):
-    """Fails."""
+    """Raises an error."""
 
     name: ClassVar[str] = "raises"
 
@@ -43,7 +43,7 @@ class Raises(Rewrite):
 
 @dataclass(frozen=True)
 class Scale(Rewrite):
-    """Doubles a tensor; changes the function, and says so."""
+    """Doubles a tensor, and declares that it changes the function."""
 
     name: ClassVar[str] = "scale"
     keeps: ClassVar[Keeps] = "nothing"
@@ -57,7 +57,7 @@ class Scale(Rewrite):
 
 
 class Ones(nn.Module):
-    """A layer, then forty multiplications by 1."""
+    """A linear layer, then forty multiplications by 1."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,7 +57,9 @@ def check_pipeline(
     args = tuple(torch.randn(a.shape, dtype=torch.float64) for a in args)
     program = capture(_shaken(model).double().train(train), args)
     ran: list[str] = []
-    verify = rng.random() < 0.25  # the comparison here is the judge; that of the library must not object
+    verify = (
+        rng.random() < 0.25
+    )  # the comparison here is the judge; that of the library must not object
     for text in _steps(rng):
         result = run_pipeline(program, text, verify=verify)
         after = result.program

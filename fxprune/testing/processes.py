@@ -1,4 +1,4 @@
-"""Processes that belong to a group of several: their start and their end."""
+"""Starts and ends groups of processes for distributed tests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch.distributed as dist
 
 
 def leave_group() -> NoReturn:
-    """Ends this process well, once all others are here too; call it last, where nothing has failed.
+    """Ends this process without an error once all others have arrived; call it last, if nothing has failed.
 
-    Threads of gloo may still hold tensors that Python knows, and drop them while the interpreter ends: now and
-    then that aborts the process (pytorch/pytorch#179291). So the interpreter does not end, the process does.
+    Threads of gloo may still hold tensors that Python knows and release them while the interpreter shuts
+    down, which occasionally aborts the process (pytorch/pytorch#179291). Therefore the process exits without
+    shutting the interpreter down.
     """
     dist.barrier()
     dist.destroy_process_group()
@@ -25,18 +26,18 @@ def leave_group() -> NoReturn:
 
 
 def run_group(script: Path, *args: str, count: int = 2) -> str:
-    """Runs a script by torchrun in several processes, one thread each.
+    """Runs a script with torchrun in several processes, with one thread each.
 
     Args:
-        script: what each process runs.
-        args: of the script.
-        count: how many processes.
+        script: the script that each process runs.
+        args: the arguments of the script.
+        count: the number of processes.
 
     Returns:
-        What they print.
+        The output of the processes.
 
     Raises:
-        AssertionError: it has failed; with the end of what it says.
+        AssertionError: the script failed; the message is the end of its output.
     """
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Judges rules by the operators themselves."""
+"""Checks rules against the operators themselves."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from fxprune.plan import plan_removal
 from fxprune.shrink.engine import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.testing.sample import Sample, build_program
-from fxprune.verify.reference import Silenced
-from fxprune.verify.silenced import relative_error
+from fxprune.verify import Silenced, relative_error
 
 Tensor = torch.Tensor
 TOLERANCE = 1e-9
@@ -33,23 +32,23 @@ UNCHECKED = ("aten.lstm", "aten.gru", "aten.rnn")
 
 
 class WrongRuleError(AssertionError):
-    """A rule let something go that the operator needs."""
+    """A rule allows the removal of positions that the operator needs."""
 
 
 def check_rule(sample: Sample) -> list[str]:
-    """Holds the rule of an operator against the operator.
+    """Checks the rule of an operator against the operator.
 
-    Every unit that the rule lets go is removed, each alone and some at random together. The operator on the
-    smaller tensors must compute the kept positions of
+    Every unit that the rule lets go is removed, each alone and some at random together. The operator on
+    the smaller tensors must compute the same values at the kept positions as two references:
 
-    - the silenced reference, on tensors with any numbers at removed positions: judges what the rule marks;
-    - the operator itself on tensors with zeros at removed positions, where no statistics change: uses no marks.
+    - the silenced reference, with arbitrary values at removed positions, which tests the rule's marks;
+    - where no statistics change, the operator itself with zeros at removed positions, which uses no marks.
 
     Returns:
-        Where the rule is timid: axes it froze, though the operator without a position of them agrees.
+        The axes about which the rule is timid, frozen although the operator does not need all their positions.
 
     Raises:
-        WrongRuleError: numbers or sizes differ, or the rule could not follow the call.
+        WrongRuleError: values or sizes differ, or the rule could not handle the call.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, on calls as odd as some of these
@@ -57,7 +56,7 @@ def check_rule(sample: Sample) -> list[str]:
 
 
 def check_removals(sample: Sample) -> Axes:
-    """The first half of `check_rule`: nothing that the rule lets go is needed.
+    """Runs the first half of `check_rule`: checks that nothing the rule lets go is needed.
 
     Raises:
         WrongRuleError: see `check_rule`.
@@ -73,14 +72,14 @@ def check_removals(sample: Sample) -> Axes:
 
 
 def frozen_axes(axes: Axes) -> list[tuple[str, int]]:
-    """Name and number of every axis of which no position may go."""
+    """Returns name and number of every axis of which no position can be removed."""
     return [
         (n, i) for n, labels in axes.params.items() for i, x in enumerate(labels) if _is_frozen(x)
     ]
 
 
 def _removals(axes: Axes) -> Iterator[IntArray]:
-    """Random sets, each unit alone, and nothing; of many units, a sample."""
+    """Yields random sets of units, each unit alone, and the empty set; a sample if there are many units."""
     rng = np.random.default_rng(0)
     units = np.arange(1, axes.n_units)
     for share in np.linspace(0.1, 0.6, SETS):
@@ -90,9 +89,9 @@ def _removals(axes: Axes) -> Iterator[IntArray]:
 
 
 def _check_ones(sample: Sample, program: Program, axes: Axes) -> None:
-    """An axis of length 1 can never be removed, so no removal tells whether it had to be frozen.
+    """Checks axes of length 1, which no removal can test because they can never be removed.
 
-    It may be free where it is an axis of length 1 of the result, or is summed over.
+    Such an axis may be free only if it is an axis of length 1 of the result, or is summed over.
     """
     kept: set[int] = set()
     for labels in _output_labels(program, axes):
@@ -156,7 +155,7 @@ def _run(runner: Evaluator, where: str) -> list[Any]:
 
 
 def _check_sizes(small: Program, found: Sequence[Any], where: str) -> None:
-    """The example values of the smaller program have the sizes of what it computes."""
+    """Checks that the example values of the smaller program have the sizes of the computed values."""
     out = small.graph.output_node().args[0]
     for node, value in zip(out if isinstance(out, list | tuple) else [out], found, strict=True):
         if node.meta["val"].shape != value.shape:
@@ -184,7 +183,7 @@ def _compare(
 
 
 def _without_nan(small: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Zeros where both are no number, such as the deviation of one value."""
+    """Replaces values by zeros where both are NaN, such as the deviation of a single value."""
     nan = wanted.isnan() if wanted.is_floating_point() else None
     if (
         nan is None
@@ -197,7 +196,7 @@ def _without_nan(small: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blank(value: Tensor, cut: Mapping[int, IntArray]) -> Tensor:
-    """Zeros where positions would go."""
+    """Sets the positions that would be removed to zero."""
     out = value.clone()
     for axis, kept in cut.items():
         lost = np.setdiff1d(np.arange(value.shape[axis]), kept)
@@ -206,7 +205,7 @@ def _blank(value: Tensor, cut: Mapping[int, IntArray]) -> Tensor:
 
 
 def timid_axes(sample: Sample, axes: Axes) -> list[str]:
-    """Frozen axes of which the operator can do without a position, alone or with all others of their length."""
+    """Returns frozen axes of which the operator does not need every position, alone or with others of that length."""
     if sample.op.startswith(UNCHECKED):
         return []
     still = [(n, i, axes.params[n][i]) for n, i in frozen_axes(axes)]
@@ -245,7 +244,7 @@ def _can_go(sample: Sample, places: Sequence[tuple[str, int]], length: int) -> b
 def _agrees(
     program: Program, places: Sequence[tuple[str, int]], position: int, length: int, shift: float
 ) -> bool:
-    """Whether the operator on tensors without `position` computes a part of it on tensors with zeros there."""
+    """Returns whether the operator without `position` computes a part of its result with zeros at that position."""
     rest: dict[str, dict[int, IntArray]] = {name: {} for name, _ in places}
     for name, axis in places:
         rest[name][axis] = np.delete(np.arange(program.tensors()[name].shape[axis]), position)
@@ -265,14 +264,14 @@ def _agrees(
 
 
 def _shifted(value: Tensor, shift: float) -> Tensor:
-    """Other numbers of the same type: a zero must not agree by chance only because it is small or large."""
+    """Returns other values of the same type, so that a zero cannot agree just because it is small or large."""
     if value.dtype == torch.bool:
         return value | (shift < 0)
     return value + shift if value.is_floating_point() else value
 
 
 def _is_part(small: Tensor, large: Tensor, position: int, length: int) -> bool:
-    """Whether `small` is `large` without some positions of the axes where they differ."""
+    """Returns whether `small` is `large` without some positions of the axes in which they differ."""
     if small.dim() != large.dim():
         return False
     cut = [i for i, (a, b) in enumerate(zip(small.shape, large.shape, strict=True)) if a != b]
@@ -287,7 +286,7 @@ def _is_part(small: Tensor, large: Tensor, position: int, length: int) -> bool:
 
 
 def _stands_for(position: int, length: int, size: int, left: int) -> list[IntArray]:
-    """Which positions of an axis of `size` one of an axis of `length` may stand for, when `left` are left."""
+    """Returns which positions of an axis of `size` correspond to a position of an axis of `length`, if `left` stay."""
     times = size - left
     if times == 1 and position < size:
         return [np.array([position])]

@@ -1,4 +1,4 @@
-"""Samples: one call of one operator, to hold its rule against."""
+"""Samples: single calls of operators against which their rules are checked."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class T:
     """A tensor argument with random values.
 
     Attributes:
-        shape: its sizes.
-        kind: normal, positive, probability (between 0.1 and 0.9), index (below `high`), mask (bool), complex, single
-            (float32), ends (where each of some runs of rows ends, `high` in all).
-        high: bound of an index.
+        shape: the sizes of the tensor.
+        kind: `normal`, `positive`, `probability` (from 0.1 to 0.9), `index` (below `high`), `mask` (bool),
+            `complex`, `single` (float32), or `ends` (the ends of consecutive runs of rows, `high` in all).
+        high: the bound of an index.
     """
 
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class T:
     high: int = 1
 
     def draw(self, rng: torch.Generator) -> torch.Tensor:
-        """The tensor, float64 where it is of floating point."""
+        """Returns a random tensor, in float64 if it is of a floating-point type."""
         if self.kind == "index":
             return torch.randint(self.high, self.shape, generator=rng)
         value = torch.rand(self.shape, generator=rng, dtype=torch.float64)
@@ -51,7 +51,7 @@ class T:
 
 
 def t(*shape: int) -> T:
-    """A tensor of normal numbers."""
+    """A tensor of normally distributed numbers."""
     return T(shape)
 
 
@@ -61,25 +61,25 @@ def positive(*shape: int) -> T:
 
 
 def index(high: int, *shape: int) -> T:
-    """A tensor of integers below `high`."""
+    """A tensor of integers from 0 to `high` - 1."""
     return T(shape, "index", high)
 
 
 def mask(*shape: int) -> T:
-    """A tensor of truth values."""
+    """A tensor of Booleans."""
     return T(shape, "mask")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One call of an operator; each tensor in it counts as a parameter whose every axis may be pruned.
+    """One call of an operator; every tensor in it counts as a parameter whose axes can all be pruned.
 
     Attributes:
-        op: the operator's full name: "aten.conv2d.default".
-        args: its arguments, tensors as `T`.
+        op: the full name of the operator, such as `aten.conv2d.default`.
+        args: its arguments, with tensors as `T`.
         kwargs: its keyword arguments.
-        times: whether the result is multiplied by a tensor of its size. For operators that make
-            tensors out of numbers: else no axis of a parameter would depend on the result.
+        times: multiply the result by a tensor of the same size. This is needed for operators that create
+            tensors from numbers: otherwise no axis of a parameter would depend on the result.
     """
 
     op: str
@@ -110,12 +110,12 @@ def _show(value: Any) -> str:
 
 
 def sample(op: str, *args: Any, times: bool = False, **kwargs: Any) -> Sample:
-    """A Sample from the call as one writes it; "aten.mm" means "aten.mm.default"."""
+    """Returns a `Sample` of a call as one writes it; `"aten.mm"` means `"aten.mm.default"`."""
     return Sample(op if op.count(".") > 1 else f"{op}.default", args, kwargs, times)
 
 
 def build_program(sample: Sample, seed: int = 0) -> Program:
-    """The call as a program without inputs, its tensors as buffers `t0`, `t1`, ..."""
+    """Returns the call as a program without inputs, with its tensors as buffers `t0`, `t1` and so on."""
     rng = torch.Generator().manual_seed(zlib.crc32(str(sample).encode()) + seed)
     builder = _Builder(rng)
     value = builder.call(sample.target, sample.args, sample.kwargs)

@@ -1,4 +1,4 @@
-"""Tiny networks in train mode and float64, and loops over random data."""
+"""Small networks in train mode and float64, and training loops on random data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Block(nn.Module):
-    """Two convolutions with norms around a shortcut."""
+    """Two convolutions with norms and a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """A stem, two residual blocks, a head."""
+    """A stem, two residual blocks and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ConvNet(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Three linear layers with a norm per feature."""
+    """Three linear layers with a batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Mlp(nn.Module):
 
 
 class Transformer(nn.Module):
-    """One attention block and one feed-forward block, each behind a layer norm."""
+    """One attention block and one feed-forward block, each after a layer norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Any]], torch.optim.Optimizer]] = {
 
 
 def make_model(kind: type[nn.Module] = ConvNet, seed: int = 0) -> nn.Module:
-    """A network of its own numbers, in train mode, float64."""
+    """Returns a network with random weights, in train mode and float64."""
     torch.manual_seed(seed)
     model = kind().double().train()
     with torch.no_grad():
@@ -115,7 +115,7 @@ def make_model(kind: type[nn.Module] = ConvNet, seed: int = 0) -> nn.Module:
 
 
 def make_batches(kind: type[nn.Module], count: int, seed: int = 1) -> list[Batch]:
-    """Random inputs and classes."""
+    """Returns random inputs and class labels."""
     generator = torch.Generator().manual_seed(seed)
     size = (4, *SHAPES[kind])
     return [
@@ -128,12 +128,12 @@ def make_batches(kind: type[nn.Module], count: int, seed: int = 1) -> list[Batch
 
 
 def loss_of(x: Tensor, y: Tensor) -> Callable[[nn.Module], Tensor]:
-    """The loss of a batch, by module."""
+    """Returns a function that computes the loss of a module on a batch."""
     return lambda module: functional.cross_entropy(module(x), y)
 
 
 def capture(model: nn.Module, pipeline: str = "") -> Program:
-    """The network captured in train mode, gates inserted; gates do not train."""
+    """Captures the network in train mode with gates inserted; the gates are not trained."""
     example = make_batches(type(model), 1)[0][0]
     program = fp.capture(model, example)
     if pipeline:
@@ -149,20 +149,20 @@ def _captured(kind: Any) -> Program:
 
 
 def captured(kind: type[nn.Module] = ConvNet) -> Program:
-    """A copy of the network as it was captured once; every parameter trains."""
+    """Returns a copy of a network that was captured once; every parameter is trained."""
     key: Any = kind  # a class can be hashed, though mypy reads the hash of its instances
     return copy.deepcopy(_captured(key))
 
 
 def weights(program: Program) -> list[nn.Parameter]:
-    """What is trained."""
+    """Returns the parameters that are trained."""
     return [p for p in program.module.parameters() if p.requires_grad]
 
 
 def train(
     module: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch]
 ) -> list[float]:
-    """One step per batch; the losses."""
+    """Runs one training step per batch; returns the losses."""
     losses = []
     for x, y in batches:
         optimizer.zero_grad()
@@ -174,7 +174,7 @@ def train(
 
 
 def snapshot(program: Program, optimizer: torch.optim.Optimizer) -> Any:
-    """Everything that a failure must leave as it is, copied, with the identities of its parts."""
+    """Copies everything that a failure must leave unchanged, with the identities of its parts."""
     tensors = program.tensors()
     return copy.deepcopy(
         {
@@ -191,7 +191,7 @@ def snapshot(program: Program, optimizer: torch.optim.Optimizer) -> Any:
 
 
 def assert_same(a: Any, b: Any) -> None:
-    """Bit by bit."""
+    """Asserts that two snapshots are equal bit by bit."""
     if isinstance(a, Tensor):
         assert torch.equal(a, b)
     elif isinstance(a, dict):

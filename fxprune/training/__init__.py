@@ -1,4 +1,4 @@
-"""Training that shrinks: one transaction over the network, its optimizer and all that goes with them."""
+"""Pruning during training: the network, its optimizer and everything that depends on them shrink together."""
 
 from fxprune.training.adapters import EpochShrinker, lightning_callback, trainer_callback
 from fxprune.training.agree import all_reduced, broadcast_plan, check_agreed, rewrap

@@ -1,4 +1,4 @@
-"""Thin callbacks for trainers of other libraries; none of these is imported before it is asked for."""
+"""Callbacks for trainers of other libraries; no such library is imported before its callback is requested."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Decide = Callable[[Program, int], Plan | Steps | None]
 
 
 class EpochShrinker:
-    """Shrinks the network inside a trainer's model at the ends of epochs; what the callbacks share.
+    """Shrinks the network inside a trainer's model at the end of epochs; the base of the callbacks.
 
     Args:
-        program: the network; `program.module` is what the trainer's model holds.
-        decide: from the program and the number of the epoch to a plan, a pipeline, or None for nothing.
-        attribute: dotted path of the network inside the trainer's model.
+        program: the network; the trainer's model must hold `program.module`.
+        decide: called with the program and the epoch number; returns a plan, a pipeline, or None to do nothing.
+        attribute: the dotted path of the network inside the trainer's model.
 
     Attributes:
-        shrinker: from the first epoch's end on.
+        shrinker: the `Shrinker`, from the end of the first epoch on.
     """
 
     def __init__(self, program: Program, decide: Decide, attribute: str = "network") -> None:
@@ -38,13 +38,16 @@ class EpochShrinker:
     def epoch_end(
         self, model: nn.Module, optimizer: Any, scheduler: Any, epoch: int
     ) -> Change | None:
-        """Asks, applies, and puts the smaller network where the trainer's model holds it.
+        """Asks `decide`, applies its answer, and puts the smaller network into the trainer's model.
 
         Args:
-            model: the trainer's.
-            optimizer: of torch, or a wrapper with the one of torch as its `optimizer`.
-            scheduler: of the learning rate, or None.
-            epoch: number of the epoch that ended.
+            model: the trainer's model.
+            optimizer: a torch optimizer, or a wrapper that holds one as its `optimizer`.
+            scheduler: the learning-rate scheduler, or None.
+            epoch: the number of the epoch that ended.
+
+        Returns:
+            What changed, or None if nothing was to be done.
 
         Raises:
             TrainingError: the model is wrapped, or holds another network; nothing has changed.
@@ -52,8 +55,8 @@ class EpochShrinker:
         if isinstance(model, DistributedDataParallel):
             raise TrainingError(
                 "the trainer's model is wrapped in DDP",
-                why="its wrapper would have to be made anew by the trainer",
-                do="train on one process, or write the loop: fp.training.rewrap(shrinker, ddp)",
+                why="after a shrinking, the trainer would have to wrap the model again",
+                do="train in one process, or write your own loop with fp.training.rewrap(shrinker, ddp)",
             )
         path, _, name = self._attribute.rpartition(".")
         owner = model.get_submodule(path)
@@ -65,7 +68,7 @@ class EpochShrinker:
             raise TrainingError(
                 "the trainer's model holds another network",
                 where=self._attribute,
-                do="let it hold program.module, and name where: attribute=...",
+                do="store program.module in the model, and pass its place as attribute=...",
             )
         decided = self._decide(shrinker.program, epoch)
         if decided is None:
@@ -76,7 +79,7 @@ class EpochShrinker:
 
 
 def lightning_callback(program: Program, decide: Decide, attribute: str = "network") -> Any:
-    """A callback of Lightning that shrinks after training epochs; see `EpochShrinker`.
+    """Returns a Lightning callback that shrinks the network after training epochs; see `EpochShrinker`.
 
     Raises:
         OptionError: Lightning is not installed.
@@ -84,13 +87,13 @@ def lightning_callback(program: Program, decide: Decide, attribute: str = "netwo
     base: Any = _base("lightning.pytorch.callbacks", "Callback", "lightning")
 
     class ShrinkCallback(EpochShrinker, base):  # type: ignore[misc]
-        """Shrinks after training epochs."""
+        """Shrinks the network after training epochs."""
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             if len(trainer.optimizers) != 1:
                 raise TrainingError(
                     f"{len(trainer.optimizers)} optimizers",
-                    do="shrink in a loop of your own, with the optimizer of the network",
+                    do="write your own loop, and shrink with the optimizer of the network",
                 )
             schedules = [c.scheduler for c in trainer.lr_scheduler_configs]
             self.epoch_end(
@@ -104,7 +107,7 @@ def lightning_callback(program: Program, decide: Decide, attribute: str = "netwo
 
 
 def trainer_callback(program: Program, decide: Decide, attribute: str = "network") -> Any:
-    """A callback of transformers' Trainer that shrinks after epochs; see `EpochShrinker`.
+    """Returns a callback for transformers' Trainer that shrinks the network after epochs; see `EpochShrinker`.
 
     Raises:
         OptionError: transformers is not installed.
@@ -112,7 +115,7 @@ def trainer_callback(program: Program, decide: Decide, attribute: str = "network
     base: Any = _base("transformers", "TrainerCallback", "transformers")
 
     class ShrinkCallback(EpochShrinker, base):  # type: ignore[misc]
-        """Shrinks after epochs."""
+        """Shrinks the network after epochs."""
 
         def on_epoch_end(
             self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any,
@@ -124,7 +127,7 @@ def trainer_callback(program: Program, decide: Decide, attribute: str = "network
 
 
 def _base(module: str, name: str, package: str) -> Any:
-    """The class that callbacks of another library inherit from."""
+    """Returns the class from which callbacks of another library inherit."""
     try:
         return getattr(import_module(module), name)
     except ImportError as error:

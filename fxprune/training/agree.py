@@ -1,4 +1,4 @@
-"""Shrinking on several processes at once: one decision, one plan, replicas that stay equal bit by bit."""
+"""Shrinking in several processes at once: one decision, one plan, and replicas that stay equal bit by bit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ Tensor = torch.Tensor
 
 
 def check_agreed(plan: Plan, group: Any = None) -> Plan:
-    """Compares the plan's hash on all processes; call it right before `shrinker.apply(plan)`.
+    """Checks that all processes have the same plan; call it right before `shrinker.apply(plan)`.
 
     Args:
-        plan: what this process wants to apply.
-        group: process group; the default one where None. Without distributed training nothing is done.
+        plan: the plan that this process is about to apply.
+        group: the process group, by default the global one. Without distributed training, nothing is checked.
+
+    Returns:
+        The plan.
 
     Raises:
-        TrainingError: on every process, where one has another plan.
+        TrainingError: the plans differ; raised on every process.
     """
     if not dist.is_initialized():
         return plan
@@ -35,24 +38,27 @@ def check_agreed(plan: Plan, group: Any = None) -> Plan:
         odd = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         raise TrainingError(
             "the processes have different plans",
-            where=f"rank {', '.join(map(str, odd))} against rank 0",
-            why="they decided by statistics of their own batches, or drew other random numbers",
-            do="decide by fp.training.all_reduced(statistics), or let rank 0 decide: broadcast_plan(plan)",
+            where=f"rank {', '.join(map(str, odd))} differs from rank 0",
+            why="each process decided by statistics of its own batches, or drew different random numbers",
+            do="decide by fp.training.all_reduced(statistics), or let rank 0 decide and call broadcast_plan(plan)",
         )
     return plan
 
 
 def broadcast_plan(plan: Plan | None, source: int = 0, group: Any = None) -> Plan:
-    """The plan of one process, on all of them.
+    """Returns the plan of one process on all processes.
 
     Args:
-        plan: on the source the plan; elsewhere nothing is read.
-        source: global rank that decides.
+        plan: the plan, on the source; ignored on the other processes.
+        source: the global rank of the process that decides.
         group: see `check_agreed`.
+
+    Raises:
+        TrainingError: the source has no plan.
     """
     if not dist.is_initialized():
         if plan is None:
-            raise TrainingError("there is no plan", do="give one: this is the only process")
+            raise TrainingError("there is no plan", do="pass a plan: this is the only process")
         return plan
     own = dist.get_rank() == source
     if own and plan is not None:
@@ -60,16 +66,18 @@ def broadcast_plan(plan: Plan | None, source: int = 0, group: Any = None) -> Pla
     box: list[Plan | None] = [plan if own else None]
     dist.broadcast_object_list(box, src=source, group=group)
     if box[0] is None:
-        raise TrainingError("there is no plan", where=f"rank {source}", do="give one there")
+        raise TrainingError(
+            "there is no plan", where=f"rank {source}", do="pass a plan on that rank"
+        )
     return box[0]
 
 
 @torch.no_grad()
 def all_reduced(statistics: Mapping[str, Tensor], group: Any = None) -> dict[str, Tensor]:
-    """Sums of statistics over all processes: equal everywhere, so that decisions by them are.
+    """Returns the sums of statistics over all processes, so that all processes decide alike.
 
     Args:
-        statistics: by name, the same names and shapes on every process; they stay as they are.
+        statistics: tensors by name, with the same names and shapes on every process; they do not change.
         group: see `check_agreed`.
     """
     found = {name: statistics[name].detach().clone() for name in sorted(statistics)}
@@ -80,14 +88,14 @@ def all_reduced(statistics: Mapping[str, Tensor], group: Any = None) -> dict[str
 
 
 def rewrap(shrinker: Shrinker, ddp: DistributedDataParallel) -> DistributedDataParallel:
-    """A DistributedDataParallel around the network as it is now, with the options of the one before.
+    """Wraps the current network in a `DistributedDataParallel` with the options of the previous wrapper.
 
-    Buckets are laid out for the parameters that a wrapper was made with, so that each shrinking needs
-    another wrapper. The one before refuses to run from now on. Communication hooks are registered again.
+    A wrapper lays out its buckets for the parameters it was created with, so that every shrinking needs a
+    new wrapper. The previous one refuses to run from then on. Communication hooks are registered again.
 
     Args:
-        shrinker: after a shrinking; call this on every process.
-        ddp: the wrapper of the network before.
+        shrinker: the shrinker after a shrinking; call this function on every process.
+        ddp: the previous wrapper.
     """
     if ddp.module is shrinker.module:
         return ddp
@@ -111,7 +119,7 @@ def rewrap(shrinker: Shrinker, ddp: DistributedDataParallel) -> DistributedDataP
 
 def _refuse(*_: Any) -> None:
     raise TrainingError(
-        "this DDP wrapper is of the network before a shrinking",
-        why="its buckets are laid out for parameters that are gone",
-        do="use what fp.training.rewrap(shrinker, ddp) returned",
+        "this DDP wrapper belongs to the network before a shrinking",
+        why="its buckets were laid out for parameters that no longer exist",
+        do="use the wrapper that fp.training.rewrap(shrinker, ddp) returned",
     )

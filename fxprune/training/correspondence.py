@@ -1,4 +1,4 @@
-"""Which tensor of a smaller program each tensor of the program before it has become."""
+"""Which tensor of a smaller program corresponds to which tensor of the program before."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ WHOLE: Cut = {}
 
 @dataclass(frozen=True, eq=False)
 class Correspondence:
-    """Tensors before and after, by name; names are stable.
+    """The tensors of a program before and after a change, by name; names do not change.
 
     Attributes:
-        before: every parameter and buffer of the program before; one of two names stands under both.
-        after: the same of the program after.
-        kept: tensor -> axis -> the positions of the program before that stay; only what loses some.
-        rewritten: names whose numbers a pass worked out anew: not a slice of what they were.
-        gates: names of the program after that belong to leaf modules.
+        before: every parameter and buffer of the program before; a shared tensor appears under each name.
+        after: the same for the program after.
+        kept: the original positions that are kept, as tensor -> axis -> positions, for axes that lose some.
+        rewritten: the names of tensors whose values a pass recomputed: they are not slices of the old values.
+        gates: the names of tensors of the program after that belong to leaf modules.
     """
 
     before: Mapping[str, Tensor]
@@ -39,23 +39,23 @@ class Correspondence:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Names that are gone."""
+        """The names of tensors that were removed."""
         return tuple(name for name in self.before if name not in self.after)
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Names that are new."""
+        """The names of new tensors."""
         return tuple(name for name in self.after if name not in self.before)
 
     def cut(self, name: str) -> Cut:
-        """What stays of a tensor, axis by axis; nothing for one that stays whole."""
+        """Returns the kept positions of a tensor, by axis; empty for a tensor that loses none."""
         return self.kept.get(name, WHOLE)
 
     def successors(self) -> dict[Tensor, Successor]:
-        """What every tensor of the program before has become, by the tensor itself.
+        """Returns the successor of every tensor of the program before, by the tensor itself.
 
         Raises:
-            TrainingError: one tensor of two names has become two.
+            TrainingError: a shared tensor has become two tensors.
         """
         found: dict[Tensor, Successor] = {}
         for name, old in self.before.items():
@@ -67,7 +67,7 @@ class Correspondence:
                 raise TrainingError(
                     "a shared tensor has become two",
                     where=f"{known.name} and {name}",
-                    why="one state of the optimizer cannot belong to both",
+                    why="the optimizer has one state for both, which cannot belong to two tensors",
                     do="leave out the pass that separates them",
                 )
         return found
@@ -75,7 +75,13 @@ class Correspondence:
 
 @dataclass(frozen=True, eq=False)
 class Successor:
-    """What became of one tensor: its first name that is left, the new tensor or None, what stays of it."""
+    """The successor of a tensor.
+
+    Attributes:
+        name: its first name that still exists.
+        tensor: the new tensor, or None if it was removed.
+        cut: the kept positions, by axis.
+    """
 
     name: str
     tensor: Tensor | None
@@ -83,12 +89,12 @@ class Successor:
 
 
 def correspond(before: Program, after: Program, plans: Iterable[Plan]) -> Correspondence:
-    """Works the correspondence out from what plans keep, and holds the numbers against it.
+    """Derives the correspondence from the plans, and checks it against the values of the tensors.
 
     Args:
         before: the program before.
-        after: what a rewrite made of it.
-        plans: the plans that it applied, in order.
+        after: the program after the rewrites.
+        plans: the plans that were applied, in order.
     """
     old, new = before.tensors(), after.tensors()
     kept = {name: cut for name, cut in compose(plans).items() if name in old and name in new}
@@ -98,7 +104,7 @@ def correspond(before: Program, after: Program, plans: Iterable[Plan]) -> Corres
 
 
 def compose(plans: Iterable[Plan]) -> dict[str, Cut]:
-    """What several plans, one after the other, keep of the first one's tensors."""
+    """Returns the positions of the first program's tensors that remain after several plans, one after the other."""
     kept: dict[str, dict[int, IntArray]] = {}
     for plan in plans:
         for name, cut in plan.kept.items():
@@ -109,7 +115,7 @@ def compose(plans: Iterable[Plan]) -> dict[str, Cut]:
 
 
 def _is_slice(old: Tensor, new: Tensor, cut: Cut | None) -> bool:
-    """Whether the new tensor holds the numbers that stay of the old one, bit by bit."""
+    """Returns whether the new tensor holds exactly the kept values of the old one, bit by bit."""
     if new is old:
         return True
     expected = slice_axes(old.detach(), cut) if cut else old.detach()

@@ -1,4 +1,4 @@
-"""Shrinks averaged copies of the weights together with the weights."""
+"""Shrinks averaged copies of the weights along with the weights."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Ema = AveragedModel | MutableMapping[str, Tensor]
 
 
 def move_ema(ema: Ema, after: Program, tensors: Correspondence) -> Callable[[], None]:
-    """Works out the averages of the smaller program; changes nothing until the result is called.
+    """Computes the averages of the smaller program; nothing changes until the returned function is called.
 
-    An AveragedModel gets the smaller network in place of its own, a mapping other entries: both stay the
-    objects they were.
+    An AveragedModel receives the smaller network in place of its own, a mapping receives new entries; both
+    remain the same objects.
 
     Args:
         ema: an AveragedModel of the module before, or tensors by the names of its parameters and buffers.
         after: the smaller program.
-        tensors: how its tensors came about.
+        tensors: the correspondence between the tensors of both programs.
 
     Raises:
-        TrainingError: an average is missing, has another shape, or its weight was worked out anew.
+        TrainingError: an average is missing or has a wrong shape, or a pass recomputed its weight.
     """
     if isinstance(ema, AveragedModel):
         averaged = _averages(dict(named_tensors(ema.module)), tensors, every=True)
@@ -63,10 +63,10 @@ def _averages(
             found[name] = made[source]
         elif every and name in tensors.before:
             raise TrainingError(
-                "the averages are of another network",
+                "the averaged weights belong to another network",
                 where=name,
                 why="they have no such tensor",
-                do="give an AveragedModel of the module that is trained",
+                do="pass an AveragedModel of the module that is trained",
             )
         elif every or (isinstance(new, nn.Parameter) and new.requires_grad):
             found[name] = _like(new, new.detach().clone())
@@ -77,15 +77,15 @@ def _average(name: str, source: Tensor, tensors: Correspondence) -> Tensor:
     before, after = tensors.before[name], tensors.after[name]
     if source.shape != before.shape:
         raise TrainingError(
-            f"an average of shape {list(source.shape)} for a tensor of shape {list(before.shape)}",
+            f"an average has shape {list(source.shape)}, but its tensor {list(before.shape)}",
             where=name,
-            do="give the averages of the module that is trained",
+            do="pass the averages of the module that is trained",
         )
     if name in tensors.rewritten and isinstance(after, nn.Parameter):
         raise TrainingError(
-            "a pass worked out a weight anew, and its average cannot follow",
+            "a pass recomputed a weight, and its average cannot be updated accordingly",
             where=name,
-            do="leave that pass out during training, or run it when training is over",
+            do="leave that pass out during training, or run it after training",
         )
     cut = tensors.cut(name)
     return _like(source, slice_axes(source.detach(), cut)) if cut else source

@@ -1,4 +1,4 @@
-"""What goes wrong while a network shrinks in the middle of its training."""
+"""The error of shrinking during training."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from fxprune.errors import FxpruneError
 
 
 class TrainingError(FxpruneError):
-    """A shrinking was refused, or something of the network before it is still in use; nothing has changed."""
+    """A shrinking was refused, or something of the old network is still in use; nothing has changed."""

@@ -1,4 +1,4 @@
-"""How training went, epoch by epoch: a table, JSON lines, curves, TensorBoard."""
+"""Records the course of training by epoch: a table, JSON lines, plots and TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from tabulate import tabulate
 from fxprune.analysis.cache import remember, solved
 from fxprune.analysis.group import find_groups
 from fxprune.errors import OptionError
+from fxprune.files.document import Document, Entry
 from fxprune.graph.program import Program
 from fxprune.report import summary
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row.
+    """One epoch, a row of the table.
 
     Attributes:
         epoch: its number, from 0.
-        loss: mean over the samples of its steps; None where none was given.
-        accuracy: share of samples that were right, 0 to 1.
-        parameters: elements of the parameters at its end.
-        macs: multiply-accumulates of a forward of the example inputs at its end.
-        layers: modules with weights that multiply, at its end.
-        units: what may still be removed, of all groups, at its end.
-        steps: how many steps it had.
-        seconds_per_step: median of the times between the ends of its steps.
+        loss: the mean loss over the samples of its steps; None if none was given.
+        accuracy: the share of correct samples, from 0 to 1; None if none was given.
+        parameters: the number of parameter elements at its end.
+        macs: the multiply-accumulates of a forward pass of the example inputs at its end.
+        layers: the number of modules with weights that multiply, at its end.
+        units: the number of units that can still be removed, over all groups, at its end.
+        steps: the number of steps.
+        seconds_per_step: the median time between the ends of its steps, in seconds.
         extra: further numbers by name.
     """
 
@@ -52,7 +53,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters, MACs, layers and units of a program; see `Epoch`."""
+    """The size of a program; see `Epoch`.
+
+    Attributes:
+        parameters: the number of parameter elements.
+        macs: multiply-accumulates.
+        layers: the number of modules with weights.
+        units: the number of units that can be removed.
+    """
 
     parameters: int
     macs: int
@@ -61,7 +69,7 @@ class Size:
 
 
 def size_of(program: Program) -> Size:
-    """What is left of a network; worked out once for each program."""
+    """Returns the size of a program; it is computed once for each program."""
     return remember(program, "training.size", lambda: _size_of(program))
 
 
@@ -73,20 +81,21 @@ def _size_of(program: Program) -> Size:
 
 
 class History:
-    """Gathers steps into rows of epochs; prints as a table.
+    """Collects steps into epochs; prints as a table.
 
-    A history whose file exists goes on behind its last line.
+    If the file exists already, the history continues after its last line.
 
     Args:
-        path: JSON lines, one written at the end of each epoch; nothing is written where None.
-        tensorboard: directory for TensorBoard's own writer.
-        clock: seconds, for tests.
+        path: a file of JSON lines, to which each epoch adds one; None to write nothing.
+        tensorboard: a directory for TensorBoard.
+        clock: returns the time in seconds; replaced in tests.
 
     Attributes:
         rows: the epochs so far.
 
     Raises:
-        OptionError: TensorBoard is asked for and not installed, or the file holds something else.
+        OptionError: TensorBoard is asked for and not installed, or the file holds something else or cannot
+            be read or written.
     """
 
     def __init__(
@@ -103,19 +112,20 @@ class History:
         self.start_epoch()
 
     def start_epoch(self) -> None:
-        """Starts the clock of the first step; not needed where nothing lies between epochs."""
+        """Starts the clock of the first step; only needed if time passes between epochs."""
         self._loss, self._right, self._samples, self._judged = 0.0, 0.0, 0, 0
         self._times: list[float] = []
         self._losses = 0
         self._last = self._clock()
 
     def step(self, loss: Any = None, *, correct: Any = None, samples: int = 1) -> None:
-        """Notes one step, at its end.
+        """Records one step, at its end.
 
         Args:
-            loss: mean of its samples, a number or a tensor of one; a tensor of an accelerator is waited for.
-            correct: how many of them were right.
-            samples: how many there were.
+            loss: the mean loss of its samples, a number or a tensor with one element; reading a tensor on an
+                accelerator waits for the device.
+            correct: the number of correct samples.
+            samples: the number of samples.
         """
         if loss is not None:
             self._loss += float(loss) * samples
@@ -128,14 +138,19 @@ class History:
         self._last = now
 
     def end_epoch(self, program: Program, **extra: float) -> Epoch:
-        """Closes an epoch: measures the program, writes the row, and starts the next one.
+        """Ends an epoch: measures the program, writes the row, and starts the next epoch.
+
+        Args:
+            program: the network at the end of the epoch.
+            **extra: further numbers for the row.
 
         Raises:
             OptionError: a further number has the name of a column.
         """
         if taken := extra.keys() & {f.name for f in fields(Epoch)}:
             raise OptionError(
-                f"a row has {', '.join(sorted(taken))} already", do="give it another name"
+                f"these columns exist already: {', '.join(sorted(taken))}",
+                do="give it another name",
             )
         size = size_of(program)
         row = Epoch(
@@ -149,9 +164,7 @@ class History:
         )
         self.rows.append(row)
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+            _append(self._path, json.dumps(asdict(row)) + "\n")
         self._write_scalars(row)
         self.start_epoch()
         return row
@@ -180,7 +193,7 @@ class History:
         )
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Writes the curves as a picture, PNG by its suffix: loss, accuracy, what is left, time.
+        """Plots loss, accuracy, remaining size and time per step to an image file, PNG by default.
 
         Raises:
             OptionError: matplotlib is not installed, or there is no epoch yet.
@@ -195,7 +208,7 @@ class History:
         panels: dict[str, dict[str, list[float | None]]] = {
             "loss": {"": [row.loss for row in self.rows]},
             "accuracy": {"": [row.accuracy for row in self.rows]},
-            "left, of the first epoch": {
+            "remaining share of the first epoch": {
                 name: [getattr(row, name) / max(1, getattr(first, name)) for row in self.rows]
                 for name in ("parameters", "macs", "layers", "units")
             },
@@ -228,7 +241,7 @@ def _draw(axes: Any, title: str, epochs: list[int], curves: dict[str, list[float
 
 
 def spell(value: float) -> str:
-    """A number for people: counts in full."""
+    """Formats a number for people: large numbers in full, others with four significant digits."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
@@ -236,17 +249,48 @@ def _number(value: float | None, spelling: str) -> str:
     return "-" if value is None else format(value, spelling)
 
 
+def _append(path: Path, line: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            "the history cannot be written", where=str(path), why=str(error), do="give another path"
+        ) from error
+
+
 def _read(path: Path) -> list[Epoch]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [Epoch(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
+        file = Document(str(path), OptionError)
+        return [_epoch(file.parse(line, nan=True)) for line in file.text(path).splitlines()]
+    except OptionError as error:
         raise OptionError(
-            "the file holds something else than a history",
+            "the file does not contain a training history",
             where=str(path),
-            why=str(error),
+            why=f"{error.what}: {error.do}".removesuffix(": "),
             do="give another path",
         ) from error
+
+
+def _epoch(entry: Entry) -> Epoch:
+    """A row; a loss that was lost may be NaN."""
+    row = entry.record(*(f.name for f in fields(Epoch)))
+    counts = {
+        name: row[name].integer(0)
+        for name in ("epoch", "parameters", "macs", "layers", "units", "steps")
+    }
+    loss, accuracy, seconds = (
+        None if row[name].value is None else row[name].number()
+        for name in ("loss", "accuracy", "seconds_per_step")
+    )
+    return Epoch(
+        **counts,
+        loss=loss,
+        accuracy=accuracy,
+        seconds_per_step=seconds,
+        extra={name: e.number() for name, e in row["extra"].mapping().items()},
+    )
 
 
 def _tensorboard_writer(directory: Path) -> Any:
@@ -262,7 +306,7 @@ def _tensorboard_writer(directory: Path) -> Any:
 
 
 def _matplotlib() -> tuple[Any, Any]:
-    """Figure and canvas without any display."""
+    """Returns figure and canvas classes that need no display."""
     try:
         canvas = import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
         figure = import_module("matplotlib.figure").Figure

@@ -1,4 +1,4 @@
-"""Modules of a program's graph, with tensors of their own."""
+"""Modules that run a program's graph with tensors of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tensor = torch.Tensor
 
 
 def twin(program: Program, tensors: Mapping[str, Tensor], *, training: bool) -> TracedModule:
-    """A module of a copy of the program's graph that holds these tensors, and no others."""
+    """Returns a module with a copy of the program's graph that holds exactly these tensors."""
     tree = nn.Module()
     share_tensors(program.module, tree)
     for path, owner in tree.named_modules(remove_duplicate=False):
@@ -35,7 +35,7 @@ def twin(program: Program, tensors: Mapping[str, Tensor], *, training: bool) -> 
 
 
 def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Every parameter and buffer; one of two names stands under both."""
+    """Returns every parameter and buffer with its name; a shared tensor appears under each of its names."""
     return [
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),

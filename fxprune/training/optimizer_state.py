@@ -1,4 +1,4 @@
-"""Shrinks what an optimizer knows: by the shapes of its tensors and the identity of its parameters."""
+"""Shrinks the state of an optimizer, by the shapes of its tensors and the identity of its parameters."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _OWN = ("state", "param_groups", "defaults")
 
 @dataclass(frozen=True, eq=False)
 class OptimizerMove:
-    """The parameters and states of an optimizer after a shrinking, worked out and not yet in place.
+    """The parameters and states of an optimizer after a shrinking, computed but not yet in place.
 
     Attributes:
-        optimizer: whose they are.
+        optimizer: the optimizer.
         groups: the parameters of each group, in order.
-        names: `param_names` of each group; None where it has none.
+        names: the `param_names` of each group; None for a group without.
         state: the state of each parameter.
-        left: names of parameters that leave it.
-        joined: names of new parameters.
+        left: the names of parameters that leave the optimizer.
+        joined: the names of parameters that join it.
     """
 
     optimizer: Optimizer
@@ -46,7 +46,7 @@ class OptimizerMove:
     joined: tuple[str, ...]
 
     def commit(self) -> None:
-        """Puts them in place: the optimizer, its groups and their lists stay the objects they were."""
+        """Puts them in place; the optimizer, its groups and their lists remain the same objects."""
         for group, params, names in zip(
             self.optimizer.param_groups, self.groups, self.names, strict=True
         ):
@@ -58,15 +58,15 @@ class OptimizerMove:
 
 
 def move_optimizer(optimizer: Optimizer, tensors: Correspondence) -> OptimizerMove:
-    """Works out what an optimizer holds after a shrinking; changes nothing.
+    """Computes the contents of an optimizer after a shrinking; changes nothing.
 
-    Parameters keep their group and order, with their state sliced as they were; those that are gone
-    leave. A new parameter joins the group of the weight of its module, or of the module around it,
-    without a state; one of a gate stays outside. Where a parameter's numbers were worked out anew, its
-    state starts anew. Parameters of the optimizer that the program does not have stay as they are.
+    Parameters keep their group and their order, with their state sliced in the same way; removed parameters
+    leave. A new parameter joins the group of its module's weight, or of the enclosing module, without a
+    state; a parameter of a gate stays outside. If a pass recomputed the values of a parameter, its state is
+    reset. Parameters of the optimizer that do not belong to the program stay as they are.
 
     Raises:
-        TrainingError: a state cannot be followed, or a parameter would have no owner, or two.
+        TrainingError: a state cannot be sliced, or a parameter would be in no group or in two.
     """
     check_optimizer(optimizer)
     after = tensors.successors()
@@ -96,16 +96,16 @@ def move_optimizer(optimizer: Optimizer, tensors: Correspondence) -> OptimizerMo
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Refuses an optimizer that keeps parameters or states where nobody can follow them.
+    """Refuses an optimizer that keeps parameters or states where they cannot be found.
 
     Raises:
-        TrainingError: LBFGS, or one that holds parameters outside of `param_groups` and `state`.
+        TrainingError: the optimizer is LBFGS, or keeps parameters outside `param_groups` and `state`.
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise TrainingError(
-            "LBFGS cannot follow a shrinking",
-            why="its history is of one flat vector of all parameters, along no axis of any",
-            do="shrink, then make a new LBFGS; or train with another optimizer",
+            "the state of LBFGS cannot be shrunk",
+            why="its history is one flat vector of all parameters, without their axes",
+            do="create a new LBFGS after shrinking, or train with another optimizer",
         )
     owned = {p for group in optimizer.param_groups for p in group["params"]}
     for name, value in vars(optimizer).items():
@@ -114,9 +114,9 @@ def check_optimizer(optimizer: Optimizer) -> None:
             for x in _inside(value)
         ):
             raise TrainingError(
-                f"{type(optimizer).__name__} keeps parameters, or an optimizer, of its own in `{name}`",
-                why="only `param_groups` and `state` are known to be all there is",
-                do="shrink with a plain optimizer, and wrap the smaller network's anew",
+                f"{type(optimizer).__name__} keeps further parameters, or another optimizer, in `{name}`",
+                why="only parameters in `param_groups` and `state` can be shrunk",
+                do="shrink with a plain optimizer, and create the wrapping optimizer again for the smaller network",
             )
 
 
@@ -134,7 +134,7 @@ def _inside(value: Any, depth: int = 3) -> Iterator[Any]:
 def _moved(
     old: Tensor, new: Tensor, successor: Successor | None, entries: Any, tensors: Correspondence
 ) -> dict[Tensor, Any]:
-    """The state of one parameter, by the new one; nothing where its numbers are others now."""
+    """Returns the state of one parameter, by its successor; empty if its values were recomputed."""
     if successor is None:
         return {old: entries}
     if successor.name in tensors.rewritten:
@@ -143,16 +143,16 @@ def _moved(
 
 
 def shrink_state(entries: Any, shape: Shape, cut: Cut, name: str) -> Any:
-    """The state of a parameter as it is after the parameter was cut.
+    """Slices the state of a parameter in the same way as the parameter.
 
     Args:
         entries: state name -> value, as an optimizer keeps it for one parameter.
-        shape: of the parameter before.
-        cut: axis -> positions that stay.
-        name: of the parameter, for errors.
+        shape: the shape of the parameter before.
+        cut: the kept positions, by axis.
+        name: the name of the parameter, for errors.
 
     Raises:
-        TrainingError: a tensor among them lies along no axes of the parameter that can be told.
+        TrainingError: the axes of a tensor in the state cannot be identified with those of the parameter.
     """
     if not cut:
         return entries
@@ -171,14 +171,14 @@ def _shrink_value(value: Any, shape: Shape, cut: Cut, key: str, where: str) -> A
         raise TrainingError(
             f"a state of type {type(value).__name__} holds tensors",
             where=where,
-            why="a shrinking follows tensors that lie along the axes of their parameter",
-            do="shrink with another optimizer, or make a new one after it",
+            why="only tensors whose axes correspond to those of their parameter can be shrunk",
+            do="use another optimizer, or create a new one after shrinking",
         )
     return value
 
 
 def _axes(mine: Shape, shape: Shape, cut: Cut, key: str, where: str) -> Sequence[int]:
-    """The axis of the parameter that each axis of a state lies along."""
+    """Returns the axis of the parameter that each axis of a state corresponds to."""
     if _broadcasts(mine, shape):
         return range(len(shape))
     if all(n == 1 for n in mine):
@@ -194,10 +194,12 @@ def _axes(mine: Shape, shape: Shape, cut: Cut, key: str, where: str) -> Sequence
     ]
     if not ways or len({tuple(a if a in cut else -1 for a in axes) for axes in ways}) > 1:
         raise TrainingError(
-            f"a state of shape {list(mine)} for a parameter of shape {list(shape)}",
+            f"a state has shape {list(mine)}, but its parameter {list(shape)}",
             where=where,
-            why="it lies along several axes alike" if ways else "it lies along none of its axes",
-            do="shrink with another optimizer, or make a new one after it",
+            why="its axes could correspond to several of the parameter's axes"
+            if ways
+            else "its axes correspond to none of the parameter's axes",
+            do="use another optimizer, or create a new one after shrinking",
         )
     return ways[0]
 
@@ -209,7 +211,7 @@ def _broadcasts(mine: Shape, shape: Shape) -> bool:
 def _join(
     tensors: Correspondence, groups: list[list[Tensor]], names: list[list[str] | None]
 ) -> list[str]:
-    """Puts new parameters into the groups of the weights of their modules, or of the modules these lie in."""
+    """Adds new parameters to the groups of the weights of their modules, or of the enclosing modules."""
     group_of = {p: i for i, params in enumerate(groups) for p in params}
     joined: list[str] = []
     for name in tensors.added:
@@ -230,10 +232,10 @@ def _join(
             if not new.requires_grad:
                 continue
             raise TrainingError(
-                "a pass made a parameter that no group of the optimizer is for",
+                "a pass created a parameter that belongs to no group of the optimizer",
                 where=name,
                 why=f"the optimizer holds no parameter of {home or 'the network itself'}",
-                do="leave that pass out during training, or run it when training is over",
+                do="leave that pass out during training, or run it after training",
             )
         groups[at].append(new)
         group_of[new] = at
@@ -249,7 +251,7 @@ def _check_owners(
     after: Mapping[Tensor, Successor],
     groups: Sequence[Sequence[Tensor]],
 ) -> None:
-    """Every live parameter that had an owner has one; none has two; nothing that is gone has one."""
+    """Checks that every live parameter that was in a group is in exactly one, and that removed ones are in none."""
     held = [p for params in groups for p in params]
     owned = set(held)
     live = set(tensors.after.values())
@@ -259,16 +261,16 @@ def _check_owners(
     gone = [s.name for old, s in after.items() if old in owned and old not in live]
     if twice or lost or gone:
         raise TrainingError(
-            "a parameter would not be owned exactly once",
+            "a parameter would not belong to exactly one group of the optimizer",
             where=", ".join([*lost, *gone]) or f"{twice} parameters in two groups",
-            do="report it",
+            do="this is a defect of fxprune: please report it",
         )
 
 
 def _keep_strangers(
     optimizer: Optimizer, state: dict[Tensor, Any], after: Mapping[Tensor, Successor]
 ) -> None:
-    """Hands on states that belong to no parameter of a group, unless they are of the program."""
+    """Keeps states of parameters that are in no group, unless they belong to the program."""
     owned = {p for group in optimizer.param_groups for p in group["params"]}
     for key, entries in optimizer.state.items():
         if key in owned:
@@ -277,7 +279,7 @@ def _keep_strangers(
             if not entries:  # to look a state up makes an empty one
                 continue
             raise TrainingError(
-                "the optimizer has a state of a parameter that is in none of its groups",
+                "the optimizer has a state for a parameter that is in none of its groups",
                 where=after[key].name,
                 do="remove it from optimizer.state, or add the parameter to a group",
             )

@@ -1,4 +1,4 @@
-"""Lets a network get smaller while it trains: the network, its optimizer and averages in one transaction."""
+"""Shrinks a network during training: the network, its optimizer and averaged weights in one transaction."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fxprune.instruments import read_environment
 from fxprune.pipeline import Result, run_pipeline
 from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan, check_plan
+from fxprune.process.random_state import random_state_kept
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.checkpoint import read_state, write_state
@@ -26,7 +27,7 @@ from fxprune.training.correspondence import Correspondence, correspond
 from fxprune.training.ema import Ema, move_ema
 from fxprune.training.errors import TrainingError
 from fxprune.training.optimizer_state import OptimizerMove, check_optimizer, move_optimizer
-from fxprune.verify.silenced import compare_programs
+from fxprune.verify import compare_programs
 
 Tensor = torch.Tensor
 Rewritten = Literal["refuse", "reset"]
@@ -34,17 +35,17 @@ Rewritten = Literal["refuse", "reset"]
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One shrinking that was carried out.
+    """One shrinking that was carried out; prints as text.
 
     Attributes:
-        before: the program before; its parameters are no longer those of the optimizer.
+        before: the program before; its parameters no longer belong to the optimizer.
         after: the smaller program.
-        plans: what removed units, in order.
-        dropped: names of parameters and buffers that are gone.
-        left: those of them that the optimizer held.
-        joined: names of new parameters that it holds now.
-        restarted: names of parameters whose numbers a pass worked out anew; their state starts anew.
-        result: of the pipeline, where one ran.
+        plans: the plans that removed units, in order.
+        dropped: the names of parameters and buffers that were removed.
+        left: the names of those among them that the optimizer held.
+        joined: the names of new parameters that the optimizer now holds.
+        restarted: the names of parameters whose values a pass recomputed; their state was reset.
+        result: the result of the pipeline, if one ran.
     """
 
     before: Program = field(repr=False)
@@ -58,7 +59,7 @@ class Change:
 
     @property
     def changed(self) -> bool:
-        """Whether the program is another one now."""
+        """Whether the program has changed."""
         return self.after is not self.before
 
     def __str__(self) -> str:
@@ -77,32 +78,34 @@ class Change:
 
 
 def _weighted(program: Program) -> set[str]:
-    """Paths of the modules that have parameters of their own, but for gates."""
+    """Returns the paths of the modules that have parameters of their own, except gates."""
     named = program.module.named_parameters()
     return {n.rpartition(".")[0] for n, _ in named if not is_inside_leaf(program.module, n)}
 
 
 class Shrinker:
-    """Applies plans and rewrites to a network in training, and to all that training knows about it.
+    """Applies plans and passes to a network in training, and to its optimizer and averaged weights.
 
     Parameters, gradients, hooks, `requires_grad`, every state of the optimizer, its groups and the averaged
-    weights are cut alike; layers that are deleted leave the optimizer. All is worked out first and then
-    put in place, so that after an error nothing has changed. The optimizer stays the object it was;
-    the network is `shrinker.module`, another one after each shrinking. A step of the optimizer with gradients
-    of a network from before (a loop, or a DDP wrapper, that still holds it) is refused.
+    weights are sliced in the same way; parameters of deleted layers leave the optimizer. Everything is
+    computed first and then put in place, so that an error leaves everything unchanged. The optimizer remains
+    the same object. The network is `shrinker.module`, which is a new module after each shrinking. A step of
+    the optimizer with gradients of an old network (from a loop or a DDP wrapper that still holds it) is
+    refused.
 
     Args:
-        program_or_model: a captured network, or a model; its own parameters are trained, under its names.
-        optimizer: over the parameters of the network; others that it holds stay as they are.
-        args: example inputs of a model.
-        kwargs: example keyword inputs of a model.
+        program_or_model: a captured network, or a model; the model's own parameters are trained, under its names.
+        optimizer: an optimizer over the parameters of the network; other parameters in it do not change.
+        args: the example positional inputs of a model.
+        kwargs: the example keyword inputs of a model.
         ema: averaged weights: an AveragedModel, or tensors by name.
-        scaler: a GradScaler; it is not about single parameters, and only saved with the rest.
-        scheduler: of the learning rate; saved with the rest. Groups stay, even empty ones.
+        scaler: a GradScaler; it holds no state per parameter and is only saved with the rest.
+        scheduler: a learning-rate scheduler, which is saved with the rest; groups are kept, even empty ones.
         dynamic_batch: see `capture`.
 
     Raises:
-        TrainingError: the optimizer is not about this network, or cannot follow; the network is wrapped or sharded.
+        TrainingError: the optimizer does not belong to this network or cannot be shrunk, or the network is
+            wrapped or sharded.
         CaptureError: the model could not be captured.
     """
 
@@ -133,36 +136,38 @@ class Shrinker:
             raise TrainingError(
                 "the optimizer holds no parameter of the network",
                 where=self._program.name,
-                why="it was made for another copy of the model, or the model was captured from a copy",
-                do="make it over program.module.parameters(), or give the model itself",
+                why="it was created for another copy of the model, or a copy of the model was captured",
+                do="create it with program.module.parameters(), or pass the model itself",
             )
 
     @property
     def program(self) -> Program:
-        """The network as it is now."""
+        """The current program."""
         return self._program
 
     @property
     def module(self) -> TracedModule:
-        """What to train now: `program.module`."""
+        """The module to train at present: `program.module`."""
         return self._program.module
 
     def apply(self, plan: Plan, *, verify: bool = False) -> Change:
         """Removes the units of a plan.
 
         Args:
-            plan: made for `shrinker.program`, or read from a file.
-            verify: hold the smaller program against the silenced one first, in float64.
+            plan: a plan for `shrinker.program`, or one read from a file.
+            verify: first compare the smaller program with the silenced original, in float64.
+
+        Returns:
+            What changed.
 
         Raises:
-            PlanError, VerifyError, TrainingError: nothing has changed.
+            PlanError, VerifyError, TrainingError: the plan was refused; nothing has changed.
         """
         before = self._program
         checked = check_plan(before, plan)
-        with torch.random.fork_rng(enabled=verify):
-            small = apply_plan(before, solved(before), checked)
-            if verify:
-                compare_programs(before, solved(before), checked, small).raise_if_bad()
+        small = apply_plan(before, solved(before), checked)
+        if verify:
+            compare_programs(before, solved(before), checked, small).raise_if_bad()
         return self._replace(small, (checked,), "refuse", None)
 
     def run(
@@ -173,20 +178,23 @@ class Shrinker:
         rewritten: Rewritten = "refuse",
         seed: int = 0,
     ) -> Change:
-        """Runs passes: `shrinker.run("delete-gated")`. Random numbers of training are not drawn from.
+        """Runs passes, for example `shrinker.run("delete-gated")`; the random state of training does not change.
 
         Args:
-            pipeline: text, passes, or functions on a GraphModule.
-            verify: hold each pass to what it declares to keep.
-            rewritten: what to do where a pass works out a trained parameter anew, as a fold does: refuse it,
-                or reset its state, which was about other numbers.
-            seed: of random choices and of the inputs of checks.
+            pipeline: pipeline text, passes, or functions on a GraphModule.
+            verify: check each pass against what it declares to preserve.
+            rewritten: what to do if a pass recomputes a trained parameter, as folding does: `refuse` it, or
+                `reset` the parameter's optimizer state, which belonged to the old values.
+            seed: the seed of random choices and of the inputs of checks.
+
+        Returns:
+            What changed.
 
         Raises:
-            PipelineError, OptionError, TrainingError: nothing has changed.
+            PipelineError, OptionError, TrainingError: the run failed; nothing has changed.
         """
         asked = read_environment()
-        with torch.random.fork_rng():
+        with random_state_kept():
             result = run_pipeline(
                 self._program,
                 pipeline,
@@ -199,24 +207,24 @@ class Shrinker:
         return self._replace(result.program, result.plans, rewritten, result)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training needs beside the program: optimizer, averages, scaler, scheduler, random numbers.
+        """Returns the state of training besides the program: optimizer, averages, scaler, scheduler, random state.
 
-        The program is saved by `fp.save(shrinker.program, directory)`; see docs/training.md.
+        Save the program with `fp.save(shrinker.program, directory)`; see docs/training.md.
         """
         return write_state(self._program, self.optimizer, self.ema, self.scaler, self.scheduler)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` gave, by the names of parameters; their order is that of the state.
+        """Restores the state that `state_dict` returned; parameters are matched by name, in the order of the state.
 
         Raises:
-            TrainingError: the state is of another network, or of other parts; nothing has changed.
+            TrainingError: the state belongs to another network or to other parts; nothing has changed.
         """
         read_state(state, self._program, self.optimizer, self.ema, self.scaler, self.scheduler)
 
     def _replace(
         self, after: Program, plans: tuple[Plan, ...], rewritten: Rewritten, result: Result | None
     ) -> Change:
-        """Works out everything that goes with another program, then puts it in place."""
+        """Computes everything that depends on a new program, then puts it in place."""
         before = self._program
         if after is before:
             return Change(before, after, plans, (), (), (), (), result)
@@ -253,9 +261,9 @@ class _Guard:
         parameters = (ref() for ref in self._retired)
         if any(p is not None and p.grad is not None for p in parameters):
             raise TrainingError(
-                "gradients were worked out for a network from before the last shrinking",
+                "gradients were computed for a network from before the last shrinking",
                 why="a loop, a DDP wrapper or a compiled function still holds that network",
-                do="after a shrinking use shrinker.module, and fp.training.rewrap(shrinker, ddp) for DDP",
+                do="after each shrinking, use shrinker.module, and for DDP fp.training.rewrap(shrinker, ddp)",
             )
 
 
@@ -276,48 +284,48 @@ def _change(
 
 
 def _check_plain(module: nn.Module) -> None:
-    """Refuses what no shrinking can follow: a wrapper, or parameters that are spread over processes."""
+    """Refuses networks that cannot be shrunk: wrapped ones, or ones whose parameters are sharded."""
     if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise TrainingError(
             f"the network is wrapped in {type(module).__name__}",
-            why="a wrapper knows the parameters that it was made with",
-            do="give the module inside (ddp.module), and wrap shrinker.module; see fp.training.rewrap",
+            why="a wrapper keeps the parameters with which it was created",
+            do="pass the module inside it (ddp.module), and wrap shrinker.module; see fp.training.rewrap",
         )
     for name, parameter in module.named_parameters():
         if type(parameter.data).__name__ == "DTensor":
             raise TrainingError(
                 "the network is sharded (FSDP2, fully_shard)",
                 where=name,
-                why="each process holds a part of every axis: positions of the whole cannot be taken from it",
-                do="shrink before fully_shard; or save a full checkpoint, shrink that, and shard again",
+                why="each process holds only a part of each tensor, so positions of the whole cannot be removed",
+                do="shrink before calling fully_shard, or save a full checkpoint, shrink it, and shard again",
             )
 
 
 def _restarted(
     optimizer: Optimizer, tensors: Correspondence, rewritten: Rewritten
 ) -> tuple[str, ...]:
-    """The optimizer's parameters whose numbers were worked out anew.
+    """Returns the names of the optimizer's parameters whose values were recomputed.
 
     Raises:
-        TrainingError: there are some, and that is to be refused.
+        TrainingError: there are some, and they are to be refused.
     """
     held = {p for group in optimizer.param_groups for p in group["params"]}
     found = tuple(n for n in tensors.before if n in tensors.rewritten and tensors.before[n] in held)
     if found and rewritten == "refuse":
         raise TrainingError(
-            f"a pass worked out {len(found)} trained parameters anew",
+            f"a pass recomputed {len(found)} trained parameters",
             where=", ".join(found[:4]) + (", ..." if len(found) > 4 else ""),
-            why="momentum and moments are about the numbers from before",
-            do='run that pass when training is over, or start their state anew: rewritten="reset"',
+            why="the optimizer's momentum and moments belong to the old values",
+            do='run that pass after training, or reset the state of these parameters: rewritten="reset"',
         )
     return found
 
 
 def _hand_over(tensors: Correspondence) -> list[Tensor]:
-    """Gives new parameters the gradients, hooks and attributes of the old ones, which stay as they are.
+    """Gives new parameters the gradients, hooks and attributes of the old ones, which do not change.
 
     Returns:
-        The parameters that others have taken the place of, or nothing.
+        The old parameters that were replaced or removed.
     """
     retired: list[Tensor] = []
     for old, successor in tensors.successors().items():
@@ -351,7 +359,7 @@ def _shrunk_gradient(gradient: Tensor, cut: Mapping[int, Any], name: str) -> Ten
 
 
 def _share_hooks(before: nn.Module, after: nn.Module) -> None:
-    """Lets modules of the same path have the same hooks."""
+    """Gives modules with the same path the same hooks."""
     new = dict(after.named_modules())
     for path, module in before.named_modules():
         twin = new.get(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,41 +12,50 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line, own_line
-from fxprune.capture.unchanged import unchanged
 from fxprune.errors import PlanError, VerifyError
-from fxprune.graph.program import Program, named_tensors
+from fxprune.graph.program import Program, TracedModule, build_module, named_tensors
+from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
+from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData
-from fxprune.verify.silenced import TOLERANCE, Check, batches_of, constant, noise, relative_error
+from fxprune.verify.check import TOLERANCE, Check, Run, compare_runs, on_meta
+from fxprune.verify.inputs import batches_of
+from fxprune.verify.noise import noisy
 
 _TEACH = (
-    "some class spells a size itself: teach it with fxprune.write_back.register_sizes, "
+    "teach the class that spells a size itself with fxprune.write_back.register_sizes, "
     "ignore that module, or use the smaller program (fp.shrink)"
 )
 
 
+def forward_failed(model: nn.Module, error: Exception) -> PlanError:
+    """The error to raise when the forward of a smaller model raises `error`."""
+    return PlanError(
+        f"the forward of {type(model).__name__} cannot run at the new sizes",
+        where=own_line(error),
+        why=f"{type(error).__name__}: {first_line(error)}",
+        do=_TEACH,
+    )
+
+
 def check_sizes(model: nn.Module, program: Program) -> None:
-    """Runs the model's forward without data, and compares the sizes of what it returns.
+    """Runs the model's forward without data, and compares the sizes of its outputs with those of the program.
 
     Args:
-        model: with some positions of its tensors gone.
-        program: of the model before.
+        model: the model, with some positions of its tensors gone.
+        program: the program of the model as it was before.
 
     Raises:
-        PlanError: it fails, or returns other sizes than before.
+        PlanError: the forward fails, or returns outputs of different sizes.
     """
     leaves, spec = pytree.tree_flatten((program.args, dict(program.kwargs)))
-    if _on_meta(model):
+    if on_meta(model):
         leaves = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     try:
-        out = WithoutData(model, leaves, spec)()
+        with undisturbed(), stand_in(model) as twin, callers_device():
+            out = WithoutData(twin, leaves, spec)()
     except Exception as error:
-        raise PlanError(
-            f"the forward of {type(model).__name__} cannot run at the new sizes",
-            where=own_line(error),
-            why=f"{type(error).__name__}: {first_line(error)}",
-            do=_TEACH,
-        ) from error
+        raise forward_failed(model, error) from error
     _compare_sizes(model, out, program)
 
 
@@ -54,22 +65,22 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
     On the meta device there are no numbers, and nothing is run.
 
     Args:
-        model: with the positions gone that a plan removes.
+        model: the model, without the positions that a plan removes.
         small: the smaller program of that plan.
         seed: of the inputs.
 
     Raises:
-        PlanError: they compute different things.
+        PlanError: the two compute different things.
     """
-    if _on_meta(model):
+    if on_meta(model):
         return
     check = compare_model(model, small, seed=seed)
     if not check.ok:
         raise PlanError(
-            f"the forward of {type(model).__name__} computes something else than the smaller program",
+            f"the forward of {type(model).__name__} computes something other than the smaller program",
             where=check.worst_output,
-            why=f"relative error {check.max_relative_error:.1e}, allowed {check.tolerance:.0e}: it works out "
-            "a number from a size, as the scale of attention from its width, and the size is another now",
+            why=f"relative error {check.max_relative_error:.1e}, allowed {check.tolerance:.0e}: it derives a number "
+            "from a size, as attention derives its scale from its width, and that size has changed",
             do="use the smaller program (fp.shrink), or ignore that module",
         )
 
@@ -77,61 +88,43 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
 def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check:
     """Runs a model and a program, both with the model's tensors, on the same random inputs.
 
-    Tensors of one repeated value have noise for that. Both run in eval mode, unless the program's mode is
-    fixed; random operators are seeded alike. A second size of a free batch is tried where the model takes it.
+    Tensors of one repeated value are given noise. Both run in eval mode, unless the program's mode is fixed.
+    A second size of a free batch is tried where the model accepts it.
 
     Args:
-        model: whose tensors are as long as the program's; it stays as it is.
-        program: which should compute the same.
+        model: the model, whose tensors have the sizes of the program's; it stays as it is.
+        program: the program that should compute the same.
         seed: of inputs, noise and random operators.
 
     Raises:
-        Exception: what the model raised at the batch of the program's example.
+        Exception: whatever the model raises at the batch size of the program's example.
     """
-    state = _noisy(model, seed)
-    known = {name: state[name] for name in program.tensors() if name in state}
-    worst, where, batches = 0.0, "", list[int]()
-    for args, kwargs, batch in batches_of(program, seed):
-        try:
-            wanted = _run(model, state, args, kwargs, program, seed)
-        except Exception:
-            if not batches:
-                raise
-            break
-        batches.append(batch)
-        found = _run(program.module, known, args, kwargs, program, seed)
-        if len(found) != len(wanted):
-            worst, where = float("inf"), f"{len(found)} outputs in place of {len(wanted)}"
-            break
-        for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
-            error = relative_error(a, b)
-            if not error <= worst or not where:
-                worst, where = error, f"output {i} (batch {batch}, error {error:.1e})"
-    dtype, allowed = _tolerance(model)
-    return Check(
-        ok=worst <= allowed,
-        max_relative_error=worst,
-        dtype=dtype,
-        tolerance=allowed,
-        worst_output=where,
-        first_bad_node="",
-        groups=(),
-        batches=tuple(batches),
+    tensors = named_tensors(model)
+    noise = noisy(tensors, seed)
+    names = program.tensors().keys()
+    known = {name: x for name, x in {**tensors, **noise}.items() if name in names}
+    return compare_runs(
+        _running(model, noise, program),
+        _running_program(program, known),
+        batches_of(program, seed),
+        dtype=_least_exact(model),
         against="the model",
+        seed=seed,
+        may_refuse=True,
     )
 
 
 def check_capture(
     model: nn.Module, program: Program, *, seed: int = 0
 ) -> tuple[list[Check], list[Remark]]:
-    """Holds a captured program against its model; a remark where the model does not run.
+    """Holds a captured program against its model; returns a remark instead where the model does not run.
 
     On the meta device there is nothing to compare.
 
     Raises:
-        VerifyError: they compute different things.
+        VerifyError: the two compute different things.
     """
-    if _on_meta(model):
+    if on_meta(model):
         return [], []
     try:
         check = compare_model(model, program, seed=seed)
@@ -141,9 +134,9 @@ def check_capture(
                 "missed",
                 "verify.model-not-run",
                 type(model).__name__,
-                "what was captured was not compared with the model, which does not run on random inputs",
+                "the captured program was not compared with the model, which does not run on random inputs",
                 f"{type(error).__name__}: {first_line(error)}",
-                "compare program.module with the model on inputs of your own",
+                "compare program.module with the model on your own inputs",
             )
         ]
     if not check.ok:
@@ -151,57 +144,55 @@ def check_capture(
             f"what was captured differs from the model in {check.worst_output}",
             where=type(model).__name__,
             why=f"{check}",
-            do="report this network, or take what torch.export makes of it: "
+            do="report this network, or capture it with torch.export instead: "
             "fp.prune(torch.export.export(model, args), args)",
         )
     return [check], []
 
 
-def _run(
-    module: nn.Module,
-    state: dict[str, torch.Tensor],
-    args: Any,
-    kwargs: Any,
-    program: Program,
-    seed: int,
-) -> list[Any]:
-    """Its outputs, flat; whatever is written is a copy."""
-    copied = {id(t): t.clone() for t in state.values()}
-    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
-    with unchanged(module), torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        if not any(r.code == "capture.mode-fixed" for r in program.remarks):
-            module.eval()
-        tensors = {name: copied[id(t)] for name, t in state.items()}
-        return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
+def _running(model: nn.Module, noise: Mapping[str, torch.Tensor], program: Program) -> Run:
+    """Runs a copy of the model, some of its tensors replaced, in the mode of the program."""
+
+    def run(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
+        with undisturbed(), stand_in(model, own_data=True) as twin, callers_device():
+            if not _mode_is_fixed(program):
+                twin.eval()
+            return _outputs(twin, noise, args, kwargs)
+
+    return run
 
 
-def _tolerance(model: nn.Module) -> tuple[str, float]:
-    """The least exact of its types, and what that allows."""
+def _running_program(program: Program, state: Mapping[str, torch.Tensor]) -> Run:
+    """Runs a copy of the program with these tensors, in eval mode unless its mode is fixed."""
+    module: TracedModule = program.module
+    if not _mode_is_fixed(program):
+        graph = copy.deepcopy(program.graph)
+        module = build_module(module, graph, training=program.training).eval()
+    return lambda args, kwargs: _outputs(module, state, args, kwargs)
+
+
+def _mode_is_fixed(program: Program) -> bool:
+    return any(r.code == "capture.mode-fixed" for r in program.remarks)
+
+
+@torch.no_grad()
+def _outputs(
+    module: nn.Module, state: Mapping[str, torch.Tensor], args: tuple[Any, ...], kwargs: Any
+) -> Sequence[Any]:
+    """The flat outputs of a module with copies of these tensors in place of its own."""
+    copies = {id(t): t.detach().clone() for t in state.values()}
+    tensors = {name: copies[id(t)] for name, t in state.items()}
+    return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
+
+
+def _least_exact(model: nn.Module) -> torch.dtype:
+    """The least exact type of its tensors that has a tolerance; float32 where none has."""
     types = {t.dtype for t in named_tensors(model).values()} & TOLERANCE.keys() or {torch.float32}
-    dtype = max(types, key=TOLERANCE.__getitem__)
-    return str(dtype).removeprefix("torch."), TOLERANCE[dtype]
-
-
-def _on_meta(model: nn.Module) -> bool:
-    return any(t.is_meta for t in named_tensors(model).values())
-
-
-def _noisy(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Copies of its tensors, a tied one once."""
-    found: dict[int, torch.Tensor] = {}
-    tensors = named_tensors(model)
-    for name, x in tensors.items():
-        if id(x) in found:
-            continue
-        found[id(x)] = copy = x.detach().clone()
-        if x.numel() > 1 and x.is_floating_point() and constant(x):
-            copy += noise(name, x, seed).to(x)
-    return {name: found[id(x)] for name, x in tensors.items()}
+    return max(types, key=TOLERANCE.__getitem__)
 
 
 def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:
-    """Outputs lose nothing: only their free lengths may be other numbers."""
+    """Refuses outputs whose sizes have changed; only their free sizes may differ."""
     returned = program.graph.output_node().args[0]
     wanted = [n.meta.get("val") for n in pytree.tree_leaves(returned) if isinstance(n, fx.Node)]
     found = [x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
@@ -209,7 +200,7 @@ def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:
         if isinstance(b, torch.Tensor) and not _fits(a, b):
             raise PlanError(
                 f"output {i} of {type(model).__name__} has the shape {tuple(a.shape)}",
-                why=f"it was {tuple(b.shape)} before: some class spells a size itself",
+                why=f"its shape was {tuple(b.shape)} before: some class spells a size itself",
                 do=_TEACH,
             )
 

@@ -129,6 +129,21 @@ def _moments(x: Tensor, mask: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, 
     return mean, deviation, count
 
 
+def _standardised(x: Tensor, mask: Tensor, dims: list[int], eps: float) -> Tensor:
+    """The input less its mean over the masked positions, over their standard deviation."""
+    mean, deviation, count = _moments(x, mask, dims)
+    return (x - mean) / torch.sqrt(deviation / count.clamp(min=1) + eps)
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _affine_by_channel(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    return _affine(x, *(None if v is None else _over(v, 1, x.dim()) for v in (weight, bias)))
+
+
 def _layer_norm(
     mask: Tensor,
     x: Tensor,
@@ -139,10 +154,7 @@ def _layer_norm(
     *_: Any,
     **__: Any,
 ) -> Tensor:
-    mean, deviation, count = _moments(x, mask, list(range(-len(shape), 0)))
-    out = (x - mean) / torch.sqrt(deviation / count.clamp(min=1) + eps)
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
+    return _affine(_standardised(x, mask, list(range(-len(shape), 0)), eps), weight, bias)
 
 
 def _native_layer_norm(mask: Tensor, x: Tensor, shape: Sequence[int], *args: Any) -> list[Tensor]:
@@ -161,7 +173,7 @@ def _rms_norm(
     count = mask.sum(dims, keepdim=True)
     square = torch.where(mask, x, 0).square().sum(dims, keepdim=True) / count.clamp(min=1)
     out = x * torch.rsqrt(square + (torch.finfo(x.dtype).eps if eps is None else eps))
-    return out if weight is None else out * weight
+    return _affine(out, weight, None)
 
 
 def _group_norm(
@@ -174,12 +186,8 @@ def _group_norm(
     *_: Any,
 ) -> Tensor:
     shape = (x.shape[0], groups, -1)
-    mean, deviation, count = _moments(x.reshape(shape), mask.reshape(shape), [2])
-    out = ((x.reshape(shape) - mean) / torch.sqrt(deviation / count.clamp(min=1) + eps)).reshape(
-        x.shape
-    )
-    out = out if weight is None else out * _over(weight, 1, x.dim())
-    return out if bias is None else out + _over(bias, 1, x.dim())
+    out = _standardised(x.reshape(shape), mask.reshape(shape), [2], eps).reshape(x.shape)
+    return _affine_by_channel(out, weight, bias)
 
 
 def _batch_norm(
@@ -195,10 +203,7 @@ def _batch_norm(
     *_: Any,
 ) -> Tensor:
     dims = [i for i in range(x.dim()) if i != 1]
-    mean, deviation, count = _moments(x, mask, dims)
-    out = (x - mean) / torch.sqrt(deviation / count.clamp(min=1) + eps)
-    out = out if weight is None else out * _over(weight, 1, x.dim())
-    return out if bias is None else out + _over(bias, 1, x.dim())
+    return _affine_by_channel(_standardised(x, mask, dims, eps), weight, bias)
 
 
 def _variance(

@@ -277,7 +277,7 @@ def test_every_step_is_kept_with_the_node_that_asked_for_it() -> None:
     first, second, third = u.couplings
     assert (first.node, first.a, first.b, first.why) == (None, a, None, "sorted")
     assert (second.node, second.a, second.b) == ("add", a, b)
-    assert (third.node, third.why) == ("view", "viewed as 2 x 3")
+    assert (third.node, third.why) == ("view", "the axis is viewed as 2 x 3")
     assert third.b is not None
     assert third.a.columns[0].tolist() == flat.columns[0].tolist()
     assert third.b.columns[0].tolist() == outer.repeat(3).columns[0].tolist()

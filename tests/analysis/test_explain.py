@@ -25,5 +25,5 @@ def test_an_input_is_named_as_the_reason(program: Program) -> None:
 
 
 def test_unknown_names_are_errors(program: Program) -> None:
-    with pytest.raises(PlanError, match=r"no axis 3 of head\.bias"):
+    with pytest.raises(PlanError, match=r"no tensor head\.bias with an axis 3"):
         fp.explain(program, "head.bias", 3)

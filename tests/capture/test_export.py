@@ -1,6 +1,7 @@
 """Tests of fxprune.capture.export."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+import fxprune as fp
 from fxprune.capture.export import capture
 from fxprune.capture.failure import at_fixed_batch
 from fxprune.errors import CaptureError
@@ -233,7 +235,7 @@ def branch_on_data(x: Tensor) -> Tensor:
         (small(), None, "no example input"),
         (small(), {"x": torch.ones(1)}, "args is a mapping"),
         (small(), torch.randn(2, 5, 8, 8), "cannot be run"),
-        (small(), (torch.randn(2, 3, 8, 8), 1), "does not take these inputs"),
+        (small(), (torch.randn(2, 3, 8, 8), 1), "does not accept these inputs"),
         (Fn(branch_on_data), torch.randn(2, 4), "depends on the values"),
         (lambda x: x, torch.ones(1), "cannot capture a function"),
     ],
@@ -279,3 +281,17 @@ def test_an_error_of_another_line_is_tried_again(expression: str) -> None:
     """The model does need a value, but not where the export failed."""
     error = RuntimeError(f"Could not guard on data-dependent expression {expression}")
     assert at_fixed_batch(Fn(branch_on_data), (torch.randn(2, 4),), {}, error) is None
+
+
+@pytest.mark.parametrize("key", ["global", "µ", 'a"b'])
+def test_a_module_of_any_name_is_captured_pruned_and_copied(key: str) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({key: nn.Linear(4, 6), "out": nn.Linear(6, 2)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.parts["out"](self.parts[key](x).relu())
+
+    program = fp.prune(Named().eval(), x := torch.randn(2, 4)).program
+    assert copy.deepcopy(program.module)(x).equal(pickle.loads(pickle.dumps(program.module))(x))

@@ -380,7 +380,7 @@ def test_a_constant_keeps_its_value() -> None:
 def test_the_name_of_a_constant_may_be_taken() -> None:
     model = Fn(lambda x: x + torch.tensor([1.0]))
     model.register_buffer("lifted_tensor_0", torch.ones(1))
-    with pytest.raises(UnsupportedError, match="taken"):
+    with pytest.raises(UnsupportedError, match="already in use"):
         trace(model, (image(),), {})
     capture(model, image())
 

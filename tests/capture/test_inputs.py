@@ -26,6 +26,7 @@ def test_torchvision_models_run_on_their_default_inputs() -> None:
 
 
 def test_timm_models_say_their_size() -> None:
+    pytest.importorskip("timm")
     model = load_model("timm:resnet10t")
     assert default_inputs("timm:resnet10t", model)[0].ndim == 4
 
@@ -40,11 +41,11 @@ def test_a_callable_makes_a_model() -> None:
         (lambda: parse_input("2y3"), "not a shape"),
         (lambda: parse_input("0x3"), "not a shape"),
         (lambda: parse_input("2x3:bfloat61"), "bfloat16"),
-        (lambda: load_model("resnet50"), "names no model"),
+        (lambda: load_model("resnet50"), "does not name a model"),
         (lambda: load_model("torchvision:resnet51"), "resnet50"),
         (lambda: load_model("no_such_package:model"), "cannot import"),
         (lambda: load_model("torch.nn:Identiti"), "Identity"),
-        (lambda: load_model("builtins:dict"), "gives a dict"),
+        (lambda: load_model("builtins:dict"), "returns a dict"),
         (lambda: load_model(str(Path.cwd())), "saved program"),
         (lambda: default_inputs("torch.nn:Identity", torch.nn.Identity()), "no example input"),
     ],

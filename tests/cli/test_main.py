@@ -1,7 +1,6 @@
 """The command line: output, files and exit codes."""
 
 import json
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fxprune.cli.main import main
 from fxprune.partial import capture_partial
 
 NETWORK = """
@@ -37,19 +35,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(command: Run, tmp_path: Path) -> Run:
     (tmp_path / "my_network.py").write_text(NETWORK)
     (tmp_path / "my_parts.py").write_text(IN_PARTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*sys.path])
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["fxprune", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
     return command
 
 
@@ -97,12 +85,16 @@ def test_saved_plan_verifies(run: Run) -> None:
     assert out.startswith("agrees")
 
 
-def test_failed_check_exits_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("prune", *MODEL, "--plan-out", "plan.json", "--no-verify")
-    monkeypatch.setattr(import_module("fxprune.verify.silenced"), "relative_error", lambda *_: 1.0)
-    code, out, _ = run("verify", *MODEL, "--plan", "plan.json")
+def check_failure(run: Run, monkeypatch: pytest.MonkeyPatch, *model: str) -> None:
+    run("prune", *model, "--plan-out", "plan.json", "--no-verify")
+    monkeypatch.setattr(import_module("fxprune.verify.check"), "relative_error", lambda *_: 1.0)
+    code, out, _ = run("verify", *model, "--plan", "plan.json")
     assert code == 1
     assert out.startswith("DIFFERS")
+
+
+def test_failed_check_exits_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_failure(run, monkeypatch, *MODEL)
 
 
 def test_passes_are_listed(run: Run) -> None:
@@ -161,11 +153,7 @@ def test_saved_parts_are_no_program(run: Run) -> None:
 
 
 def test_failed_check_of_parts_exits_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("prune", *PARTIAL, "--plan-out", "plan.json", "--no-verify")
-    monkeypatch.setattr(import_module("fxprune.partial.verify"), "relative_error", lambda *_: 1.0)
-    code, out, _ = run("verify", *PARTIAL, "--plan", "plan.json")
-    assert code == 1
-    assert out.startswith("DIFFERS")
+    check_failure(run, monkeypatch, *PARTIAL)
 
 
 BAD = {

@@ -139,3 +139,56 @@ def test_a_new_criterion_is_one_function(program: Program) -> None:
 
     assert fp.prune(program, importance="largest-test-only").report.checks[0].ok
     del _table["largest-test-only"]
+
+
+class Spectral(nn.Module):
+    """Channels mixed by complex weights, as in a Fourier neural operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Conv1d(3, 6, 1), nn.Conv1d(6, 1, 1)
+        self.mix = nn.Parameter(torch.randn(6, 6, 5, dtype=torch.cfloat))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = torch.einsum("bik,iok->bok", torch.fft.rfft(self.inner(x)), self.mix)
+        return self.out(torch.fft.irfft(mixed, n=8).relu())
+
+
+@pytest.mark.parametrize("name", ["magnitude", "l1", "lamp", "taylor", "fisher"])
+def test_complex_weights_are_scored_by_real_numbers(name: str) -> None:
+    x = torch.randn(2, 3, 8)
+    how = fp.Importance(name, loss=lambda module: module(x).square().sum())
+    assert fp.prune(Spectral().eval(), x, keep=0.6, importance=how).report.checks[0].ok
+
+
+def test_a_complex_weight_counts_by_its_absolute_value() -> None:
+    program = fp.capture(Spectral().eval(), torch.randn(2, 3, 8))
+    weights = program.tensors()["mix"].detach().numpy()
+    found = scores(program, named(program, "mix:1"), fp.Importance("l1", "max", normalise=False))
+    wanted = (
+        np.abs(weights).sum((0, 2)),
+        np.abs(program.tensors()["out.weight"].detach().numpy()).sum((0, 2)),
+    )
+    np.testing.assert_allclose(found, np.maximum(*wanted), rtol=1e-5)
+
+
+def test_the_taylor_score_of_a_complex_weight_is_that_of_its_two_parts() -> None:
+    model, x = Spectral().eval(), torch.randn(2, 3, 8)
+    how = fp.Importance("taylor", "max", normalise=False, loss=lambda module: module(x).sum())
+    found = scores(program := fp.capture(model, x), named(program, "mix:1"), how)
+    parts = torch.view_as_real(model.mix.detach()).requires_grad_()
+    state = {"mix": torch.view_as_complex(parts)}
+    loss = torch.func.functional_call(model, state, (x,)).sum()
+    (slope,) = torch.autograd.grad(loss, parts)
+    wanted = (parts * slope).detach().sum(-1).abs().sum((0, 2)).numpy()
+    head = torch.autograd.grad(model(x).sum(), model.out.weight)[0] * model.out.weight
+    np.testing.assert_allclose(
+        found, np.maximum(wanted, head.detach().abs().sum((0, 2)).numpy()), rtol=1e-4
+    )
+
+
+def test_a_criterion_with_complex_scores_is_refused() -> None:
+    fp.criterion("itself-test-only")(lambda evidence, name, tensor: tensor)
+    with pytest.raises(ScoreError, match="no order"):
+        fp.prune(Spectral().eval(), torch.randn(2, 3, 8), importance="itself-test-only")
+    del _table["itself-test-only"]

@@ -16,7 +16,7 @@ from fxprune.graph.gate import Gate
 from fxprune.graph.program import Program
 from fxprune.instruments import read_environment
 from fxprune.instruments.printing import changes, listing
-from fxprune.io.leaves import put_back, take_out
+from fxprune.io.leaves import write_leaves
 from fxprune.pipeline import Context, Pipeline, Repeat, run_pipeline
 from fxprune.testing.passes import DropOnes, Raises, Scale
 
@@ -46,15 +46,15 @@ def test_only_what_changed_is_printed_by_module_path(small: nn.Module) -> None:
     steps = ["drop-identity", "drop-identity", Scale("0.weight")]
     fp.run(small, X, steps, instruments=looking)
     assert stream.getvalue().splitlines() == [
-        "=== changes by drop-identity",
+        "=== changes made by drop-identity",
         "@ 2",
         "- dropout = aten.dropout(relu, 0.5, False) : float32 s31x8".replace("s31", symbol(small)),
         "@ 3",
         f"- linear_1 = aten.linear(dropout, _3_weight, _3_bias) : float32 {symbol(small)}x4",
         f"+ linear_1 = aten.linear(relu, _3_weight, _3_bias) : float32 {symbol(small)}x4",
-        "=== no change by drop-identity",
-        "=== changes by scale",
-        "~ 0.weight: other numbers",
+        "=== no changes made by drop-identity",
+        "=== changes made by scale",
+        "~ 0.weight: values changed",
     ]
 
 
@@ -144,7 +144,7 @@ def test_a_failure_leaves_what_replays_it(ones: Program, tmp_path: Path) -> None
     for _ in range(2):  # the second one takes the place of the first
         with pytest.raises(PipelineError) as caught:
             fp.run(ones, None, steps, instruments=[fp.Reproducer(target)], seed=3)
-        assert caught.value.do.endswith(f"replay it: fxprune replay '{target}'")
+        assert caught.value.do.endswith(f"to replay the failure, run: fxprune replay '{target}'")
     assert sorted(p.name for p in target.iterdir()) == [
         "error.txt",
         "program",
@@ -176,7 +176,7 @@ def test_where_no_reproducer_can_be_written_the_error_stays(
         fp.run(small, X, [Raises()], instruments=[fp.Reproducer(tmp_path)])
     assert "will not overwrite" in caught.value.do
     assert (tmp_path / "mine").exists()
-    with pytest.raises(LoadError, match="holds no reproducer"):
+    with pytest.raises(LoadError, match="does not contain a reproducer"):
         fp.replay(tmp_path)
 
 
@@ -225,11 +225,12 @@ def test_gates_are_kept_beside_the_program(tmp_path: Path) -> None:
     assert torch.equal(caught.value.program(*X), program(*X))
 
 
-def test_gates_taken_out_and_put_back() -> None:
+def test_gates_taken_out_and_put_back(tmp_path: Path) -> None:
     program = gated()
-    plain, rows, tensors = take_out(program)
-    assert not plain.graph.find_nodes(op="call_module")
-    back = put_back(plain, json.loads(json.dumps(rows)), tensors)
+    rows = json.loads(json.dumps(write_leaves(program.module)))
+    assert rows.keys() == {str(n.target) for n in program.graph.find_nodes(op="call_module")}
+    fp.save(program, tmp_path / "gated")
+    back = fp.load(tmp_path / "gated")
     assert torch.equal(back(*X), program(*X))
     assert back.tensors().keys() == program.tensors().keys()
 
@@ -256,7 +257,7 @@ def test_variables_of_the_environment_need_no_change_of_code(
     assert result.steps[0].checks == ()
     assert [s.disabled for s in result.steps] == [False, True, True]
     printed = capsys.readouterr().err
-    for title in ("graph before drop-ones", "graph after drop-ones", "changes by drop-ones"):
+    for title in ("graph before drop-ones", "graph after drop-ones", "changes made by drop-ones"):
         assert title in printed
     assert "seconds" in printed
     monkeypatch.setenv("FXPRUNE_VERIFY", "1")

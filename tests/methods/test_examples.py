@@ -22,8 +22,14 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     ],
 )
 def test_example(
-    name: str, epochs: int, steps: int, parameters: str, capsys: pytest.CaptureFixture[str]
+    name: str,
+    epochs: int,
+    steps: int,
+    parameters: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)  # as Python does for a script
     main = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
     main(epochs=epochs, steps=steps)
     assert f"parameters {parameters} ->" in capsys.readouterr().out

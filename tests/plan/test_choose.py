@@ -8,6 +8,7 @@ from fxprune.api import solved
 from fxprune.cost import cost_of
 from fxprune.errors import BudgetError, OptionError, PlanError
 from fxprune.graph.program import Program
+from fxprune.plan.choose import Target, find_candidates
 
 
 def share(outcome: fp.Outcome, metric: str) -> float:
@@ -59,7 +60,7 @@ def test_at_least_holds_for_each_group(program: Program) -> None:
 
 
 def test_unreachable_budget_says_how_far_it_gets(program: Program) -> None:
-    with pytest.raises(BudgetError, match=r"0\.\d+ stay"):
+    with pytest.raises(BudgetError, match=r"0\.\d+ is left"):
         fp.prune(program, keep=0.001)
 
 
@@ -93,5 +94,13 @@ def test_wrong_options_name_the_right_ones(
 
 def test_no_axis_is_emptied(program: Program) -> None:
     group = fp.groups(program)[0]
-    with pytest.raises(PlanError, match="leaves nothing"):
+    with pytest.raises(PlanError, match="removes every position"):
         fp.plan(program, group.units)
+
+
+def test_the_cause_of_a_refusal_is_typed(program: Program) -> None:
+    axes, found = solved(program), fp.groups(program)
+    scores = np.ones(axes.n_units)
+    scores[found[0].units] = np.nan
+    refused = find_candidates(axes, found, scores, Target(at_least=40), {"one.0.weight"}).refused
+    assert {r.cause for r in refused.values()} == {"ignored", "unscored", "small"}

@@ -114,10 +114,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "boolean": (lambda d: axis(d).update(size=True), "write a whole number"),
     "unknown key": (lambda d: axis(d).update(kept="1"), "unknown key 'kept'"),
     "missing key": (lambda d: d.pop("edits"), "lacks 'edits'"),
-    "version": (lambda d: d.update(version=2), "this fxprune reads 1"),
+    "version": (lambda d: d.update(version=2), "this version of fxprune reads 1"),
     "format": (lambda d: d.update(format="other"), "format: is 'other'"),
     "edit": (lambda d: d["edits"][0].update(edit="cut"), "edits, entry 0, edit"),
-    "axis": (lambda d: d["tensors"]["a.weight"].update(first={}), "no number of an axis"),
+    "axis": (lambda d: d["tensors"]["a.weight"].update(first={}), "not the number of an axis"),
     "no axis": (lambda d: d["tensors"].update(x={}), "names no axis"),
     "listed twice": (lambda d: d["tensors"].update({"c.weight": {"0": axis(d)}}), "listed twice"),
 }

@@ -68,8 +68,8 @@ def test_pruning_twice_verifies_against_the_first_result(program: Program) -> No
 @pytest.mark.parametrize(
     ("removed", "message"),
     [
-        ({"nowhere": (0, [1])}, "no axis 0 of nowhere"),
-        ({"head.weight": (7, [1])}, "no axis 7"),
+        ({"nowhere": (0, [1])}, "no tensor nowhere with an axis 0"),
+        ({"head.weight": (7, [1])}, "no tensor head.weight with an axis 7"),
         ({"head.weight": (0, [1])}, "frozen"),
         ({"one.0.weight": (0, [99])}, "outside 0..23"),
         ([10**6], "does not exist"),

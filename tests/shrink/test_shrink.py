@@ -159,7 +159,7 @@ def test_memory_format_of_volumes_and_of_views() -> None:
 
 def test_an_edit_checks_what_it_replaces(program: Program) -> None:
     node = next(n.name for n in program.nodes if "aten.mean" in str(n.target))
-    with pytest.raises(PlanError, match="keepdim is True, the plan expects 7"):
+    with pytest.raises(PlanError, match="keepdim is True, but the plan expects 7"):
         edit_graph(program.graph, [SetArgument(node, "keepdim", None, 7, 8)])
 
 

@@ -486,8 +486,7 @@ def _vision(name: str, size: int = 64, **options: Any) -> Callable[[], Blocks]:
 
 def _timm(name: str, size: int = 64, **options: Any) -> Callable[[], Blocks]:
     def make() -> Blocks:
-        import timm
-
+        timm = pytest.importorskip("timm")
         model = timm.create_model(name, pretrained=False, **options)
         return blocks_of(model, torch.randn(2, 3, size, size))[1]
 
@@ -498,8 +497,7 @@ def _language(name: str, **options: Any) -> Callable[[], Blocks]:
     """A random transformer of two layers; options are those of its config."""
 
     def make() -> Blocks:
-        import transformers
-
+        transformers = pytest.importorskip("transformers")
         kind = getattr(transformers, name)
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
         sizes |= {"vocab_size": 50, "intermediate_size": 64}

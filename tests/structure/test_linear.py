@@ -84,11 +84,11 @@ def test_between_two_layers(name: str) -> None:
 
 REASONS: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "relu": (lambda n, x: n.a(x).relu(), "aten.relu.default is not affine"),
-    "product": (lambda n, x: n.a(x) * x, "product of two values that depend on the input"),
-    "matrices": (lambda n, x: n.a(x) @ x, "product of two values that depend on the input"),
-    "quotient": (lambda n, x: x / n.a(x), "division by a value that depends on the input"),
+    "product": (lambda n, x: n.a(x) * x, "it multiplies two values that depend on the input"),
+    "matrices": (lambda n, x: n.a(x) @ x, "it multiplies two values that depend on the input"),
+    "quotient": (lambda n, x: x / n.a(x), "it divides by a value that depends on the input"),
     "floor": (lambda n, x: torch.div(n.a(x), 2, rounding_mode="floor"), "the quotient is rounded"),
-    "noise": (lambda n, x: n.a(x) * torch.rand(8, 8), "a factor drawn at random"),
+    "noise": (lambda n, x: n.a(x) * torch.rand(8, 8), "one factor is drawn at random"),
     "mask": (
         lambda n, x: torch.where(x > 0, n.a(x), 0.0),
         "the mask of aten.where.ScalarOther depends on the input",
@@ -97,11 +97,14 @@ REASONS: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
         lambda n, x: n.a(x).gather(1, x.argsort(1)),
         "aten.gather.default takes its positions from values that depend on the input",
     ),
-    "integers": (lambda n, x: n.a(x).long(), "aten.to.dtype does not give real numbers"),
+    "integers": (
+        lambda n, x: n.a(x).long(),
+        "aten.to.dtype does not return floating-point numbers",
+    ),
     "output": (lambda n, x: n.a(x), "the network's output"),
     "another reader": (
         lambda n, x: (n.b(h := n.a(x)), h.relu()),
-        "another reader outside: relu reads conv2d too",
+        "a node outside reads it too: relu reads conv2d",
     ),
     "instance norm": (
         lambda n, x: F.instance_norm(n.a(x)),

@@ -38,7 +38,7 @@ def main() -> None:
 
     mine = fp.plan(program, {"blocks.0.conv1.weight": (0, [rank])})
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(fp.training.TrainingError, match="rank 1 against rank 0"):
+    with pytest.raises(fp.training.TrainingError, match="rank 1 differs from rank 0"):
         fp.training.check_agreed(mine)
     assert str(optimizer.state_dict()) == str(before)
 

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import fxprune as fp
 from fxprune.graph.gate import gates
+from fxprune.process.random_state import random_state, set_random_state
 from fxprune.testing.training import (
     ConvNet,
     Mlp,
@@ -26,7 +27,6 @@ from fxprune.testing.training import (
     train,
     weights,
 )
-from fxprune.training.checkpoint import random_state, set_random_state
 
 SCRIPT = Path(__file__).with_name("resume_run.py")
 
@@ -98,7 +98,7 @@ def test_a_state_of_another_network_changes_nothing() -> None:
     assert_same(snapshot(program, optimizer), before)
     shrinker.apply(fp.plan(program, {"one.weight": (0, [1])}))
     before = snapshot(shrinker.program, optimizer)
-    with pytest.raises(fp.training.TrainingError, match=r"of shape \[8, 5\]"):
+    with pytest.raises(fp.training.TrainingError, match=r"has shape \[8, 5\]"):
         shrinker.load_state_dict(whole)
     assert_same(snapshot(shrinker.program, optimizer), before)
 

@@ -120,8 +120,8 @@ def test_names_tell_what_squares_do_not() -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (torch.zeros(4), "several axes"),
-        (torch.zeros(7), "none of its axes"),
+        (torch.zeros(4), "several of the parameter's axes"),
+        (torch.zeros(7), "none of the parameter's axes"),
         ([torch.zeros(16)], "holds tensors"),
         ({"a": torch.zeros(16)}, "holds tensors"),
     ],

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fxprune as fp
 from fxprune.errors import VerifyError
-from fxprune.verify.agreement import check_capture, compare_model
+from fxprune.verify import check_capture, compare_model
 
 
 class Net(nn.Module):

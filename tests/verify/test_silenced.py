@@ -9,7 +9,7 @@ from torch import nn
 import fxprune as fp
 from fxprune.errors import VerifyError
 from fxprune.graph.program import Program
-from fxprune.verify.silenced import relative_error
+from fxprune.verify import relative_error
 
 
 def half(program: Program) -> tuple[object, Program]:

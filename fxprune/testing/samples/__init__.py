@@ -1,4 +1,4 @@
-"""Samples of every operator that has a rule, one file per family of rules."""
+"""Samples of every operator that has a rule, in one file per family of rules."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ALIASES = {
 
 @cache
 def samples_of_family(family: str) -> tuple[Sample, ...]:
-    """All samples for the rules of `fxprune/rules/<family>.py`."""
+    """Returns all samples for the rules of `fxprune/rules/<family>.py`."""
     found: tuple[Sample, ...] = tuple(import_module(f"fxprune.testing.samples.{family}").SAMPLES)
     return found
 
 
 def samples(name: str) -> tuple[Sample, ...]:
-    """The samples of one operator: "aten.mean" for all its overloads, "aten.mean.dim" for one."""
+    """Returns the samples of one operator: `"aten.mean"` for all its overloads, `"aten.mean.dim"` for one."""
     every = (s for family in FAMILIES for s in samples_of_family(family))
     return tuple(s for s in every if name in (s.op, s.op.rpartition(".")[0]))

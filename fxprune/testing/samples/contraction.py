@@ -47,61 +47,22 @@ def _transposed(name: str, k: int) -> list[Sample]:
     ]
 
 
+def _general(
+    op: str, weight: T, bias: T | None, transposed: bool, groups: int, *flags: bool
+) -> Sample:
+    """A convolution as its general operators take it, of stride 1 without padding."""
+    ones, zeros = [1, 1], [0, 0]
+    x = t(2, 4, 5, 6)
+    return sample(op, x, weight, bias, ones, zeros, ones, transposed, zeros, groups, *flags)
+
+
 CONVOLUTIONS = [
     *(s for k in (1, 2, 3) for s in _conv(f"conv{k}d", k)),
     *(s for k in (1, 2, 3) for s in _transposed(f"conv_transpose{k}d", k)),
-    sample(
-        "aten.convolution",
-        t(2, 4, 5, 6),
-        t(3, 4, 2, 2),
-        t(3),
-        [1, 1],
-        [0, 0],
-        [1, 1],
-        False,
-        [0, 0],
-        1,
-    ),
-    sample(
-        "aten.convolution",
-        t(2, 4, 5, 6),
-        t(6, 2, 2, 2),
-        None,
-        [1, 1],
-        [0, 0],
-        [1, 1],
-        False,
-        [0, 0],
-        2,
-    ),
-    sample(
-        "aten.convolution",
-        t(2, 4, 5, 6),
-        t(4, 3, 2, 2),
-        t(6),
-        [1, 1],
-        [0, 0],
-        [1, 1],
-        True,
-        [0, 0],
-        2,
-    ),
-    sample(
-        "aten._convolution",
-        t(2, 4, 5, 6),
-        t(6, 2, 2, 2),
-        t(6),
-        [1, 1],
-        [0, 0],
-        [1, 1],
-        False,
-        [0, 0],
-        2,
-        False,
-        False,
-        False,
-        False,
-    ),
+    _general("aten.convolution", t(3, 4, 2, 2), t(3), False, 1),
+    _general("aten.convolution", t(6, 2, 2, 2), None, False, 2),
+    _general("aten.convolution", t(4, 3, 2, 2), t(6), True, 2),
+    _general("aten._convolution", t(6, 2, 2, 2), t(6), False, 2, False, False, False, False),
 ]
 
 PRODUCTS = [

@@ -1,4 +1,4 @@
-"""Calls of operators that make tensors."""
+"""Calls of operators that create tensors."""
 
 from __future__ import annotations
 

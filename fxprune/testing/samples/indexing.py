@@ -1,4 +1,4 @@
-"""Calls of operators that address positions by data."""
+"""Calls of operators that select or write positions by index values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of normalisations."""
+"""Calls of normalisation layers and statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of operators that work element by element."""
+"""Calls of elementwise operators."""
 
 from __future__ import annotations
 
@@ -116,6 +116,20 @@ SAMPLES = [
     sample("aten.bernoulli_.float", t(3, 4), 0.5),
     sample("aten.uniform_", t(3, 4)),
     sample("aten.normal_", t(3, 4)),
+    *(
+        sample(f"aten.{name}{end}", t(3, 4), *args)
+        for name, *args in (
+            ("random",),
+            ("exponential",),
+            ("geometric", 0.5),
+            ("cauchy",),
+            ("log_normal",),
+        )
+        for end in ("_", "")
+    ),
+    sample("aten.random.from", t(3, 4), 0, 5),
+    sample("aten.uniform", t(3, 4)),
+    sample("aten.normal_functional", t(3, 4)),
     sample("aten.relu_", t(3, 4)),
     sample("aten.copy_", t(3, 4), t(4)),
     sample("aten.add_.Tensor", t(3, 4), t(3, 1)),

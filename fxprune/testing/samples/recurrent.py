@@ -1,4 +1,4 @@
-"""Calls of recurrent layers; arguments as torch.nn.LSTM, GRU and RNN make them."""
+"""Calls of recurrent layers, with arguments as torch.nn.LSTM, GRU and RNN pass them."""
 
 from __future__ import annotations
 

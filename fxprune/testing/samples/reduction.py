@@ -1,4 +1,4 @@
-"""Calls of operators that reduce axes, and of those that run along one."""
+"""Calls of operators that reduce an axis or scan along it."""
 
 from __future__ import annotations
 

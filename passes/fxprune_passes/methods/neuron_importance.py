@@ -226,8 +226,8 @@ class NeuronImportance(Method):
         ignored = ignored_parameters(list(axes.params), module_paths(program), self.ignore)
         found = find_candidates(axes, find_groups(axes), scores, Target(), ignored)
         unread = "no observed layer reads it after an activation function"
-        for name, why in found.refused.items():
-            reason = unread if why == "the criterion says nothing of it" else why
+        for name, refusal in found.refused.items():
+            reason = unread if refusal.cause == "unscored" else refusal.why
             if self.left.get(name) != reason:
                 remark = Remark("missed", "choose.left", name, "no unit is removed", reason)
                 self.remarks = (*self.remarks, remark)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Rewrite
-from fxprune.verify.equivalence import compare_functions
+from fxprune.verify import compare_functions
 from fxprune_passes.rewrite.fuse.flattened import fuse_flattened
 from fxprune_passes.rewrite.fuse.fusion import Fusion
 from fxprune_passes.rewrite.fuse.pooled import fuse_pooled

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from fxprune.graph.program import Program
 
@@ -115,3 +117,36 @@ def test_of_a_view_the_smaller_source_is_stored(rewritten: Any) -> None:
     result = rewritten(Expanded().double(), torch.randn(64, 64).double(), "fold-constants")
     assert calls(result.program) == 2
     assert max(t.numel() for t in result.program.tensors().values()) == 64
+
+
+class Computed(nn.Module):
+    """A linear layer whose weight is computed in a type that the code names."""
+
+    def __init__(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.weight, self.how = nn.Parameter(torch.randn(4, 4)), how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.how(self.weight)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda w: w.softmax(1, dtype=torch.float32),
+        lambda w: w / w.sum(1, keepdim=True, dtype=torch.float32),
+        lambda w: (w.to(torch.float32) + torch.ones(4, dtype=torch.float32)).cos(),
+        lambda w: torch.complex(w, w).to(torch.complex64).abs(),
+    ],
+)
+def test_a_computed_weight_keeps_its_type(rewritten: Any, how: Any) -> None:
+    result = rewritten(Computed(how), torch.randn(3, 4), "fold-constants{parameters=true}")
+    (weight,) = result.program.tensors().values()
+    assert weight.dtype == torch.float32
+    assert calls(result.program) == 1
+
+
+def test_a_normalised_weight_is_stored(rewritten: Any) -> None:
+    model = weight_norm(nn.Conv1d(4, 6, 3)).eval()
+    result = rewritten(model, torch.randn(2, 4, 9), "fold-constants{parameters=true} | dead-code")
+    assert {t.shape for t in result.program.tensors().values()} == {(6, 4, 3), (6,)}

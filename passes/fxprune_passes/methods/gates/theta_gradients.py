@@ -13,8 +13,8 @@ from torch import nn
 
 from fxprune.graph.gate import Gate
 from fxprune.graph.leaf import Leaf
+from fxprune.process.random_state import random_state, set_random_state
 from fxprune.training import TrainingError, all_reduced
-from fxprune.training.checkpoint import random_state, set_random_state
 from fxprune_passes.methods.method import Loss
 
 Tensor = torch.Tensor

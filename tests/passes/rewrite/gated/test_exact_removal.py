@@ -16,6 +16,7 @@ from fxprune.pipeline import Context, run_pipeline
 from fxprune.pipeline.result import Result
 
 Middle = Callable[[Tensor], Tensor]
+LSTM = nn.LSTM(8, 8, batch_first=True).double()
 X = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
@@ -99,9 +100,8 @@ STAYS: dict[str, Middle] = {
     "largest": lambda x: x * x.amax(-1, keepdim=True),
     "sorted": lambda x: x.sort(-1).values,
     "local response norm": lambda x: F.local_response_norm(x.mT, 3).mT,
-    "recurrence": lambda x: _lstm(x)[0],
+    "recurrence": lambda x: LSTM(x)[0],
 }
-_lstm = nn.LSTM(8, 8, batch_first=True).double()
 
 
 @pytest.mark.parametrize("name", GOES)

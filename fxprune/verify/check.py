@@ -1,0 +1,198 @@
+"""The outcome of a verification, and the one loop that holds two runs against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import VerifyError
+from fxprune.graph.program import Program, named_tensors
+from fxprune.process.random_state import seeded
+from fxprune.verify.inputs import Batch
+
+Tensor = torch.Tensor
+Run = Callable[[tuple[Any, ...], Any], Sequence[Any]]
+"""From positional and keyword inputs to flat outputs."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of a verification.
+
+    Attributes:
+        ok: whether every output agrees within the tolerance.
+        max_relative_error: largest |small - reference| over the largest |reference| of the same output.
+        dtype: precision of both runs.
+        tolerance: largest error allowed.
+        worst_output: which output (by its place among the flat outputs), its error and batch.
+        first_bad_node: the first node whose value differs, with its source line; "" where all agree.
+        groups: tensors that the removed units around that node cut.
+        batches: sizes of axis 0 that were tried; empty where the inputs have no common batch axis.
+        against: what the program was held against.
+        change: largest relative difference that the removal itself makes to an output of the original; below
+            the tolerance, no error in it could be seen. None where nothing was removed.
+    """
+
+    ok: bool
+    max_relative_error: float
+    dtype: str
+    tolerance: float
+    worst_output: str
+    first_bad_node: str
+    groups: tuple[str, ...]
+    batches: tuple[int, ...]
+    against: str = "the silenced original"
+    change: float | None = None
+
+    def __str__(self) -> str:
+        state = "agrees" if self.ok else "DIFFERS"
+        text = f"{state} with {self.against}: worst relative error {self.max_relative_error:.1e}"
+        text += f" in {self.dtype} (allowed {self.tolerance:.0e})"
+        text += f", batches {', '.join(map(str, self.batches))}" if self.batches else ""
+        if not self.ok:
+            text += f"\n  worst output: {self.worst_output}\n  first node that differs: {self.first_bad_node}"
+            text += f"\n  removed around it: {', '.join(self.groups) or 'nothing'}"
+        elif self.blind:
+            text += (
+                f"\n  but the removal itself changes the outputs by no more than {self.change:.1e}: they do not show "
+                "whether it is right"
+            )
+        return text
+
+    @property
+    def blind(self) -> bool:
+        """Whether the outputs depend so little on what was removed that the check says nothing."""
+        return self.change is not None and self.change <= self.tolerance
+
+    def raise_if_bad(self) -> Check:
+        """Returns the check itself.
+
+        Raises:
+            VerifyError: the two computations differ.
+        """
+        if self.ok:
+            return self
+        raise VerifyError(
+            f"the result differs from {self.against} in {self.worst_output}",
+            where=self.first_bad_node,
+            why=f"removed around it: {', '.join(self.groups) or 'nothing'}",
+            do="a rule is wrong: please report the operator; exclude the module with ignore=(...) meanwhile",
+        )
+
+
+def compare_runs(
+    wanted: Run,
+    found: Run,
+    batches: Iterable[Batch],
+    *,
+    dtype: torch.dtype,
+    against: str,
+    tolerance: float | None = None,
+    seed: int = 0,
+    may_refuse: bool = False,
+) -> Check:
+    """Runs two computations on the same inputs and compares their outputs.
+
+    Each run is given copies of the inputs and starts from the same random state, which is restored afterwards.
+
+    Args:
+        wanted: the computation that is right.
+        found: the computation that should return the same.
+        batches: the inputs.
+        dtype: precision of both runs.
+        against: what `wanted` is, in words.
+        tolerance: largest relative error allowed; by default, that of the precision.
+        seed: of random operators.
+        may_refuse: whether `wanted` may raise on a second batch, which is then not compared.
+
+    Raises:
+        Exception: whatever a run raises.
+    """
+    worst, where, tried = 0.0, "", list[Batch]()
+    for batch in batches:
+        try:
+            expected = run_batch(wanted, batch, seed)
+        except Exception:
+            if not (may_refuse and tried):
+                raise
+            break
+        tried.append(batch)
+        error, output = _worst(run_batch(found, batch, seed), expected)
+        if error > worst or not where:
+            size = "" if batch.size is None else f"batch {batch.size}, "
+            worst, where = error, f"{output} ({size}error {error:.1e})"
+    allowed = TOLERANCE[dtype] if tolerance is None else tolerance
+    return Check(
+        ok=worst <= allowed,
+        max_relative_error=worst,
+        dtype=str(dtype).removeprefix("torch."),
+        tolerance=allowed,
+        worst_output=where,
+        first_bad_node="",
+        groups=(),
+        batches=tuple(b.size for b in tried if b.size is not None),
+        against=against,
+    )
+
+
+def run_batch(run: Run, batch: Batch, seed: int) -> Sequence[Any]:
+    """The outputs for copies of the inputs; random operators are seeded, and no random state changes."""
+    args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (batch.args, batch.kwargs))
+    with seeded(seed):
+        return run(args, kwargs)
+
+
+def _worst(found: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, str]:
+    """The largest error, and the output that has it."""
+    if len(found) != len(wanted):
+        return inf, f"{len(found)} outputs in place of {len(wanted)}"
+    errors = [
+        (relative_error(a, b), f"output {i}")
+        for i, (a, b) in enumerate(zip(found, wanted, strict=True))
+    ]
+    return max(errors, key=itemgetter(0), default=(0.0, "no output"))
+
+
+def relative_error(a: Any, b: Any) -> float:
+    """Largest |a - b| over the largest |b|; infinite for different shapes, for NaN and for unequal non-floats."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return 0.0 if a == b else float("inf")
+    if a.shape != b.shape:
+        return float("inf")
+    if not a.numel():
+        return 0.0
+    if not (a.is_floating_point() or a.is_complex()):
+        return 0.0 if torch.equal(a, b) else float("inf")
+    a, b = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (a, b))
+    infinite = torch.isinf(b)
+    if not torch.equal(a[infinite], b[infinite]):
+        return float("inf")
+    a, b = a.masked_fill(infinite, 0), b.masked_fill(infinite, 0)
+    scale = float(b.abs().max())
+    error = float((a - b).abs().max()) / (scale or 1.0)
+    return error if np.isfinite(error) else float("inf")
+
+
+def on_meta(module: torch.nn.Module) -> bool:
+    """Whether a tensor of the module is on the meta device: it then has no numbers to compare."""
+    return any(t.is_meta for t in named_tensors(module).values())
+
+
+def require_numbers(program: Program) -> None:
+    """Refuses a program that has no numbers to compare.
+
+    Raises:
+        VerifyError: a tensor of the program is on the meta device.
+    """
+    if on_meta(program.module):
+        raise VerifyError(
+            "a program on the meta device has no weights to verify with", do="load weights first"
+        )

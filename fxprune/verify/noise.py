@@ -1,0 +1,73 @@
+"""Noise on tensors of one repeated value, which would hide errors.
+
+A fresh batch norm multiplies by 1 and adds 0, and a head of zeros returns zeros whatever it is given: what a
+rewrite does wrong to them shows only once their numbers differ.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from fxprune.graph.editor import Editor
+from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.program import Program
+
+Tensor = torch.Tensor
+
+
+def noise_of(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """The noise to add to each tensor of one repeated value: float64 numbers between 0.1 and 1.1.
+
+    They depend on the tensor's first name and the seed; the names of a tied tensor share one noise.
+    """
+    first: dict[int, str] = {}
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        known = first.setdefault(id(tensor), name)
+        if known != name:
+            if known in found:
+                found[name] = found[known]
+        elif tensor.is_floating_point() and _is_constant(tensor):
+            rng = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
+            found[name] = 0.1 + torch.rand(tensor.shape, generator=rng, dtype=torch.float64)
+    return found
+
+
+def noisy(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Noisy copies of the tensors of one repeated value; the names of a tied tensor share one copy."""
+    noise = noise_of(tensors, seed)
+    copies = {id(x): tensors[name].detach() + x.to(tensors[name]) for name, x in noise.items()}
+    return {name: copies[id(x)] for name, x in noise.items()}
+
+
+def outside_leaves(program: Program) -> dict[str, Tensor]:
+    """The tensors of a program but for those of its gates and observers."""
+    return {
+        name: tensor
+        for name, tensor in program.tensors().items()
+        if not is_inside_leaf(program.module, name)
+    }
+
+
+def randomised(program: Program, seed: int = 0) -> Program:
+    """The program with noise on every tensor of one repeated value; the program itself if it has none.
+
+    Gates and other leaf modules stay as they are.
+    """
+    found = noisy(outside_leaves(program), seed)
+    if not found:
+        return program
+    editor = Editor(program)
+    for name, tensor in found.items():
+        editor.set_tensor(name, tensor)
+    return replace(editor.finish(), remarks=())
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    """Whether a tensor holds several numbers, all equal."""
+    values = tensor.detach().reshape(-1)
+    return len(values) > 1 and bool((values == values[:1]).all())
