@@ -8,7 +8,7 @@ JOBS ?= 2
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test chaining check zoo zoo-passes bench bench-peer bench-baseline experiments docs mutate clean
+.PHONY: help install demo test chaining check zoo zoo-passes bench bench-peer bench-baseline experiments docs mutate fuzz clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,9 @@ docs: install ## the documentation as a web site -> site/
 
 mutate: install ## delete each statement of rules, algebra and rewrite: which do tests notice -> docs/mutation.md
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutate --jobs $(JOBS)
+
+fuzz: install ## random pipelines on random networks of both generators -> docs/fuzz.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz $(ARGS)
 
 clean: ## remove what the other targets made, .venv/ too
 	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -45,6 +45,8 @@ class InsertGates(Rewrite):
         kind: see `fxprune.graph.gate.Gate`.
         estimator: see `fxprune.graph.gate.Gate`.
         ignore: globs of the same paths, or of their parent modules, that get no gate.
+        exact: whether units get gates only where a gate at 0 is the same as no unit; else units over which a
+            norm has taken statistics get gates behind it, too.
     """
 
     name: ClassVar[str] = "insert-gates"
@@ -53,6 +55,7 @@ class InsertGates(Rewrite):
     kind: Kind = "hard"
     estimator: Estimator = "straight-through"
     ignore: tuple[str, ...] = ()
+    exact: bool = True
 
     def rewrite(self, program: Program, ctx: Context) -> Program:
         editor = ctx.edit(program)
@@ -115,7 +118,7 @@ class InsertGates(Rewrite):
             is_head = bool(heads & units)
             if is_head != (self.scope == "head") or not self._wants(tensor):
                 continue
-            if streams & units:
+            if streams & units or self._misses(ctx, group.name, norms_over(axes, group)):
                 continue
             try:
                 places = find_places(program, axes, group)
@@ -126,8 +129,23 @@ class InsertGates(Rewrite):
             if ctx.allow(group.name, what, code="inserted"):
                 gate = self._gate(len(group), program, [m.param for m in group.members])
                 placed[editor.add_leaf(f"{tensor.rpartition('.')[0]}.gate", gate)] = places
-                _remark_norms(ctx, group.name, norms_over(axes, group))
         write_unit_gates(editor, placed)
+
+    def _misses(self, ctx: Context, group: str, norms: list[fx.Node]) -> bool:
+        """Reports norms in front of the gates of a group, and returns whether it gets none."""
+        if not norms:
+            return False
+        why = (
+            f"{describe(norms[0])} takes statistics over its units: "
+            "with a gate at 0 behind it they are others than without the unit"
+        )
+        if self.exact:
+            do = "exact=false puts gates behind the norm"
+            ctx.missed(group, "no gates inserted", why, code="no-place", do=do)
+        else:
+            do = "delete-gated{exact=false} removes such units and measures the change"
+            ctx.remark("analysis", "statistics", group, "its gates stand behind a norm", why, do)
+        return self.exact
 
     def _wants(self, path: str) -> bool:
         names = (path, path.rpartition(".")[0])
@@ -153,19 +171,6 @@ def _remark_left(ctx: Context, add: fx.Node, value: fx.Node) -> None:
         else ""
     )
     ctx.missed(add, "no gate inserted", why, code="read-outside", do=do)
-
-
-def _remark_norms(ctx: Context, group: str, norms: list[fx.Node]) -> None:
-    """Reports gates at 0 that will not be the same as no unit."""
-    if norms:
-        ctx.remark(
-            "analysis",
-            "statistics",
-            group,
-            "its gates stand behind a norm that has taken statistics over the units",
-            f"without a unit, {describe(norms[0])} computes something else than with a gate at 0 behind it",
-            "delete-gated leaves such units; delete-gated{exact=false} removes them and measures the change",
-        )
 
 
 def _is_gate(editor: Editor, node: fx.Node) -> bool:

@@ -95,14 +95,21 @@ def _exact_units(
 def _allowed(program: Program, ctx: Context, units: dict[str, list[Unit]]) -> list[Unit]:
     """The units that may go, without those that would leave an axis empty; gate by gate."""
     places = gate_nodes(program)
-    chosen: list[Unit] = []
-    for path, wanted in units.items():
-        kept = without_empty_axes(ctx.axes(program), sorted({*chosen, *wanted}))
-        new = [u for u in kept if u in set(wanted) - set(chosen)]
+    wanted = {u for found in units.values() for u in found}
+    kept = set(without_empty_axes(ctx.axes(program), sorted(wanted)))
+    chosen: set[Unit] = set()
+    for path, found in units.items():
+        spared = [u for u in found if u not in kept]
+        if spared:
+            why = "an axis would be left without a position"
+            ctx.missed(
+                places[path][0], f"{len(spared)} units gated by {path} stay", why, code="last"
+            )
+        new = set(found) & kept - chosen
         what = f"removed {len(new)} units gated by {path}"
         if new and ctx.allow(places[path][0], what, code="units"):
-            chosen += new
-    return chosen
+            chosen |= new
+    return sorted(chosen)
 
 
 def _all_but_one(program: Program, ctx: Context, path: str) -> list[Unit]:

@@ -57,7 +57,13 @@ class Candidates:
 
 
 def find_dead(
-    program: Program, ctx: Context, known: Known, *, carry: bool, border: bool = False
+    program: Program,
+    ctx: Context,
+    known: Known,
+    *,
+    carry: bool,
+    norms: bool = False,
+    border: bool = False,
 ) -> Candidates:
     """Finds the units that can be removed because they are constant.
 
@@ -66,9 +72,10 @@ def find_dead(
         ctx: provides the labels of the program.
         known: the constant units of its values.
         carry: whether nonzero constants may be moved into biases.
+        norms: whether norms that take a mean square may be scaled to make up for units that are 0.
         border: whether nonzero constants in front of a padded convolution may be stored as maps.
     """
-    search = _Search(program, ctx, known, carry, border)
+    search = _Search(program, ctx, known, carry, norms, border)
     touched = np.zeros(search.axes.n_units, bool)
     stays = np.zeros(search.axes.n_units, bool)
     for reader in search.axes.marks:
@@ -84,12 +91,18 @@ def find_dead(
 
 class _Search:
     def __init__(
-        self, program: Program, ctx: Context, known: Known, carry: bool, border: bool
+        self,
+        program: Program,
+        ctx: Context,
+        known: Known,
+        carry: bool,
+        norms: bool,
+        border: bool,
     ) -> None:
         self.axes = ctx.axes(program)
         self.owners = Ownership(ctx.edit(program))
         self.tensors = program.tensors()
-        self.known, self.carry, self.border = known, carry, border
+        self.known, self.carry, self.norms, self.border = known, carry, norms, border
         self.found = Candidates()
 
 
@@ -135,16 +148,17 @@ def _kept_by_norm(search: _Search, reader: fx.Node) -> list[tuple[BoolArray, str
     """The units whose removal changes the statistics of a norm."""
     axes, marks = search.axes, search.axes.marks[reader]
     kept = np.zeros(axes.n_units, bool)
+    scaled = search.norms and is_mean_square(reader)
     for label in marks.statistics:
         final = axes.final(label)
         goes = np.zeros(len(final), bool)
-        if is_mean_square(reader):
+        if scaled:
             goes = _zeros_at(search, reader, label, final)
         for column in final.columns:
             kept[column[~goes]] = True
     why = (
         "takes a mean square over them, where they are not 0"
-        if is_mean_square(reader)
+        if scaled
         else "takes statistics over them, which would be others without them"
     )
     return [(kept, why)] if kept.any() else []

@@ -52,7 +52,7 @@ def _part(node: fx.Node, first: Constant) -> Constant | None:
     axis = get_argument(split, "dim") % rank
     if axis != first.axis:
         return first
-    lengths = [part.meta["val"].shape[axis] for part in split.meta["val"]]
+    lengths = [part.shape[axis] for part in split.meta["val"]]
     if not all(isinstance(n, int) for n in lengths):
         return None
     ends = list(accumulate(lengths, initial=0))
@@ -89,7 +89,7 @@ def _permute(node: fx.Node, first: Constant, _: Sizes) -> Constant:
     if operator(node) == "permute":
         order = [d % rank for d in get_argument(node, "dims")]
     else:
-        a, b = (cast(int, d) % rank for d in node.args[1:3])
+        a, b = (cast(int, d) % rank for d in node.args[1:3] or (-2, -1))
         order[a], order[b] = b, a
     return Constant(order.index(first.axis), first.values)
 
@@ -121,7 +121,7 @@ def _flip(node: fx.Node, first: Constant, _: Sizes) -> Constant:
 _Move = Callable[[fx.Node, Constant, Sizes], Constant | None]
 _MOVES: dict[str, _Move] = {
     **dict.fromkeys("_unsafe_view flatten reshape squeeze unflatten unsqueeze view".split(), _view),
-    **dict.fromkeys(("permute", "transpose", "swapaxes"), _permute),
+    **dict.fromkeys(("permute", "transpose", "swapaxes", "mT"), _permute),
     "slice": _slice,
     "expand": _expand,
     "flip": _flip,

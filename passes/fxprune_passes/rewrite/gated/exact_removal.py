@@ -18,14 +18,22 @@ from fxprune_passes.rewrite.constants.constant_units import Known, constant_unit
 from fxprune_passes.rewrite.constants.dead import Candidates, find_dead
 
 
-def gated_constants(program: Program, ctx: Context) -> tuple[Known, Candidates]:
+def gated_constants(
+    program: Program, ctx: Context, *, rewrite: bool = True
+) -> tuple[Known, Candidates]:
     """The units that closed gates make constant in each value, and those that can go exactly.
 
     In eval mode the constant that an activation function makes of a 0 may move into the following biases; in
     train mode only what is 0 can go, since a bias is trained.
+
+    Args:
+        program: a program with gates.
+        ctx: provides the labels of the program.
+        rewrite: whether biases and norms will make up for the units; else they must be 0 wherever they are read.
     """
     known = constant_units(program, _zeros_behind(program), weights=False)
-    return known, find_dead(program, ctx, known, carry=not program.training)
+    carry = rewrite and not program.training
+    return known, find_dead(program, ctx, known, carry=carry, norms=rewrite)
 
 
 def _zeros_behind(program: Program) -> dict[fx.Node, Constant]:
