@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 from math import prod
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 TOKENS = 5
 WIDTHS = (4, 6, 8)
+T = TypeVar("T")
 Compute = Callable[..., Tensor]
 
 
@@ -65,8 +67,8 @@ class Statements(nn.Module):
         """The width of a value; a random one."""
         return self._rng.choice(WIDTHS) if value is None else self._widths[value]
 
-    def choose(self, among: Sequence[Compute]) -> Compute:
-        """One of some functions."""
+    def choose(self, among: Sequence[T]) -> T:
+        """One of them."""
         return self._rng.choice(among)
 
     def coin(self) -> bool:
@@ -128,18 +130,17 @@ def module_norm(s: Statements) -> None:
     """A norm of torch over channels, groups of them, or tokens."""
     a = s.pick()
     n = s.width(a)
-    kind = s.choose(
-        (
-            lambda: nn.LayerNorm(n),
-            lambda: nn.RMSNorm(n),
-            lambda: nn.RMSNorm(n, eps=0.1),
-            lambda: nn.RMSNorm(n, elementwise_affine=False),
-            lambda: nn.GroupNorm(2, n),
-            lambda: nn.BatchNorm1d(n),
-            lambda: nn.InstanceNorm1d(n, affine=True),
-            lambda: nn.LocalResponseNorm(3),
-        )
-    )()
+    norms: list[nn.Module] = [
+        nn.LayerNorm(n),
+        nn.RMSNorm(n),
+        nn.RMSNorm(n, eps=0.1),
+        nn.RMSNorm(n, elementwise_affine=False),
+        nn.GroupNorm(2, n),
+        nn.BatchNorm1d(n),
+        nn.InstanceNorm1d(n, affine=True),
+        nn.LocalResponseNorm(3),
+    ]
+    kind = s.choose(norms)
     layer = s.keep(_shaken(kind))
     if isinstance(kind, nn.LayerNorm | nn.RMSNorm):
         s.add(lambda x: s.layers[layer](x), (a,), n)
@@ -202,7 +203,7 @@ def halves(s: Statements) -> None:
 
 
 def _swiglu(x: Tensor) -> Tensor:
-    a, b = x.split(x.shape[-1] // 2, -1)
+    a, b = x.chunk(2, -1)
     return F.silu(a) * b
 
 
@@ -233,9 +234,11 @@ def compared(s: Statements) -> None:
     n = s.width(a)
     first, second, codes = _affine(s, n, width), _affine(s, n, width), s.store(TOKENS, width)
     back = _affine(s, TOKENS, width)
-    like = s.choose(
-        (torch.cdist, lambda x, y: torch.cosine_similarity(x[:, :, None], y[:, None], -1))
-    )
+    likes: list[Compute] = [
+        torch.cdist,
+        lambda x, y: torch.cosine_similarity(x[:, :, None], y[:, None], -1),
+    ]
+    like = s.choose(likes)
     if s.coin():
         s.add(lambda x: back(like(first(x), second(x))), (a,), width)
     else:
@@ -245,8 +248,8 @@ def compared(s: Statements) -> None:
 def recurrent(s: Statements) -> None:
     """A recurrent layer."""
     a, width = s.pick(), s.width()
-    kind = s.choose((nn.LSTM, nn.GRU, nn.RNN))
-    layer = s.keep(kind(s.width(a), width, num_layers=1 + s.coin(), batch_first=True))  # type: ignore[arg-type]
+    kinds: list[Callable[..., nn.Module]] = [nn.LSTM, nn.GRU, nn.RNN]
+    layer = s.keep(s.choose(kinds)(s.width(a), width, num_layers=1 + s.coin(), batch_first=True))
     s.add(lambda x: s.layers[layer](x)[0], (a,), width)
 
 
@@ -276,8 +279,9 @@ def attended(s: Statements) -> None:
 
     def run(x: Tensor) -> Tensor:
         b, t, _ = x.shape
-        heads = (f(x).view(b, t, 2, size).transpose(1, 2) for f in (q, k, v))
-        y = F.scaled_dot_product_attention(*heads) if fused else _products(*heads)
+        one, two, three = (f(x).view(b, t, 2, size).transpose(1, 2) for f in (q, k, v))
+        attend = F.scaled_dot_product_attention if fused else _products
+        y = attend(one, two, three)
         return x + out(y.transpose(1, 2).reshape(b, t, 2 * size))
 
     s.add(run, (a,), n)
@@ -314,7 +318,7 @@ def _root_mean_square(x: Tensor) -> Tensor:
 
 def _response(x: Tensor) -> Tensor:
     """Global response norm (ConvNeXt V2), over tokens and then channels."""
-    g = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    g: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return x * (g / (g.mean(-1, keepdim=True) + 0.1)) + x
 
 

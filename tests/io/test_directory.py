@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fxprune.files.staging import PREFIX, staged
 from torch import nn
 
 import fxprune as fp
 from fxprune.errors import LoadError
+from fxprune.files.staging import PREFIX, staged
 from fxprune.graph.program import Program
 
 
