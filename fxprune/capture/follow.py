@@ -141,7 +141,7 @@ def follow_operands(graph: fx.Graph, call: fx.Node) -> None:
     """Takes from the operands what the decomposition of a call spells, unless the call itself spells it."""
     given = _spelled(call)
     operands = [n.meta["val"] for n in graph.find_nodes(op="placeholder")]
-    known = {x.device for x in operands if isinstance(x, torch.Tensor)}
+    known: set[Any] = {x.device for x in operands if isinstance(x, torch.Tensor)}
     known |= {x.dtype for x in operands if isinstance(x, torch.Tensor) and x.is_floating_point()}
     known -= set(given.literals.values()) if given else set()
     found = [(node, inner) for node in graph.nodes if (inner := _spelled(node)) is not None]
