@@ -211,4 +211,6 @@ def _sizes(sizes: Sequence[int | None]) -> str:
 
 
 def _shown(x: Any) -> str:
-    return "a tensor" if isinstance(x, torch.Tensor) else repr(x)
+    if isinstance(x, torch.Tensor):
+        return "a tensor"
+    return f"a {type(x).__name__}" if isinstance(x, list | tuple | dict) else repr(x)
