@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 from math import prod
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
