@@ -91,7 +91,7 @@ def test_the_comparison_sees_a_difference_of_one_weight() -> None:
     other = run_pipeline(program, "dead-code").program
     editor = Context().edit(program)
     name = next(iter(program.tensors()))
-    editor.set_tensor(name, program.tensors()[name] * (1 + 1e-5))
+    editor.set_tensor(name, program.tensors()[name].detach() * (1 + 1e-5))
     inputs = (torch.randn(2, TOKENS, 6).double(),)
     compare(program, other, inputs, "dead-code")
     with pytest.raises(DifferenceError, match="result 0 differs"):
