@@ -117,6 +117,13 @@ class Sizes(nn.Module):
 class Kinds(nn.Module):
     """Tensors of types that a file of tensors need not know."""
 
+    wave: torch.Tensor
+    wide: torch.Tensor
+    scale: torch.Tensor
+    short: torch.Tensor
+    spread: torch.Tensor
+    rate: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.Linear(4, 6)
