@@ -104,10 +104,9 @@ def test_it_computes_what_the_model_does_in_another_dtype(
     torch.testing.assert_close(first(module(x)), first(model(x)))
     x = x.to(dtype) if x.is_floating_point() else x
     got, wanted = first(module.to(dtype)(x)), first(model.to(dtype)(x))
-    rounded = (
-        {} if dtype == HALF else {"rtol": 1e-5, "atol": 1e-6}
-    )  # made in float32, then converted
-    torch.testing.assert_close(got, wanted, **rounded)
+    # What was made in float32 and then converted has its digits only.
+    rtol, atol = (2e-2, 1e-5) if dtype == HALF else (1e-5, 1e-6)
+    torch.testing.assert_close(got, wanted, rtol=rtol, atol=atol)
 
 
 @BOTH
