@@ -158,7 +158,7 @@ def _check_strangers(target: Path, aside: Path) -> None:
 def _finish(target: Path) -> None:
     """Moves the files of a save that is complete to their places, and removes those that it replaces."""
     pending = target / _PENDING
-    if (pending / MANIFEST).is_file():
+    if _manifest_path(target).parent == pending:
         new = _listed(pending / MANIFEST) or set()
         old = _listed(target / MANIFEST) or set()
         for name in new:
@@ -188,8 +188,9 @@ def _digest(path: Path) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes plain data as JSON, numbers finite; its lists of objects an object a line."""
-    path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Writes plain data as JSON; half a character, as a file's name may have, becomes a question mark."""
+    text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    path.write_bytes(text.encode("utf-8", "replace"))
 
 
 def read_json(path: Path) -> Entry:

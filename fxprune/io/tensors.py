@@ -42,6 +42,8 @@ class Stored:
                 where=name,
                 do="make it a plain tensor first",
             )
+        if any("\ud800" <= c <= "\udfff" for c in name):  # safetensors ends the process on it
+            raise LoadError(f"a tensor named {name!r} cannot be saved", do="give it another name")
         facts: dict[str, Any] = {}
         if tensor.stride() != _contiguous(tensor.shape) and _is_dense(
             tensor.shape, tensor.stride()
