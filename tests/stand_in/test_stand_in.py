@@ -108,7 +108,7 @@ def grid(size: int, device: Any) -> Tensor:
 
 
 def count_calls(_: Net, __: Any, y: Tensor) -> None:
-    global COUNT  # noqa: PLW0603 (what is tested)
+    global COUNT
     COUNT = COUNT + 1
     LOG.append(y)
     CACHE[y.shape[1]] = y
@@ -145,7 +145,7 @@ def modes(_: Net, __: Any, ___: Tensor) -> None:
 def draws(_: Net, state: Any, __: Tensor) -> None:
     for generator in state:
         generator()
-    random.random(), np.random.rand(), torch.manual_seed(3)  # noqa: NPY002, B018 (global on purpose)
+    random.random(), np.random.rand(), torch.manual_seed(3)  # noqa: NPY002 (global on purpose)
 
 
 def drawing() -> list[Any]:
@@ -222,7 +222,7 @@ class Watcher:
         counting([]),
         functools.partial(lambda seen, *args: seen.append(args), []),
         Watcher().look,
-        lambda module, args, out, seen=[]: seen.append(out),  # noqa: B006 (kept between calls)
+        lambda module, args, out, seen=[]: seen.append(out),
     ],
 )
 def test_what_a_hook_holds_is_put_back(hook: Callable[..., None]) -> None:
@@ -292,7 +292,9 @@ def test_a_deep_structure_is_copied() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "googlenet", "swin_t", "vit_b_16"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "googlenet", "swin_t", "vit_b_16"]
+)
 @pytest.mark.parametrize("train", [True, False])
 def test_models_of_torchvision_stay_as_they_are(name: str, train: bool) -> None:
     models = pytest.importorskip("torchvision.models")
