@@ -21,6 +21,7 @@ from fxprune.capture.failure import first_line
 from fxprune.errors import PlanError
 from fxprune.graph.program import Program, module_path, named_tensors
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
+from fxprune.process.state import plain_modes
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.stand_in import Remembered
@@ -70,6 +71,7 @@ def register_sizes(*kinds: type[nn.Module]) -> Callable[[Sizer], Sizer]:
     return register
 
 
+@plain_modes()
 def write_back(
     model: M,
     plan: Plan,

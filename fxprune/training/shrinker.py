@@ -20,6 +20,7 @@ from fxprune.pipeline import Result, run_pipeline
 from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan, check_plan
 from fxprune.process.random_state import random_state_kept
+from fxprune.process.state import plain_modes
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.checkpoint import read_state, write_state
@@ -152,6 +153,7 @@ class Shrinker:
         """The module to train at present: `program.module`."""
         return self._program.module
 
+    @plain_modes()
     def apply(self, plan: Plan, *, verify: bool = False) -> Change:
         """Removes the units of a plan.
 
@@ -172,6 +174,7 @@ class Shrinker:
             compare_programs(before, solved(before), checked, small).raise_if_bad()
         return self._replace(small, (checked,), "refuse", None)
 
+    @plain_modes()
     def run(
         self,
         pipeline: Steps,
