@@ -8,10 +8,10 @@ JOBS ?= 2
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test chaining check zoo zoo-passes bench experiments docs mutate clean
+.PHONY: help install demo test chaining check zoo zoo-passes bench bench-peer bench-baseline experiments docs mutate fuzz clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/.installed ## build .venv/ where it is missing or out of date
 
@@ -28,13 +28,20 @@ check: install ## the whole gate: format, lint, types, layers, docs, tests, whee
 	scripts/check
 
 zoo: $(VENV)/.zoo ## every model of the zoo, verified -> docs/zoo.md
-	$(BIN)/python benchmarks/zoo.py
+	$(BIN)/python -m benchmarks.zoo
 
 zoo-passes: $(VENV)/.zoo ## a third of the blocks of every model deleted, every rewrite, verified -> docs/zoo-passes.md
-	$(BIN)/python benchmarks/zoo_passes.py
+	$(BIN)/python -m benchmarks.zoo_passes
 
-bench: $(VENV)/.bench ## times and memory -> docs/benchmarks.md
-	$(BIN)/python benchmarks/bench.py
+bench: $(VENV)/.bench ## ratios of times, compared with those of benchmarks/baseline.json -> docs/benchmarks.md
+	$(BIN)/python -m pytest benchmarks $(ARGS); failed=$$?; $(BIN)/python -m benchmarks.page && exit $$failed
+
+bench-peer: $(VENV)/.bench ## the slow tables: Torch-Pruning, and large language models -> docs/benchmarks.md
+	$(BIN)/python -m benchmarks.llm
+	$(BIN)/python -m benchmarks.peer
+
+bench-baseline: $(VENV)/.bench ## the ratios of the last make bench -> benchmarks/baseline.json
+	$(BIN)/python -m benchmarks.page --baseline
 
 experiments: install ## the four methods against their controls, resumable -> docs/results.md
 	$(BIN)/python experiments/run.py $(ARGS)
@@ -44,6 +51,9 @@ docs: install ## the documentation as a web site -> site/
 
 mutate: install ## delete each statement of rules, algebra and rewrite: which do tests notice -> docs/mutation.md
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutate --jobs $(JOBS)
+
+fuzz: install ## random pipelines on random networks of both generators -> docs/fuzz.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz $(ARGS)
 
 clean: ## remove what the other targets made, .venv/ too
 	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -5,8 +5,9 @@ Images are as small as a network takes them: labels and weights do not depend on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -14,11 +15,12 @@ import torch
 from torch import nn
 
 Example = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+Inputs = dict[str, Callable[[], torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Network:
-    """One row of the zoo.
+    """One row of the zoo; it can be pickled.
 
     Attributes:
         name: unique, `library:model`.
@@ -37,76 +39,63 @@ class Network:
     apart: tuple[str, ...] = ()
 
 
-def networks(*, timm: bool = False) -> list[Network]:
-    """Every network of the zoo, in order; with `timm`, one of each timm family too."""
-    found = [*_torchvision(), *_transformers()]
-    return [*found, *_timm()] if timm else found
+def networks() -> list[Network]:
+    """Every network of the zoo, in order; those of kind timm come only when they are asked for."""
+    return [*_torchvision(), *_transformers(), *_timm()]
+
+
+def classifiers() -> list[Network]:
+    """Those whose time is measured: torchvision's classifiers, and the transformers."""
+    return [n for n in networks() if n.kind in ("classification", "transformers")]
 
 
 # torchvision
 
-_SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
-_FAMILY_SIZES = {"vit": 64, "swin": 112, "convnext": 64, "densenet": 64}
-_VIDEO = {
-    "mc3_18": (4, 64),
-    "r3d_18": (4, 64),
-    "r2plus1d_18": (4, 64),
-    "s3d": (16, 224),
-}
+_SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56, "swin": 112}
+_FRAMES = {"mc3_18": 4, "r3d_18": 4, "r2plus1d_18": 4, "s3d": 16}
 
 
 def _torchvision() -> Iterator[Network]:
     from torchvision import models
 
-    kinds = ("segmentation", "video", "optical_flow", "detection")
-    special = {name: kind for kind in kinds for name in models.list_models(getattr(models, kind))}
-    quantized = set(models.list_models(models.quantization))
-    names = [n for n in models.list_models() if n not in quantized]
-    order = ("classification", *kinds)
-    for kind in order:
-        for name in names:
-            if special.get(name, "classification") == kind:
-                yield _of_torchvision(name, kind)
+    named = {k: models.list_models(getattr(models, k)) for k in _BUILD if k != "classification"}
+    apart = {n for k in named for n in named[k]} | {*models.list_models(models.quantization)}
+    named["classification"] = [n for n in models.list_models() if n not in apart]
+    for kind, build in _BUILD.items():
+        for name in named[kind]:
+            share = 0.97 if name.startswith(("convnext", "swin")) else 0.99
+            yield Network(
+                f"torchvision:{name}",
+                kind,
+                partial(build, name),
+                share if kind == "classification" else 0.0,
+                partial=kind == "detection",
+            )
 
 
-def _of_torchvision(name: str, kind: str) -> Network:
-    lower = name.startswith(("convnext", "swin"))
-    share = (0.97 if lower else 0.99) if kind == "classification" else 0.0
-    build = {
-        "classification": _classifier,
-        "segmentation": _segmenter,
-        "video": _video,
-        "optical_flow": _flow,
-        "detection": _detector,
-    }[kind]
-    return Network(
-        f"torchvision:{name}", kind, lambda: build(name), share, partial=kind == "detection"
-    )
+def _model(name: str, **options: Any) -> nn.Module:
+    from torchvision import models
+
+    found: nn.Module = models.get_model(name, weights=None, **options).eval()
+    return found
 
 
 def _classifier(name: str) -> Example:
-    from torchvision import models
-
-    size = _SIZES.get(name) or _FAMILY_SIZES.get(name.split("_")[0], 64)
+    size = _SIZES.get(name) or _SIZES.get(name.split("_")[0], 64)
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
     if name in ("googlenet", "inception_v3"):  # the second head is used in training only
         options = {"init_weights": False, "aux_logits": False}
-    model = models.get_model(name, weights=None, **options).eval()
-    return model, (torch.randn(2, 3, size, size),), {}
+    return _model(name, **options), (torch.randn(2, 3, size, size),), {}
 
 
 def _segmenter(name: str) -> Example:
-    from torchvision import models
-
-    model = models.get_model(name, weights=None, weights_backbone=None).eval()
-    return model, (torch.randn(2, 3, 64, 64),), {}
+    return _model(name, weights_backbone=None), (torch.randn(2, 3, 64, 64),), {}
 
 
 def _video(name: str) -> Example:
-    from torchvision.models import get_model
     from torchvision.models.video import mvit
 
-    frames, size = _VIDEO.get(name, (4, 64))
+    frames, size = _FRAMES.get(name, 4), 224 if name == "s3d" else 64
     whole = mvit._mvit
 
     def small(*args: Any, **options: Any) -> Any:
@@ -115,174 +104,113 @@ def _video(name: str) -> Example:
         return whole(*args, **options)
 
     with mock.patch.object(mvit, "_mvit", small):
-        model = get_model(name, weights=None).eval()
-    return model, (torch.randn(2, 3, frames, size, size),), {}
+        return _model(name), (torch.randn(2, 3, frames, size, size),), {}
 
 
 def _flow(name: str) -> Example:
-    from torchvision import models
-
-    model = models.get_model(name, weights=None).eval()
     images = tuple(torch.randn(2, 3, 128, 128) for _ in range(2))
-    return model, images, {"num_flow_updates": 3}
+    return _model(name), images, {"num_flow_updates": 3}
 
 
 def _detector(name: str) -> Example:
-    from torchvision import models
-
     size = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}.get(name, 128)
     options: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": size, "max_size": size}
     if "rcnn" in name:  # random weights propose boxes everywhere
         options["rpn_post_nms_top_n_test"] = 50
-    model = models.get_model(name, weights=None, weights_backbone=None, **options).eval()
-    _widen_detections(model)
-    if name.startswith("ssdlite"):
-        _spread_scores(model)
+    model = _model(name, weights_backbone=None, **options)
+    for path, module in model.named_modules():
+        # Thresholds of zero and few boxes, so that random weights detect something.
+        for attribute, value in (("score_thresh", 0.0), ("detections_per_img", 20)):
+            if hasattr(module, attribute):
+                setattr(module, attribute, value)
+        # With SSDlite's own tiny weights the scores of all boxes tie, and rounding sorts them.
+        ties = name.startswith("ssdlite") and path.startswith(("head", "backbone.extra"))
+        if ties and isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
     return model, ([torch.rand(3, size, size), torch.rand(3, size, size)],), {}
 
 
-def _widen_detections(model: nn.Module) -> None:
-    """Lets random weights detect something: thresholds of zero, few boxes."""
-    for module in model.modules():
-        for name, value in (("score_thresh", 0.0), ("detections_per_img", 20)):
-            if hasattr(module, name):
-                setattr(module, name, value)
-
-
-def _spread_scores(model: nn.Module) -> None:
-    """Larger weights for the scores: with its own tiny ones all boxes tie, and rounding sorts them."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and name.startswith(("head", "backbone.extra")):
-            nn.init.kaiming_normal_(module.weight)
-
+_BUILD: dict[str, Callable[[str], Example]] = {
+    "classification": _classifier,
+    "segmentation": _segmenter,
+    "video": _video,
+    "optical_flow": _flow,
+    "detection": _detector,
+}
 
 # transformers, two layers each
-
-_SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "vocab_size": 100}
-_DECODER = {**_SMALL, "num_key_value_heads": 2, "intermediate_size": 96, "use_cache": False}
-_EMBEDDINGS = ("embed", "wte", "wpe", "shared", "lm_head", "relative_attention_bias", "cls_token")
-
-
-def _transformers() -> Iterator[Network]:
-    builders: Mapping[str, Callable[[], Example]] = {
-        "gpt2": _gpt2,
-        "llama": lambda: _decoder("LlamaConfig", "LlamaForCausalLM"),
-        "qwen2": lambda: _decoder("Qwen2Config", "Qwen2ForCausalLM"),
-        "mistral": lambda: _decoder("MistralConfig", "MistralForCausalLM"),
-        "bert": _bert,
-        "t5": _t5,
-        "vit": _vit,
-        "whisper": _whisper,
-        "mamba": _mamba,
-        "mixtral": lambda: _decoder(
-            "MixtralConfig", "MixtralForCausalLM", num_local_experts=4, num_experts_per_tok=2
-        ),
-    }
-    for name, build in builders.items():
-        apart = (*_EMBEDDINGS, *(("mlp.gate",) if name == "mixtral" else ()))
-        yield Network(f"transformers:{name}", "transformers", build, apart=apart)
 
 
 def _tokens(length: int = 16) -> torch.Tensor:
     return torch.randint(0, 100, (2, length))
 
 
-def _of_config(config: str, model: str, **options: Any) -> nn.Module:
+def _mask() -> torch.Tensor:
+    return (torch.arange(16) < 12).long().expand(2, 16)
+
+
+_EMBEDDINGS = ("embed", "wte", "wpe", "shared", "lm_head", "relative_attention_bias", "cls_token")
+_LAYERS = {"hidden_size": 64, "num_hidden_layers": 2}
+_ENCODER = {**_LAYERS, "num_attention_heads": 8, "intermediate_size": 96}
+_DECODER = {**_ENCODER, "num_key_value_heads": 2, "vocab_size": 100, "use_cache": False}
+_GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 8, "n_positions": 32}
+_T5 = {"d_model": 64, "d_kv": 8, "d_ff": 96, "num_layers": 2, "num_heads": 8}
+_WHISPER = {
+    f"{part}_{n}": v
+    for part in ("encoder", "decoder")
+    for n, v in (("layers", 2), ("attention_heads", 8), ("ffn_dim", 96))
+}
+_IMAGES = {"image_size": 32, "patch_size": 8}
+_WORDS = {"vocab_size": 100, "use_cache": False}
+_LENGTHS = {"max_source_positions": 50, "max_target_positions": 32}
+_MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_IDS: Inputs = {"input_ids": _tokens}
+_TARGETS: Inputs = {"decoder_input_ids": partial(_tokens, 8)}
+# Name -> what its configuration's class starts with, its model's class, the configuration, the inputs.
+_TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], Inputs]] = {
+    "gpt2": ("GPT2", "LMHeadModel", _GPT2 | _WORDS, _IDS),
+    "llama": ("Llama", "ForCausalLM", _DECODER, _IDS),
+    "qwen2": ("Qwen2", "ForCausalLM", _DECODER, _IDS),
+    "mistral": ("Mistral", "ForCausalLM", _DECODER, _IDS),
+    "bert": (
+        "Bert",
+        "ForMaskedLM",
+        _ENCODER | {"vocab_size": 100},
+        _IDS | {"attention_mask": _mask},
+    ),
+    "t5": ("T5", "ForConditionalGeneration", _T5 | _WORDS, _IDS | _TARGETS),
+    "vit": (
+        "ViT",
+        "ForImageClassification",
+        _ENCODER | _IMAGES,
+        {"pixel_values": partial(torch.randn, 2, 3, 32, 32)},
+    ),
+    "whisper": (
+        "Whisper",
+        "ForConditionalGeneration",
+        {"d_model": 64} | _WHISPER | _WORDS | _LENGTHS | _MARKS,
+        {"input_features": partial(torch.randn, 2, 80, 100)} | _TARGETS,
+    ),
+    "mamba": ("Mamba", "ForCausalLM", _LAYERS | _WORDS | {"state_size": 8}, _IDS),
+    "mixtral": ("Mixtral", "ForCausalLM", _DECODER | _EXPERTS, _IDS),
+}
+
+
+def _transformers() -> Iterator[Network]:
+    for name in _TRANSFORMERS:
+        apart = (*_EMBEDDINGS, *(("mlp.gate",) if name == "mixtral" else ()))
+        build = partial(_transformer, name)
+        yield Network(f"transformers:{name}", "transformers", build, apart=apart)
+
+
+def _transformer(name: str) -> Example:
     import transformers
 
-    made = getattr(transformers, config)(**options)
-    found: nn.Module = getattr(transformers, model)(made).eval()
-    return found
-
-
-def _decoder(config: str, model: str, **options: Any) -> Example:
-    return _of_config(config, model, **{**_DECODER, **options}), (), {"input_ids": _tokens()}
-
-
-def _gpt2() -> Example:
-    model = _of_config(
-        "GPT2Config",
-        "GPT2LMHeadModel",
-        n_embd=64,
-        n_layer=2,
-        n_head=8,
-        vocab_size=100,
-        n_positions=32,
-        use_cache=False,
-    )
-    return model, (), {"input_ids": _tokens()}
-
-
-def _bert() -> Example:
-    model = _of_config("BertConfig", "BertForMaskedLM", **_SMALL, intermediate_size=96)
-    mask = torch.ones(2, 16, dtype=torch.int64)
-    mask[:, 12:] = 0
-    return model, (), {"input_ids": _tokens(), "attention_mask": mask}
-
-
-def _t5() -> Example:
-    model = _of_config(
-        "T5Config",
-        "T5ForConditionalGeneration",
-        d_model=64,
-        d_kv=8,
-        d_ff=96,
-        num_layers=2,
-        num_heads=8,
-        vocab_size=100,
-        use_cache=False,
-    )
-    return model, (), {"input_ids": _tokens(), "decoder_input_ids": _tokens(8)}
-
-
-def _vit() -> Example:
-    options = {k: v for k, v in _SMALL.items() if k != "vocab_size"}
-    model = _of_config(
-        "ViTConfig",
-        "ViTForImageClassification",
-        **options,
-        intermediate_size=96,
-        image_size=32,
-        patch_size=8,
-    )
-    return model, (), {"pixel_values": torch.randn(2, 3, 32, 32)}
-
-
-def _whisper() -> Example:
-    model = _of_config(
-        "WhisperConfig",
-        "WhisperForConditionalGeneration",
-        d_model=64,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=8,
-        decoder_attention_heads=8,
-        encoder_ffn_dim=96,
-        decoder_ffn_dim=96,
-        vocab_size=100,
-        max_source_positions=50,
-        max_target_positions=32,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        use_cache=False,
-    )
-    inputs = {"input_features": torch.randn(2, 80, 100), "decoder_input_ids": _tokens(8)}
-    return model, (), inputs
-
-
-def _mamba() -> Example:
-    model = _of_config(
-        "MambaConfig",
-        "MambaForCausalLM",
-        hidden_size=64,
-        num_hidden_layers=2,
-        vocab_size=100,
-        state_size=8,
-        use_cache=False,
-    )
-    return model, (), {"input_ids": _tokens()}
+    prefix, suffix, options, inputs = _TRANSFORMERS[name]
+    config = getattr(transformers, f"{prefix}Config")(**options)
+    model = getattr(transformers, prefix + suffix)(config).eval()
+    return model, (), {k: make() for k, make in inputs.items()}
 
 
 # timm, one model of each family
@@ -309,7 +237,7 @@ volo_d1_224 ese_vovnet19b_dw xception41 xcit_nano_12_p16_224
 
 def _timm() -> Iterator[Network]:
     for name in _FAMILIES.split():
-        yield Network(f"timm:{name}", "timm", lambda name=name: _of_timm(name))  # type: ignore[misc]
+        yield Network(f"timm:{name}", "timm", partial(_of_timm, name))
 
 
 def _of_timm(name: str) -> Example:

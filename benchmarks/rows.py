@@ -1,170 +1,156 @@
-"""One row per network, each measured in a process of its own; rows are kept as they come."""
+"""One row per network, each measured in a process of its own; rows are kept as they come.
+
+pytest-benchmark can't do this: it measures in its own process, which one network that takes too much memory would end.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import resource
-import subprocess
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from benchmarks.commit import commit
 from benchmarks.networks import Network, networks
+from benchmarks.page import RESULTS, made_with, markdown, renew
 
-ROOT = Path(__file__).resolve().parent.parent
-GIB = 2**30
 Row = dict[str, Any]
+Measure = Callable[[Network, Row], None]
+BYTES, SECONDS = 16 * 2**30, 900  # that a network may take
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that a script measures.
+    """The rows of one table.
 
     Attributes:
-        script: called with `--one NAME` it prints a row; see `one`.
         name: of the file of results, which git does not see.
+        measure: fills the row of a network, in a process of its own; a row with a `why` is bad.
+        page: what the table is in.
+        block: its name there.
+        render: its text, from the rows in order and the number of networks.
+        networks: the networks in order.
     """
 
-    script: Path
     name: str
+    measure: Measure
+    page: Path
+    block: str
+    render: Callable[[list[Row], int], str]
+    networks: Callable[[], list[Network]] = networks
 
     @property
     def file(self) -> Path:
         """JSON lines, newest last."""
-        return ROOT / "benchmarks" / ".results" / f"{self.name}.jsonl"
+        return RESULTS / f"{self.name}.jsonl"
 
     def read(self) -> dict[str, Row]:
         """The newest row of each network."""
-        if not self.file.exists():
-            return {}
-        rows = [json.loads(line) for line in self.file.read_text().splitlines() if line]
-        return {row["name"]: row for row in rows}
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        return {row["name"]: row for row in map(json.loads, lines)}
 
-    def measure(
-        self,
-        chosen: Iterable[Network],
-        options: argparse.Namespace,
-        is_done: Callable[[Row], bool] = bool,
+    def main(
+        self, only: str = "", timm: bool = False, fresh: bool = False, render: bool = False
     ) -> None:
-        """Measures what has no good row yet, one process after another."""
-        if options.fresh:
-            self.file.unlink(missing_ok=True)
-        done = self.read()
-        every = list(chosen)
-        for i, network in enumerate(every, 1):
-            known = done.get(network.name)
-            if known and known.get("ok") and is_done(known) and not options.again:
+        """Measures what has no good row yet, and writes the page.
+
+        Args:
+            only: regular expression for the names of the networks to measure.
+            timm: one of each timm family too.
+            fresh: forget what was measured of them before.
+            render: measure nothing.
+        """
+        known = self.read()
+        every = [n for n in self.networks() if timm or n.kind != "timm" or n.name in known]
+        chosen = [n for n in every if re.search(only, n.name) and not render]
+        self.file.parent.mkdir(exist_ok=True)
+        if fresh:
+            known = {k: known[k] for k in known.keys() - {n.name for n in chosen}}
+            self.file.write_text("".join(json.dumps(r) + "\n" for r in known.values()))
+        for i, network in enumerate(chosen, 1):
+            if network.name in known and known[network.name]["verified"]:
                 continue
             start = time.time()
-            row = self._measure_one(network, options)
-            row["commit"] = commit()
-            self._append(row)
-            state = "ok" if row.get("ok") else f"FAILED {str(row.get('why')).splitlines()[0][:160]}"
+            row = _in_process(self.measure, network)
+            with self.file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            said = "ok" if row["verified"] else f"FAILED {row['why']}"
             print(
-                f"{i}/{len(every)} {network.name} {time.time() - start:.0f} s {state}", flush=True
+                f"{i}/{len(chosen)} {network.name} {time.time() - start:.0f} s {said}", flush=True
             )
+        known = self.read()
+        rows = [known[n.name] for n in every if n.name in known]
+        text = self.render(rows, len(every))
+        renew(self.page, {self.block: f"{text}\n{made_with(r['commit'] for r in rows)}"})
+        print(f"{self.page.name}: {len(rows)} of {len(every)} networks, {len(bad(rows))} bad")
 
-    def _measure_one(self, network: Network, options: argparse.Namespace) -> Row:
-        """One network in a process with limits; a failure is a row too."""
-        command = [sys.executable, str(self.script), "--one", network.name]
-        empty: Row = {"name": network.name, "kind": network.kind, "ok": False}
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=options.timeout,
-                check=False,
-                preexec_fn=lambda: _limit_memory(options.memory),
-            )
-        except subprocess.TimeoutExpired:
-            return {**empty, "why": f"more than {options.timeout} s"}
-        lines = done.stdout.strip().splitlines()
-        if done.returncode == 0 and lines:
-            row: Row = json.loads(lines[-1])
-            return row
-        tail = done.stderr.strip().splitlines()[-12:]
-        return {**empty, "why": (tail[-1] if tail else f"exit {done.returncode}"), "trace": tail}
-
-    def _append(self, row: Row) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        (self.file.parent / ".gitignore").write_text("*\n")
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def run(self) -> None:
+        """The command line."""
+        typer.run(self.main)
 
 
-def one(name: str, measure: Callable[[Network], Row]) -> None:
-    """The work of a process: prints the row as JSON."""
-    network = next(n for n in networks(timm=name.startswith("timm:")) if n.name == name)
-    row: Row = {"name": name, "kind": network.kind, "ok": False}
+def _in_process(measure: Measure, network: Network) -> Row:
+    """The row of a network, from a process with limits; a failure is a row too."""
+    row: Row = {"name": network.name, "network": network.name.split(":")[-1], "kind": network.kind}
     try:
-        row = measure(network)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            row |= pool.submit(_work, measure, network).result()
+    except BrokenProcessPool:
+        row["why"] = (
+            f"the process was killed, by the limit of {SECONDS} CPU seconds or for its memory"
+        )
+    return row | {"verified": "why" not in row, "commit": commit()}
+
+
+def _work(measure: Measure, network: Network) -> Row:
+    """What the process does."""
+    import torch
+
+    resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    row: Row = {}
+    try:
+        measure(network, row)
     except Exception as error:  # a row for every network, whatever it met
         row["why"] = f"{type(error).__name__}: {error}"
         row["trace"] = traceback.format_exc().splitlines()[-12:]
-    row["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-    print("\n" + json.dumps(row))
+    row["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return row
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page of rows.
-
-    Attributes:
-        file: the page, Markdown.
-        render: its text, from the rows and the networks in order.
-    """
-
-    file: Path
-    render: Callable[[Mapping[str, Row], list[Network]], str]
+def bad(rows: Iterable[Row]) -> list[str]:
+    """What went wrong, as the lines of a list."""
+    return [f"- `{r['name']}`: {r['why'].splitlines()[0][:300]}" for r in rows if "why" in r]
 
 
-def main(
-    rows: Rows,
-    page: Page,
-    measure: Callable[[Network], Row],
-    about: str,
-    is_done: Callable[[Row], bool] = bool,
-) -> None:
-    """Reads the options of a script of rows, measures what is missing, and writes the page."""
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawTextHelpFormatter
-    )
-    _add_options(parser)
-    options = parser.parse_args()
-    if options.one:
-        one(options.one, measure)
-        return
-    every = networks(timm=options.timm)
-    if not options.render:
-        rows.measure([n for n in every if re.search(options.only, n.name)], options, is_done)
-    known = rows.read()
-    order = networks(timm=any(n.startswith("timm:") for n in known))
-    page.file.write_text(page.render(known, order))
-    bad = [n.name for n in every if not known.get(n.name, {}).get("ok")]
-    print(
-        f"{page.file.relative_to(ROOT)}: {len(known)} networks, {len(bad)} missing or not verified"
-    )
+def tables(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """A table for each kind of network, and a list of those that are not verified."""
+    parts = []
+    for kind in dict.fromkeys(r["kind"] for r in rows):
+        table = markdown(columns, (r for r in rows if r["kind"] == kind))
+        parts.append(f"### {kind.replace('_', ' ').capitalize()}\n\n{table}")
+    if lines := bad(rows):
+        parts.append("\n".join(("### Not verified\n", *lines, "")))
+    return "\n".join(parts)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", default="", help="networks whose name matches this")
-    parser.add_argument("--timm", action="store_true", help="one of each timm family too")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
-    parser.add_argument("--again", action="store_true", help="run what was verified before, too")
-    parser.add_argument("--render", action="store_true", help="write the page, run nothing")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds for one network")
-    parser.add_argument("--memory", type=float, default=16, help="GiB for one network")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-
-
-def _limit_memory(gibibytes: float) -> None:
-    limit = int(gibibytes * GIB)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+def totals(rows: Sequence[Row], wanted: int) -> list[str]:
+    """How many networks are verified, and the worst errors."""
+    good = [r for r in rows if r["verified"]]
+    worst = {d: max((r[d] for r in good), default=0.0) for d in ("float64", "float32")}
+    return [
+        f"- {len(good)} of {wanted} networks verified, {wanted - len(rows)} not run.",
+        *(f"- Worst error in {dtype}: {error:.1e}." for dtype, error in worst.items()),
+    ]

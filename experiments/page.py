@@ -25,7 +25,7 @@ def write(rows: Sequence[Row], *, full: bool) -> None:
     kind = "full" if full else "quick"
     of_task = {t: [r for r in rows if r["task"] == t.name] for t in TASKS}
     blocks = {f"{t.name} ({kind})": table(t, own, full=full) for t, own in of_task.items() if own}
-    renew(FILE, blocks, titled=True)
+    renew(FILE, blocks)
     print(f"{FILE.name}: {len(rows)} runs, {kind}")
 
 

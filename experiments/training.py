@@ -113,7 +113,7 @@ class _Loop:
         if arm.make is not None:
             self.method = arm.make(self.shrinker, self._context())
         if self.epoch:
-            state = torch.load(self.folder / "state.pt", weights_only=False)
+            state = torch.load(self.folder / "state.pt")
             self.shrinker.load_state_dict(state["training"])
             self.method.load_state_dict(state["method"])
             self.history.rows[:] = self.history.rows[: self.epoch]

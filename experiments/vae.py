@@ -158,7 +158,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps({k: v for k, v in row.items() if k != "curve"}), flush=True)
     draw(programs, rows, data)
-    renew(FILE, {"VAE on MNIST": _table(rows, options.epochs)}, titled=True)
+    renew(FILE, {"VAE on MNIST": _table(rows, options.epochs)})
 
 
 def _table(rows: Sequence[Row], epochs: int) -> str:

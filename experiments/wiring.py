@@ -83,11 +83,7 @@ def main() -> None:
             lines.append([name, *_run(case, options.steps, options.batch)])
             print(*lines[-1], sep=" | ", flush=True)
     if not options.only:
-        renew(
-            FILE,
-            {"Wiring at the papers' scale": _table(lines, options.steps, options.batch)},
-            titled=True,
-        )
+        renew(FILE, {"Wiring at the papers' scale": _table(lines, options.steps, options.batch)})
 
 
 def _run(case: Case, steps: int, batch: int) -> list[str]:

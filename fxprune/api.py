@@ -22,6 +22,8 @@ from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
 from fxprune.plan.choose import Target
 from fxprune.plan.decide import decide
+from fxprune.process.random_state import random_state_kept
+from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.report import Clock, Outcome, Report, compare, group_rows, summary
 from fxprune.shrink import apply_plan
@@ -45,11 +47,13 @@ __all__ = [
 ]
 
 
+@plain_modes()
 def groups(program: Program) -> Groups:
     """What may be removed: units by the parameter axes they cut; prints as a table."""
     return find_groups(solved(program))
 
 
+@plain_modes()
 def explain(program: Program, param: str, axis: int) -> Explanation:
     """What goes with an axis of a parameter and why, as paths of operators, or why it stays.
 
@@ -59,6 +63,7 @@ def explain(program: Program, param: str, axis: int) -> Explanation:
     return explain_axis(solved(program), param, axis)
 
 
+@plain_modes()
 def plan(
     program: Program, removed: Iterable[int] | Mapping[str, tuple[int, Iterable[int]]]
 ) -> Plan:
@@ -76,6 +81,7 @@ def plan(
     return plan_removal(program, axes, units)
 
 
+@plain_modes()
 def shrink(program: Program, plan: Plan) -> Program:
     """The smaller program of a plan; `program` stays as it is.
 
@@ -85,6 +91,8 @@ def shrink(program: Program, plan: Plan) -> Program:
     return apply_plan(program, solved(program), check_plan(program, plan))
 
 
+@plain_modes()
+@random_state_kept()
 def verify(
     program: Program,
     plan: Plan,
@@ -98,6 +106,8 @@ def verify(
     return compare_programs(program, solved(program), checked, small, dtype=dtype, seed=seed)
 
 
+@plain_modes()
+@random_state_kept()
 def prune(
     model_or_program: torch.nn.Module | torch.export.ExportedProgram | Program | Partial,
     args: Any = None,
@@ -177,6 +187,8 @@ def prune(
     return Outcome(small, decided, report, program, model)
 
 
+@plain_modes()
+@random_state_kept()
 def run(
     model_or_program: torch.nn.Module | torch.export.ExportedProgram | Program,
     args: Any,

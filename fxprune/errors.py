@@ -28,6 +28,10 @@ class CaptureError(FxpruneError):
     """The model could not be captured as a `Program`."""
 
 
+class InputError(FxpruneError):
+    """A captured network is called with inputs for which its graph does not hold."""
+
+
 class OptionError(FxpruneError):
     """An option or an argument has a value that cannot be used."""
 

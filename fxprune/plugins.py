@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fxprune.errors import OptionError
+
+FUNCTIONS = "fxprune.functions"  # entry points of functions that text may name: name -> package.module:function
+_TRUSTED: ContextVar[bool] = ContextVar("fxprune_trusted", default=False)
 
 
 def load_plugin(entry: EntryPoint) -> Any:
@@ -34,3 +42,46 @@ def load_plugins(group: str) -> None:
     """
     for entry in sorted(set(entry_points(group=group))):
         load_plugin(entry)
+
+
+@contextmanager
+def trusting(trust: bool = True) -> Iterator[None]:
+    """Lets text and files name functions and classes of any module in the block, and imports these."""
+    before = _TRUSTED.set(trust)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(before)
+
+
+def find_named(name: str, do: str = "") -> Any:
+    """What `package.module:path` names, which text or a file says.
+
+    An import runs a module, so only what the process has imported itself is looked into, or what an entry
+    point of the group `fxprune.functions` names; anything else inside of `trusting` alone.
+
+    Args:
+        name: of a function or a class.
+        do: how to write it rightly, for errors.
+
+    Raises:
+        OptionError: it is not there, or may not be imported.
+    """
+    module, _, path = name.partition(":")
+    if module not in sys.modules and not _may_import(name):
+        raise OptionError(
+            f"{name} is in a module that was not imported",
+            why="an import runs the module, and a text or a file may name any",
+            do=f"import {module} first; or, where you trust it, pass --trust (in Python trust=True)",
+        )
+    try:
+        found: Any = sys.modules.get(module) or import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OptionError(f"there is no function {name}", why=str(error), do=do) from error
+    return found
+
+
+def _may_import(name: str) -> bool:
+    return _TRUSTED.get() or any(e.value == name for e in entry_points(group=FUNCTIONS))

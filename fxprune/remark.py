@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from fxprune.files.document import Entry
 
 Kind = Literal["applied", "missed", "analysis"]
 
@@ -37,3 +39,10 @@ class Remark:
     def to_json(self) -> dict[str, str]:
         """Returns the fields as a JSON object."""
         return asdict(self)
+
+
+def read_remark(entry: Entry) -> Remark:
+    """The remark of a JSON object of `to_json`."""
+    facts = entry.record("kind", "code", "where", "what", optional=("why", "do"))
+    facts["kind"].text(get_args(Kind))
+    return Remark(**{name: e.text() for name, e in facts.items()})  # type: ignore[arg-type]

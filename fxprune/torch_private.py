@@ -1,29 +1,38 @@
 """The only module that uses private names of torch, behind functions of its own.
 
-torch has no public way to decompose one operator of a graph, to read which arguments an operator aliases,
-to run a model on tensors without data, or to create a fake tensor of other sizes cheaply. When torch moves
-these names, only this file must be updated; `tests/test_torch_private.py` shows what each is for.
+torch has no public way to decompose one operator of a graph, to read an operator's aliasing, to run a
+model on tensors without data, to make a fake tensor of other sizes cheaply, or to write down and rebuild
+symbolic sizes. When torch moves these, this is the only file to mend; `tests/test_torch_private.py`
+says what each is for.
 """
 
 from __future__ import annotations
 
+import io
 import keyword
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+import sympy
 import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._export.utils import _compiling_state_context
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.export._trace import _ignore_backend_decomps
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, make_fx
+from torch.fx.experimental.proxy_tensor import (
+    ProxyTorchDispatchMode,
+    disable_proxy_modes_tracing,
+    make_fx,
+)
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
     ShapeEnv,
@@ -31,8 +40,12 @@ from torch.fx.experimental.symbolic_shapes import (
     uninteresting_files,
 )
 from torch.fx.node import _get_qualified_name
+from torch.nn.modules._functions import BackwardHookFunction as BackwardHookFunction
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._sympy import functions as sympy_functions
+from torch.utils._sympy.numbers import int_oo
 
 try:
     from torch.fx.experimental.symbolic_shapes import guarding_hint_or_throw as _hint
@@ -120,10 +133,34 @@ def functional(
     return twin if same else None
 
 
+@cache
+def without_out(
+    op: torch._ops.OpOverload[Any, Any],
+) -> torch._ops.OpOverload[Any, Any] | None:
+    """Returns `aten.div.Tensor` for `aten.div.out`, or None for operators that do not return one `out`."""
+    schema = op._schema
+    if len(schema.returns) != 1 or [schema.arguments[i].name for i in mutated(op)] != ["out"]:
+        return None
+    wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name != "out"]
+    packet = op.overloadpacket
+    for twin in (getattr(packet, name) for name in packet.overloads()):
+        if [(a.name, str(a.type)) for a in twin._schema.arguments[: len(wanted)]] != wanted:
+            continue
+        rest = twin._schema.arguments[len(wanted) :]
+        if not mutated(twin) and all(a.has_default_value() for a in rest):
+            return cast("torch._ops.OpOverload[Any, Any]", twin)
+    return None
+
+
 def pytree_specs(graph: fx.Graph) -> tuple[pytree.TreeSpec, pytree.TreeSpec] | None:
     """Returns how inputs and outputs are nested; None for a graph that takes and returns flat values."""
     info = getattr(graph._codegen, "pytree_info", None)
     return None if info is None else (info.in_spec, info.out_spec)
+
+
+def input_names(graph: fx.Graph) -> list[str]:
+    """The names of the inputs of a graph that takes nested values."""
+    return list(graph._codegen.pytree_info.orig_args)  # type: ignore[attr-defined]
 
 
 def static_size(size: int | torch.SymInt) -> int | None:
@@ -233,10 +270,19 @@ class WithoutData:
         model: the model.
         leaves: its inputs, `(args, kwargs)`, as a flat list.
         spec: how they are nested.
+        dtype: the dtype of all floating-point tensors; None for their own.
+        device: the device of all tensors; None for their own.
     """
 
-    def __init__(self, model: nn.Module, leaves: Iterable[Any], spec: pytree.TreeSpec) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        leaves: Iterable[Any],
+        spec: pytree.TreeSpec,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._model, self._dtype, self._device = model, dtype, device
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._known: dict[int, torch.Tensor] = {}
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -258,7 +304,8 @@ class WithoutData:
     def _empty(self, x: torch.Tensor) -> torch.Tensor:
         if id(x) not in self._known:
             shape, stride = ([_hint(n) for n in s] for s in (x.shape, x.stride()))
-            new = _fake(self._mode, shape, stride, x.dtype, x.device)
+            dtype = self._dtype if self._dtype and x.is_floating_point() else x.dtype
+            new = _fake(self._mode, shape, stride, dtype, self._device or x.device)
             self._known[id(x)] = new.requires_grad_(x.requires_grad)
         return self._known[id(x)]
 
@@ -280,6 +327,17 @@ def _fake(
 ) -> torch.Tensor:
     meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
     return FakeTensor(mode, meta, device)
+
+
+class _ModesOfThread(threading.local, torch._ops._ModeStackStateForPreDispatch):
+    """The modes before autograd, each thread its own.
+
+    torch keeps them for the whole process: while one thread records a network, the symbolic sizes of
+    another one would ask the first one's mode.
+    """
+
+
+torch._ops._mode_stack_state_for_pre_dispatch = _ModesOfThread()  # type: ignore[no-untyped-call]
 
 
 class _EveryCall(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -321,9 +379,28 @@ def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
             torch._ops.unset_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
 
 
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Hides what is called from `every_call` and from an export that is recording."""
+    with disable_proxy_modes_tracing(), torch._C.DisableTorchFunction():
+        yield
+
+
+@contextmanager
+def with_data() -> Iterator[None]:
+    """Lets tensors have data while a model runs without, and hides what is called from what records it."""
+    with unrecorded(), unset_fake_temporarily():
+        yield
+
+
 def in_autocast() -> bool:
     """Returns whether operators run under autocast on any kind of device."""
     return torch._C._is_any_autocast_enabled()
+
+
+def is_symbolic(x: object) -> bool:
+    """Whether it is a tensor without data, a number that is none yet, or stands for a value in a graph."""
+    return isinstance(x, FakeTensor | torch.SymInt | torch.SymFloat | torch.SymBool | fx.Proxy)
 
 
 def storage_id(x: torch.Tensor) -> int:
@@ -335,6 +412,45 @@ def storage_id(x: torch.Tensor) -> int:
 def untraced_files() -> set[str]:
     """Returns the files whose frames torch.export leaves out of a node's stack trace."""
     return set(uninteresting_files())
+
+
+@contextmanager
+def module_hooks(before: Callable[..., None], after: Callable[..., None]) -> Iterator[None]:
+    """Calls `before` and `after` around every forward of a module in this thread, whatever it raises."""
+    thread = threading.get_ident()
+
+    def own(tell: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: tell(*args) if threading.get_ident() == thread else None
+
+    enter = register_module_forward_pre_hook(own(before))
+    leave = register_module_forward_hook(own(after), always_call=True)
+    try:
+        yield
+    finally:
+        enter.remove()
+        leave.remove()
+
+
+class _WithoutThread(io.TextIOBase):
+    """A stream that drops what one thread writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() != self._thread:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Drops what this thread writes to stderr; torch.export prints the graph of a failure there."""
+    with redirect_stderr(_WithoutThread(sys.stderr)):
+        yield
 
 
 @contextmanager
@@ -396,3 +512,216 @@ def input_codegen(
 ) -> fx.graph.CodeGen:
     """Makes a graph take and return values that are nested in the given way."""
     return fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(names, in_spec, out_spec))
+
+
+class Symbol(NamedTuple):
+    """A free size: its value in the example, None where that depends on data, and its bounds, None where none."""
+
+    hint: int | None
+    low: int | None
+    high: int | None
+    positive: bool
+
+
+# What sizes are computed with, by the names of the classes. Shifts are missing: 1 << n fills the memory.
+SIZE_FUNCTIONS: dict[str, Any] = {
+    **{
+        name: getattr(sympy, name)
+        for name in (
+            *("Add", "Mul", "Pow", "And", "Or", "Not"),
+            *("Equality", "Unequality", "LessThan", "StrictLessThan"),
+            *("GreaterThan", "StrictGreaterThan"),
+        )
+    },
+    **{
+        name: getattr(sympy_functions, name)
+        for name in (
+            *(
+                "FloorDiv",
+                "ModularIndexing",
+                "Mod",
+                "PythonMod",
+                "CleanDiv",
+                "CeilDiv",
+                "Max",
+                "Min",
+            ),
+            *("CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat"),
+            *("IntTrueDiv", "FloatTrueDiv", "PowByNatural", "FloatPow", "Identity", "Where"),
+            *("OpaqueUnaryFn_sqrt", "OpaqueUnaryFn_log2"),
+        )
+    },
+}
+
+
+def symbols_of(number: torch.SymInt | torch.SymFloat | torch.SymBool) -> dict[str, Symbol]:
+    """The symbols of a number that is known at run time only."""
+    env: Any = number.node.shape_env
+    found = dict[str, Symbol]()
+    hints = getattr(env, "backed_var_to_val", None)
+    hints = env.var_to_val if hints is None else hints  # before torch 2.11
+    for symbol in number.node.expr.free_symbols:
+        bounds, hint = env.var_to_range.get(symbol), hints.get(symbol)
+        low, high = (None, None) if bounds is None else map(_bound, (bounds.lower, bounds.upper))
+        found[symbol.name] = Symbol(
+            None if hint is None else int(hint), low, high, bool(symbol.is_positive)
+        )
+    return found
+
+
+def _bound(limit: Any) -> int | None:
+    return int(limit) if limit.is_Integer else None
+
+
+class NamedSizes:
+    """Tensors without data, and numbers, whose sizes are expressions over symbols of known names."""
+
+    def __init__(self) -> None:
+        self._env = ShapeEnv(tracked_fakes=[])
+        self.mode = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True, export=True)
+        self._hints: dict[Any, Any] = {}
+
+    def add(self, name: str, facts: Symbol) -> Any:
+        """The symbol, known to this from here on."""
+        symbol = sympy.Symbol(name, integer=True, positive=True if facts.positive else None)
+        if facts.hint is None:
+            self._reserve(name)
+        else:
+            self._hints[symbol] = sympy.Integer(facts.hint)
+            known = getattr(self._env, "add_backed_var_to_val", None)
+            (known or self._env.add_var_to_val)(symbol, facts.hint)
+        self._env.constrain_symbol_range(
+            symbol,
+            compiler_min=-int_oo if facts.low is None else facts.low,
+            compiler_max=int_oo if facts.high is None else facts.high,
+        )
+        return symbol
+
+    def _reserve(self, name: str) -> None:
+        """Lets torch give another name to the next size that depends on data."""
+        number = name.lstrip("u")
+        if number.isdecimal():
+            self._env.unbacked_symint_counter = max(
+                self._env.unbacked_symint_counter, int(number) + 1
+            )
+
+    def number(self, expression: Any) -> Any:
+        """What an expression of sympy is worth: a plain number, or one that is known at run time only."""
+        if expression.is_Integer:
+            return int(expression)
+        if expression.is_Float:
+            return float(expression)
+        if expression in (sympy.true, sympy.false):
+            return bool(expression)
+        if expression.is_Boolean:
+            return self._env.create_symboolnode(expression)
+        known = expression.free_symbols <= self._hints.keys()
+        hint = expression.xreplace(self._hints) if known else None
+        if expression.is_integer:
+            return self._env.create_symintnode(expression, hint=None if hint is None else int(hint))
+        return self._env.create_symfloatnode(expression, hint=None if hint is None else float(hint))
+
+    def tensor(
+        self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        """A tensor of these sizes."""
+        return _fake(self.mode, shape, stride, dtype, device)
+
+
+def is_dispatched(op: torch._ops.OpOverload[Any, Any]) -> bool:
+    """Whether an operator has kernels; what only TorchScript knows may read and write files."""
+    return bool(torch._C._dispatch_has_kernel(op.name()))  # type: ignore[no-untyped-call]
+
+
+def find_overload(
+    namespace: str, name: str, overload: str
+) -> torch._ops.OpOverload[Any, Any] | None:
+    """The operator in `torch.ops`; None where no library that was imported has it."""
+    space = getattr(torch.ops, namespace, None)
+    packet = getattr(space, name, None) if isinstance(space, torch._ops._OpNamespace) else None
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return None
+    known = overload in packet.overloads()  # type: ignore[no-untyped-call]
+    return getattr(packet, overload) if known else None
+
+
+def nesting_parts(spec: pytree.TreeSpec) -> tuple[Any, Any, list[pytree.TreeSpec]] | None:
+    """Class, context and parts of how a value is nested; None for what is not nested."""
+    if spec.is_leaf():
+        return None
+    return spec.type, spec.context, list(spec_children(spec))
+
+
+def nesting(kind: Any, context: Any, parts: list[pytree.TreeSpec]) -> pytree.TreeSpec:
+    """How a value of a class is nested."""
+    return pytree.TreeSpec(kind, context, parts)
+
+
+def nesting_name(kind: type) -> str:
+    """The name of a class that is registered with pytrees, or ""."""
+    known = pytree.SUPPORTED_SERIALIZED_TYPES.get(kind)
+    if known is None:
+        return ""
+    if known.serialized_type_name != pytree.NO_SERIALIZED_TYPE_NAME_FOUND:
+        return known.serialized_type_name
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def nesting_class(name: str) -> type | None:
+    """The class of that name which somebody registered with pytrees."""
+    known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
+    if known is not None and nesting_name(known) == name:
+        return known
+    return next((k for k in pytree.SUPPORTED_NODES if nesting_name(k) == name), None)
+
+
+def spec_children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
+    """Returns how the children of a container are nested; the attribute has another name in each version."""
+    return spec.children() if hasattr(spec, "children") else spec.children_specs
+
+
+def multiple(size: Any) -> tuple[str, int] | None:
+    """Returns symbol and factor if a size is a multiple of one symbol."""
+    factor, symbol = size.node.expr.as_coeff_Mul()
+    return (str(symbol), int(factor)) if symbol.is_symbol and factor.is_integer else None
+
+
+class _CheckedCodeGen(fx.graph._PyTreeCodeGen):
+    """Code that checks its inputs first.
+
+    Args:
+        info: how inputs and outputs are nested.
+        lines: lines of code that come after the inputs were unpacked.
+        known: what the lines refer to, by name.
+        flatten: unpacks the inputs, given their names, the inputs and how they are nested; None for torch's own.
+    """
+
+    def __init__(
+        self, info: Any, lines: Sequence[str], known: Mapping[str, Any], flatten: Any
+    ) -> None:
+        super().__init__(info)
+        self._lines, self._known, self._flatten = lines, known, flatten
+
+    def gen_fn_def(self, *args: Any, **kwargs: Any) -> str:
+        text = super().gen_fn_def(*args, **kwargs)
+        if self._flatten is not None:
+            names = tuple(n for n in self.pytree_info.orig_args if n != "self")
+            text = text.replace(
+                "fx_pytree.tree_flatten_spec(", f"{self._flatten.__name__}({names}, "
+            )
+        return "\n    ".join([text, *self._lines])
+
+    def additional_globals(self) -> list[tuple[str, Any]]:
+        flatten = () if self._flatten is None else ((self._flatten.__name__, self._flatten),)
+        return [*super().additional_globals(), *self._known.items(), *flatten]
+
+
+def check_in_code(
+    graph: fx.Graph,
+    lines: Sequence[str],
+    known: Mapping[str, Any],
+    flatten: Callable[..., Any] | None,
+) -> None:
+    """Makes the code of a captured graph check its inputs first; the arguments are those of the code generator."""
+    info = graph._codegen.pytree_info  # type: ignore[attr-defined]
+    graph.set_codegen(_CheckedCodeGen(info, lines, known, flatten))

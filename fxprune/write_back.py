@@ -18,12 +18,13 @@ from torch import nn
 from fxprune.algebra.label import IntArray
 from fxprune.analysis.cache import solved
 from fxprune.capture.failure import first_line
-from fxprune.capture.unchanged import remember
 from fxprune.errors import PlanError
 from fxprune.graph.program import Program, module_path, named_tensors
 from fxprune.plan import Kept, Plan, Rescale, SetArgument, check_plan
+from fxprune.process.state import plain_modes
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
+from fxprune.stand_in import Remembered
 from fxprune.verify import check_numbers, check_sizes
 
 M = TypeVar("M", bound=nn.Module)
@@ -70,6 +71,7 @@ def register_sizes(*kinds: type[nn.Module]) -> Callable[[Sizer], Sizer]:
     return register
 
 
+@plain_modes()
 def write_back(
     model: M,
     plan: Plan,
@@ -193,11 +195,12 @@ def _twin(model: M) -> M:
 
 @contextmanager
 def _all_or_nothing(model: nn.Module) -> Iterator[None]:
-    put_back = remember(model)
+    remembered = Remembered()
+    remembered.add(model)
     try:
         yield
     except BaseException:
-        put_back()
+        remembered.put_back()
         raise
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.torch_private import (
+    BackwardHookFunction,
     FreeBatch,
     WithoutData,
     attribute_access,
@@ -21,7 +22,10 @@ from fxprune.torch_private import (
     static_size,
     storage_id,
     unlogged_failures,
+    unrecorded,
     untraced_files,
+    with_data,
+    without_out,
 )
 
 
@@ -176,3 +180,33 @@ def test_the_code_of_a_graph_calls_overloads_of_any_name() -> None:
     value = graph.placeholder("x")
     graph.output(graph.call_function(drawn, (value, 3, 4)))
     assert torch.fx.GraphModule(nn.Module(), graph)(torch.zeros(2)).tolist() == [3, 3]
+
+
+def test_an_operator_with_out_has_a_twin_without() -> None:
+    """The public schema of an operator does not name the overload that returns what it writes."""
+    aten = torch.ops.aten
+    assert without_out(aten.div.out) is aten.div.Tensor
+    assert without_out(aten.mv.out) is aten.mv.default
+    assert without_out(aten.sum.IntList_out) is aten.sum.dim_IntList
+    assert without_out(aten.topk.values) is None
+    assert without_out(aten.add_.Tensor) is None
+
+
+def test_a_full_backward_hook_calls_an_autograd_function() -> None:
+    """A hook must be told from the custom Functions of a model, and has no public mark."""
+    x, module = torch.ones(2, requires_grad=True), nn.ReLU()
+    module.register_full_backward_hook(lambda *_: None)
+    assert type(module(x).grad_fn).__name__ == f"{BackwardHookFunction.__name__}Backward"
+
+
+def test_a_record_can_be_left_for_a_moment() -> None:
+    """What a custom Function does is tried out on numbers while the model runs without."""
+    seen: list[str] = []
+    x, free = torch.ones(2), FreeBatch()
+    with free.mode, every_call(lambda op, *_: seen.append(op._opname), autograd=True):
+        empty = free.static(x).relu()
+        with unrecorded():
+            assert fake_mode_of(empty.neg()) is free.mode
+        with with_data():
+            assert x.neg().tolist() == [-1, -1]
+    assert seen == ["relu"]

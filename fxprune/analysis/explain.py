@@ -61,7 +61,7 @@ class Explanation:
         lines = [f"{self.param}, axis {self.axis}"]
         if self.groups:
             lines.append(
-                f"units of {', '.join(self.groups)} can be removed; each removes positions of these axes:"
+                f"units of {', '.join(self.groups)} can be removed; each of them removes positions of these axes:"
             )
             lines += [str(m) for m in self.members]
         if self.frozen:

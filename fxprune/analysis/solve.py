@@ -161,18 +161,28 @@ def _entries(walk: _Walk, positions: Label, count: int, tiled: bool) -> Label:
 
 
 def _write_back(walk: _Walk, node: fx.Node, labels: Any) -> None:
-    """Couples the argument that an operator writes to with the value written."""
-    for value, argument in zip(node.args, node.target._schema.arguments, strict=False):  # type: ignore[union-attr]
-        if (
-            argument.alias_info is None
-            or not argument.alias_info.is_write
-            or not isinstance(value, fx.Node)
-        ):
+    """Couples each argument that an operator writes to with the result that is the same memory."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    results = labels if isinstance(labels, list) else [labels]
+    for i, argument in enumerate(schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
             continue
-        target = walk.env[value]
-        if isinstance(target, tuple) and isinstance(labels, tuple) and len(target) == len(labels):
-            for a, b in zip(target, labels, strict=True):
-                walk.units.unify(a, b)
+        value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+        target = walk.env[value] if isinstance(value, fx.Node) else None
+        for result, returned in zip(results, schema.returns, strict=False):
+            memory = set() if returned.alias_info is None else returned.alias_info.before_set
+            if not argument.alias_info.before_set & memory:
+                continue
+            if isinstance(target, tuple) and isinstance(result, tuple):
+                _couple_written(walk, target, result)
+
+
+def _couple_written(walk: _Walk, target: tuple[Label, ...], result: tuple[Label, ...]) -> None:
+    if [len(x) for x in target] == [len(x) for x in result]:
+        for a, b in zip(target, result, strict=True):
+            walk.units.unify(a, b)
+    else:
+        walk.units.freeze(*target, *result, why="an operator writes a value of another size")
 
 
 @cache

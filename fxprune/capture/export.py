@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,16 +16,19 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.caches import cache_remarks, register_caches
 from fxprune.capture.failure import at_fixed_batch, first_line, to_capture_error
+from fxprune.capture.follow import Following, find_following
+from fxprune.capture.functions import Functions
 from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
-from fxprune.capture.unchanged import unchanged
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
+from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
-from fxprune.torch_private import static_size, unlogged_failures
+from fxprune.stand_in import stand_in
+from fxprune.torch_private import static_size, unlogged_failures, without_stderr
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class _Inputs:
         return [x for x in tensors if x.shape[0] == tensors[0].shape[0]]
 
 
+@undisturbed()
 @without_collection()
 def capture(
     model: nn.Module | ExportedProgram,
@@ -53,6 +57,7 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_batch: bool = True,
+    backward: bool | None = None,
 ) -> Program:
     """Captures a model as a `Program`; the model is not changed, and the program shares its tensors.
 
@@ -61,6 +66,8 @@ def capture(
         args: the example positional inputs; a single tensor stands for a tuple of one.
         kwargs: the example keyword inputs.
         dynamic_batch: leave the batch size (axis 0 of the tensor inputs) free.
+        backward: keep custom autograd Functions as calls, with their backward; else the operators of their
+            forward are captured, which can be pruned. By default, kept where the model is in train mode.
 
     Raises:
         CaptureError: the model cannot be exported.
@@ -69,20 +76,29 @@ def capture(
         return _from_exported(model, _example_inputs(model, args, kwargs))
     inputs = _checked_inputs(model, args, kwargs)
     register_caches()
-    with unchanged(model), unlogged_failures():
+    functions = Functions(
+        type(model).__name__, keep=model.training if backward is None else backward
+    )
+    with unlogged_failures():
         suspects = Suspects(model)
-        traced, free, remarks = _trace_batched(
-            model, _on_device_of(model, inputs), dynamic_batch, suspects
-        )
+        given = _on_device_of(model, inputs)
+        with functions.observed():
+            traced, free, remarks = _trace_batched(model, given, dynamic_batch, suspects)
+        following = find_following(model, given.args, given.kwargs, traced.module)
         check = suspects.check(inputs.args, inputs.kwargs)
-    module, more = _build(traced.module, model, check)
+    module, more = _build(traced.module, model, check, following)
     return Program(
         module,
         inputs.args,
         inputs.kwargs,
         free_batch=free,
         name=type(model).__name__,
-        remarks=(*remarks, *more, *cache_remarks(type(model).__name__, traced.out_spec)),
+        remarks=(
+            *remarks,
+            *more,
+            *functions.remarks(),
+            *cache_remarks(type(model).__name__, traced.out_spec),
+        ),
     )
 
 
@@ -156,9 +172,8 @@ class _Traced(NamedTuple):
 
 def _recorded(model: nn.Module, inputs: _Inputs, suspects: Suspects) -> _Traced | None:
     try:
-        with unchanged(model), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            found = trace(model, inputs.args, inputs.kwargs, suspects.watch)
+        with _running(model) as twin:
+            found = trace(twin, inputs.args, inputs.kwargs, partial(suspects.watch, twin))
     except Exception:  # the export says what is wrong with the network, if anything is
         return None
     tree = nn.Module()
@@ -181,8 +196,9 @@ def _export_batched(
     why = ""
     if dynamic and inputs.batched():
         try:
-            with suspects.watch():
-                exported = _export(model, _at_least_two(inputs), dynamic=True)
+            exported = _export(model, _at_least_two(inputs), suspects, dynamic=True)
+        except CaptureError:
+            raise
         except Exception as error:
             certain = at_fixed_batch(model, inputs.args, inputs.kwargs, error)
             if certain is not None:
@@ -193,8 +209,9 @@ def _export_batched(
                 return exported, True, []
             why = "torch.export replaced axis 0 of the inputs by a fixed number"
     try:
-        with suspects.watch():
-            exported = _export(model, inputs, dynamic=False)
+        exported = _export(model, inputs, suspects, dynamic=False)
+    except CaptureError:
+        raise
     except Exception as error:
         given = inputs.args, inputs.kwargs
         raise to_capture_error(model, error, given, why) from error
@@ -225,7 +242,17 @@ def _at_least_two(inputs: _Inputs) -> _Inputs:
     return inputs.map(twice) if one else inputs
 
 
-def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProgram:
+@contextmanager
+def _running(model: nn.Module) -> Iterator[nn.Module]:
+    """A stand-in of the model, around what runs it."""
+    with stand_in(model) as twin, callers_device(), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        yield twin
+
+
+def _export(
+    model: nn.Module, inputs: _Inputs, suspects: Suspects, *, dynamic: bool
+) -> ExportedProgram:
     shapes = None
     if dynamic:
         collection = ShapesCollection()  # type: ignore[no-untyped-call]
@@ -235,10 +262,23 @@ def _export(model: nn.Module, inputs: _Inputs, *, dynamic: bool) -> ExportedProg
             model, inputs.args, inputs.kwargs
         )
     # On failure torch.export prints the graph so far to stderr; the CaptureError says what matters.
-    with warnings.catch_warnings(), torch.enable_grad(), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
-        return torch.export.export(
-            model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
+    with _running(model) as twin, suspects.watch(twin), without_stderr():
+        exported = torch.export.export(
+            twin, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
+        )
+        _refuse_new_buffers(model, twin)
+        return exported
+
+
+def _refuse_new_buffers(model: nn.Module, twin: nn.Module) -> None:
+    """Refuses what torch.export gets wrong without a word: it writes such a buffer to an input."""
+    made = dict(twin.named_buffers()).keys() - dict(model.named_buffers()).keys()
+    if made:
+        raise CaptureError(
+            "the model makes a buffer while it runs",
+            where=f"{type(model).__name__}, buffer {min(made)}",
+            why="torch.export does not record a buffer that is not there before",
+            do="register it in __init__, or call the model once before it is captured",
         )
 
 
@@ -254,9 +294,10 @@ def _build(
     unlifted: fx.GraphModule,
     model: nn.Module | None,
     check: ModeCheck,
+    following: Sequence[Following] = (),
 ) -> tuple[TracedModule, list[Remark]]:
     """Builds a `TracedModule` from an exported graph: normalised, with its mode switches marked."""
-    remarks = normalise(unlifted)
+    remarks = normalise(unlifted, following)
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training
     paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check)]

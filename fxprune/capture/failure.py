@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError
+from fxprune.process.state import callers_device
+from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # torchvision's files begin with "torch" too
@@ -95,7 +97,8 @@ def at_fixed_batch(
         return None
     inputs = pytree.tree_flatten((args, dict(kwargs)))
     try:
-        WithoutData(model, *inputs)()
+        with stand_in(model) as twin, callers_device():
+            WithoutData(twin, *inputs)()
     except Exception as again:
         line = own_line(error)
         if own_line(again) != line or _is_data_dependent(again) != branch:

@@ -18,6 +18,7 @@ from fxprune.torch_private import (
     higher_order,
     mutated,
     overload,
+    without_out,
 )
 
 _SPLITS = {f"aten::{n}" for n in ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")}
@@ -96,6 +97,34 @@ def make_functional(graph: fx.Graph) -> list[Remark]:
                 remarks.append(_input_remark(node))
             _replace(node, memory)
     return remarks
+
+
+def write_copies(graph: fx.Graph) -> None:
+    """Replaces `aten.foo.out(..., out=x)` by `x.copy_(aten.foo(...))`, which couples x with what is written.
+
+    An operator that would resize its `out` is left as it is.
+    """
+    for node in writes(graph):
+        op = overload(node)
+        twin = None if op is None else without_out(op)
+        target = node.kwargs.get("out")
+        if twin is None or not isinstance(target, fx.Node) or not _keeps_size(target, node):
+            continue
+        kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
+        with graph.inserting_before(node):
+            value = graph.call_function(twin, node.args, kwargs)
+        value.meta = {**node.meta, "val": fake_result(twin, node.args, kwargs)}
+        node.target = torch.ops.aten.copy_.default
+        node.args, node.kwargs = (target, value), {}
+
+
+def _keeps_size(target: fx.Node, node: fx.Node) -> bool:
+    before, after = target.meta.get("val"), node.meta.get("val")
+    return (
+        isinstance(before, torch.Tensor)
+        and isinstance(after, torch.Tensor)
+        and before.shape == after.shape
+    )
 
 
 def written_memory(graph: fx.Graph) -> set[fx.Node]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from fxprune.capture.failure import own_line
 from fxprune.errors import OptionError
 
 _IMAGE = (2, 3, 224, 224)
@@ -55,10 +58,34 @@ def parse_input(text: str) -> torch.Tensor:
             where="--input",
             do="write sizes separated by x, and optionally a dtype: 2x3x224x224 or 2x16:int64",
         )
-    shape, dtype = [int(p) for p in parts], _dtype(dtype_text or "float32")
+    dtype = _dtype(dtype_text or "float32")
+    try:
+        return _random([int(p) for p in parts], dtype)
+    except (RuntimeError, OverflowError, ValueError, TypeError, MemoryError) as error:
+        raise OptionError(
+            f"there can be no input {text[:80]!r}",
+            where="--input",
+            why=str(error).splitlines()[0][:240] if str(error) else type(error).__name__,
+            do="give a smaller shape, or another type",
+        ) from error
+
+
+def _random(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    size, memory = prod(shape) * dtype.itemsize, physical_memory()
+    if size > memory:
+        raise MemoryError(f"it would have {size:,} bytes, and this machine has {memory:,}")
     if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(shape, dtype=dtype)
+        wide = torch.float32 if dtype.itemsize == 1 else dtype  # float8 draws nothing
+        return torch.randn(shape, dtype=wide).to(dtype)
     return torch.randint(0, 2, shape).to(dtype)
+
+
+def physical_memory() -> int:
+    """Bytes that the machine has; those that can be addressed, where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 47
 
 
 def default_inputs(spec: str, model: nn.Module) -> tuple[torch.Tensor, ...]:
@@ -113,7 +140,15 @@ def _from_callable(spec: str, path: str, name: str) -> nn.Module:
     if not hasattr(module, name):
         raise _unknown(f"{path} has no {name!r}", name, dir(module))
     make = cast(Callable[[], object], getattr(module, name))
-    model = make() if callable(make) and not isinstance(make, nn.Module) else make
+    try:
+        model = make() if callable(make) and not isinstance(make, nn.Module) else make
+    except (Exception, SystemExit) as error:  # code of the user's: anything may come
+        raise OptionError(
+            f"{spec} fails",
+            where=own_line(error) or "MODEL",
+            why=f"{type(error).__name__}: {error}",
+            do="mend it, or name a function that returns the model when called with no argument",
+        ) from error
     if not isinstance(model, nn.Module):
         raise OptionError(
             f"{spec} returns a {type(model).__name__}, not an nn.Module",
@@ -126,12 +161,14 @@ def _from_callable(spec: str, path: str, name: str) -> nn.Module:
 def _imported(name: str, spec: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:  # a module of the user's: anything may come
         raise OptionError(
             f"cannot import {name}",
-            where=spec,
-            why=str(error),
-            do="install it, or add its folder to PYTHONPATH",
+            where=own_line(error) or spec,
+            why=str(error)
+            if isinstance(error, ImportError)
+            else f"{type(error).__name__}: {error}",
+            do="install it, or run where Python finds it (PYTHONPATH)",
         ) from error
 
 

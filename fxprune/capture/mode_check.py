@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
-from fxprune.torch_private import WithoutData
+from fxprune.process.state import callers_device
+from fxprune.stand_in import stand_in
+from fxprune.torch_private import WithoutData, module_hooks
 
 _ATTENTION = "scaled_dot_product_attention"
 _SWITCHED = {
@@ -44,34 +46,39 @@ class ModeCheck:
 @dataclass(frozen=True)
 class _Call:
     path: str
-    module: nn.Module
     inputs: tuple[list[Any], pytree.TreeSpec]
 
 
 class Suspects:
     """The modules of a model whose own code reads `training`, with the inputs that export passes to them.
 
-    A class is a suspect if its code names `training`. The outermost suspects are run alone in both
-    modes, on tensors without data that have the shapes which export met there. The whole model is run
-    instead if that would not show everything: if a suspect reads `training` outside its `forward`, or
-    if a suspect was not called while some code calls a `forward` by that name.
+    A module is a suspect if the code of its class, or of a forward hook, names `training`. The outermost
+    suspects are run alone in both modes, on tensors without data that have the shapes which export met
+    there. The whole model is run instead if that would not show everything: if a suspect reads `training`
+    outside its `forward`, or if a suspect was not called while some code calls a `forward` by that name.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         kinds = {type(m) for m in model.modules()}
         readers = {k for k in kinds if not is_torch(k) and reads_training(k)}
-        self.paths = [path for path, m in model.named_modules() if type(m) in readers]
+        self.paths = [
+            path
+            for path, m in model.named_modules()
+            if type(m) in readers or _hook_reads_training(m)
+        ]
         self._outermost = _outermost(model, self.paths)
         self._calls: list[_Call] = []
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Records the inputs of the outermost suspects; those of an earlier export are discarded."""
+    def watch(self, twin: nn.Module) -> Iterator[None]:
+        """Records the inputs of the outermost suspects of a stand-in; those of an earlier run are discarded."""
         self._calls.clear()
         hooks = [
-            module.register_forward_pre_hook(self._note(path), with_kwargs=True, prepend=True)
-            for path, module in self._outermost.items()
+            twin.get_submodule(path).register_forward_pre_hook(
+                self._note(path), with_kwargs=True, prepend=True
+            )
+            for path in self._outermost
         ]
         try:
             yield
@@ -82,37 +89,41 @@ class Suspects:
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModeCheck:
         """Finds the modules whose forward pass takes a different path in the other mode.
 
-        The model's `training` flags are changed; the caller must restore them.
-
         Args:
             args: the positional inputs of the whole model.
             kwargs: the keyword inputs of the whole model.
         """
         if not self.paths:
             return ModeCheck()
-        whole = _Call("", self._model, pytree.tree_flatten((args, dict(kwargs))))
+        whole = _Call("", pytree.tree_flatten((args, dict(kwargs))))
         calls = self._calls if self._seen_whole() else [whole]
         recorded, check = {}, ModeCheck()
         try:
-            twins = [(c.path, WithoutData(c.module, *c.inputs)) for c in calls]
             for mode in (True, False):
-                self._model.train(mode)
-                recorder = _Recorder(self._model)
-                for path, twin in twins:
-                    recorder.run(path, twin)
+                recorder = self._record(calls, mode)
                 recorded[mode] = recorder.calls
                 if mode:
                     check.dropouts = recorder.dropouts
         except Exception as error:
             return ModeCheck(self.paths, f"{type(error).__name__}: {first_line(error)}")
-        paths = [path for path, m in self._model.named_modules() if not is_torch(type(m))]
+        named = self._model.named_modules()
+        paths = [path for path, m in named if path in self.paths or not is_torch(type(m))]
         check.fixed = [p for p in paths if recorded[True].get(p) != recorded[False].get(p)]
         return check
 
+    def _record(self, calls: list[_Call], mode: bool) -> _Recorder:
+        """What the modules do in a mode, each on the inputs noted."""
+        with stand_in(self._model) as twin, callers_device():
+            twin.train(mode)
+            recorder = _Recorder(twin)
+            for call in calls:
+                recorder.run(call.path, WithoutData(twin.get_submodule(call.path), *call.inputs))
+        return recorder
+
     def _note(self, path: str) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # Flat: a list among them may grow later, and a cache computes where it is built anew.
-            self._calls.append(_Call(path, module, pytree.tree_flatten((args, kwargs))))
+            self._calls.append(_Call(path, pytree.tree_flatten((args, kwargs))))
 
         return note
 
@@ -128,13 +139,21 @@ class Suspects:
 
 
 def is_torch(kind: type) -> bool:
-    """Returns whether torch.nn itself defines the class."""
-    return kind.__module__.startswith("torch.nn.")
+    """Returns whether torch.nn itself defines the class; not so its parametrizations, which the graph cannot switch."""
+    return kind.__module__.startswith("torch.nn.") and kind.__module__ != parametrizations.__name__
 
 
 def reads_training(kind: type) -> bool:
     """Returns whether a method of the class, or of its bases below nn.Module, names `training`."""
     return any(True for _ in _methods(kind, "training"))
+
+
+def _hook_reads_training(module: nn.Module) -> bool:
+    """Returns whether a forward hook names `training`, as that of the old spectral norm does."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(
+        reads_training(type(h)) or any("training" in names for names in _names(h)) for h in hooks
+    )
 
 
 def _methods(kind: type, word: str) -> Iterator[str]:
@@ -183,14 +202,8 @@ class _Recorder(TorchFunctionMode):
     def run(self, path: str, twin: WithoutData) -> None:
         """Runs the module at `path` without data."""
         self._stack = [path]
-        enter = register_module_forward_pre_hook(self._enter)
-        leave = register_module_forward_hook(self._leave, always_call=True)
-        try:
-            with torch.enable_grad(), self:
-                twin()
-        finally:
-            enter.remove()
-            leave.remove()
+        with module_hooks(self._enter, self._leave), torch.enable_grad(), self:
+            twin()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

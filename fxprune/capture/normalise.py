@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import fx
 
 from fxprune.analysis.rulebook import find_rule
+from fxprune.capture import functions
 from fxprune.capture.autocast import NoCastError, spell_casts
-from fxprune.capture.inplace import make_functional, written_memory
+from fxprune.capture.follow import Following, follow_operands, follow_sources
+from fxprune.capture.inplace import make_functional, write_copies, written_memory
 from fxprune.errors import CaptureError
 from fxprune.graph.program import describe
 from fxprune.remark import Remark
@@ -43,11 +46,12 @@ _VIEWS = {
 }
 
 
-def normalise(module: fx.GraphModule) -> list[Remark]:
+def normalise(module: fx.GraphModule, following: Sequence[Following] = ()) -> list[Remark]:
     """Normalises the graph of `module` in place.
 
     Args:
         module: the module of an exported program, with get_attr nodes for parameters.
+        following: the calls of the network whose dtype or device follows it.
 
     Returns:
         Remarks on what was changed.
@@ -59,6 +63,8 @@ def normalise(module: fx.GraphModule) -> list[Remark]:
     kept = inline_regions(module)
     drop_guards(module.graph)
     trim_meta(module.graph)
+    follow_sources(module.graph, following)
+    write_copies(module.graph)
     remarks = kept + make_functional(module.graph)
     if decompose_without_rule(module):
         remarks += make_functional(module.graph)
@@ -201,10 +207,13 @@ def decompose_without_rule(module: fx.GraphModule) -> bool:
         op = overload(node)
         if op is None or depth == _MAX_DEPTH or find_rule(op) is not None:
             continue
+        if op.namespace == functions.NAMESPACE:  # its decomposition has another backward
+            continue
         if not node.users and not op._schema.is_mutable:
             continue
         if (step := decompose(op, node.args, node.kwargs)) is None or _is_itself(step[0], op):
             continue
+        follow_operands(step[0].graph, node)
         new: list[fx.Node] = []
         if _replace_by_graph(module, node, *step, new):
             changed = True

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from fxprune.torch_private import (
     every_call,
     in_autocast,
+    module_hooks,
     mutated,
     storage_id,
     untraced_files,
@@ -160,14 +160,8 @@ class _Recorder:
 
     @contextmanager
     def watching(self, *, autograd: bool) -> Iterator[None]:
-        enter = register_module_forward_pre_hook(self._enter)
-        leave = register_module_forward_hook(self._leave, always_call=True)
-        try:
-            with every_call(self._add, autograd=autograd):
-                yield
-        finally:
-            enter.remove()
-            leave.remove()
+        with module_hooks(self._enter, self._leave), every_call(self._add, autograd=autograd):
+            yield
 
     def ref(self, x: Any) -> Ref:
         if id(x) not in self._refs:

@@ -147,7 +147,7 @@ def prune(
         ),
     ] = "global",
     multiple_of: Annotated[
-        int, typer.Option(help="make the pruned axes multiples of this length")
+        int, typer.Option(min=1, max=2**31, help="make the pruned axes multiples of this length")
     ] = 1,
     verify: Annotated[bool, typer.Option(help="verify the smaller model numerically")] = True,
     depth: Depth = 2,
@@ -264,6 +264,9 @@ def main() -> None:
     except FxpruneError as error:
         print(error, file=sys.stderr)
         sys.exit(exit_code(error))
+    except OSError as error:  # stdout is a pipe that nobody reads, a disk is full
+        print(f"the system refuses: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def exit_code(error: FxpruneError) -> int:

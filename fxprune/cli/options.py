@@ -21,10 +21,15 @@ Inputs = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON document")]
-Seed = Annotated[int, typer.Option(help="seed for random weights, inputs and scores")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="seed for random weights, inputs and scores")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="import the modules that the pipeline names functions of")
+]
 Depth = Annotated[
     int | None,
-    typer.Option(help="sum up modules below this depth in the modules that contain them"),
+    typer.Option(min=0, help="sum up modules below this depth in the modules that contain them"),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fxprune.cli.options import Depth, Inputs, Json, Model, Seed, example
+from fxprune.cli.options import Depth, Inputs, Json, Model, Seed, Trust, example
 
 Names = Annotated[
     list[str],
@@ -66,7 +66,7 @@ def run(
         ),
     ] = "",
     limit: Annotated[
-        int | None, typer.Option(help="apply at most this number of single rewrites")
+        int | None, typer.Option(min=0, help="apply at most this number of single rewrites")
     ] = None,
     remarks: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write all remarks as JSON lines")
@@ -79,6 +79,7 @@ def run(
     ] = None,
     out: Folder = None,
     depth: Depth = 1,
+    trust: Trust = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
@@ -89,24 +90,28 @@ def run(
     from fxprune import api
     from fxprune.cli.source import open_program, progress, show
     from fxprune.pipeline import Pipeline
+    from fxprune.plugins import trusting
 
     steps = Pipeline.parse(pipeline)
     program = open_program(model, inputs, seed, partial=False)
     if bisect:
-        with progress(f"bisecting {pipeline}"):
+        with progress(f"bisecting {pipeline}"), trusting(trust):
             found = api.bisect(program, steps, _predicate(check), seed)
         show(found, found.to_json(), as_json=as_json)
         raise typer.Exit(1 if found.found else 0)
-    result = api.run(
-        program,
-        None,
-        steps,
-        verify=verify_each,
-        instruments=_instruments(print_before, print_after, print_changed, time_passes, reproducer),
-        disable=disable,
-        limit=limit,
-        seed=seed,
-    )
+    with trusting(trust):
+        result = api.run(
+            program,
+            None,
+            steps,
+            verify=verify_each,
+            instruments=_instruments(
+                print_before, print_after, print_changed, time_passes, reproducer
+            ),
+            disable=disable,
+            limit=limit,
+            seed=seed,
+        )
     _write(result, remarks, out)
     show(_text(result, depth), result.to_json(), as_json=as_json)
 
@@ -115,6 +120,7 @@ def replay(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="a directory written by --reproducer")
     ],
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Replay a failure that --reproducer recorded.
@@ -122,10 +128,11 @@ def replay(
     The exit code is 1 if it fails again.
     """
     from fxprune.api import replay as again
-    from fxprune.cli.source import progress, show
+    from fxprune.cli.source import look_here, progress, show
 
+    look_here()
     with progress(f"replaying {directory}"):
-        result = again(directory)
+        result = again(directory, trust=trust)
     print("the failure did not occur again", file=sys.stderr)
     show(result, result.to_json(), as_json=as_json)
 
@@ -175,11 +182,11 @@ def _predicate(text: str) -> Any:
     module, _, name = text.partition(":")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of the user's: anything may come
         raise OptionError(
             f"there is no function {text}",
             where="--check",
-            why=str(error),
+            why=f"{type(error).__name__}: {error}",
             do="write --check package.module:function",
         ) from error
 

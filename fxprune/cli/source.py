@@ -44,15 +44,29 @@ def open_source(
     Raises:
         OptionError, CaptureError, LoadError: the model does not exist or cannot be captured.
     """
-    if Path(model).is_dir():
+    if _is_directory(model):
         return _saved(model, inputs, partial=partial)
     torch.manual_seed(seed)
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: package.module:callable
+    look_here()
     with progress(f"building {model}"):
         network = load_model(model)
     examples = tuple(map(parse_input, inputs)) or default_inputs(model, network)
     with progress(f"capturing {model}"):
         return _in_parts(network, examples) if partial else _whole(network, examples)
+
+
+def look_here() -> None:
+    """Finds modules in the current folder, as `python -m` does: package.module:callable."""
+    sys.path.insert(0, str(Path.cwd()))
+
+
+def _is_directory(model: str) -> bool:
+    try:
+        return Path(model).is_dir()
+    except OSError as error:
+        raise OptionError(
+            "MODEL names nothing", where=model[:80], why=error.strerror or str(error)
+        ) from error
 
 
 def _whole(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Program:

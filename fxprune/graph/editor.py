@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from fxprune.graph.leaf import Leaf, leaf_of
 from fxprune.graph.operands import get_argument, is_operator
-from fxprune.graph.program import Program, build_module, share_tensors
+from fxprune.graph.program import Program, build_module, share_objects, share_tensors
 from fxprune.torch_private import fake_mode_of, fake_result
 
 _STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
@@ -31,6 +31,7 @@ class Editor:
         self.graph = copy.deepcopy(program.graph)
         self._tree = nn.Module()
         share_tensors(program.module, self._tree)
+        share_objects(program.module, self._tree, self.graph)
         self._unread = {n.name for n in self.graph.nodes if not n.users}
         self._used = _references(self.graph)
         self._before = _spelling(self.graph)

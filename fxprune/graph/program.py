@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.graph.inputs import bind_inputs, check_inputs
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE, set_training
 from fxprune.remark import Remark
@@ -30,12 +31,23 @@ class TracedModule(fx.GraphModule):
             self.recompile()
         return self
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the graph.
+
+        Raises:
+            InputError: the graph does not hold for these inputs.
+        """
+        try:
+            return super().__call__(*args, **kwargs)
+        except TypeError:
+            bind_inputs(self, args, kwargs)
+            raise
+
     def __reduce__(self) -> tuple[Any, ...]:
         # GraphModule's own traces its code again: marks, names and the structure of inputs are lost.
         tree = torch.nn.Module()
         share_tensors(self, tree)
-        for node in self.graph.find_nodes(op="get_attr"):
-            _share_other(self, tree, str(node.target))
+        share_objects(self, tree, self.graph)
         return _unpickled, (tree, _rows(self.graph), self.graph._codegen, self.training)
 
 
@@ -167,8 +179,8 @@ def build_module(tree: torch.nn.Module, graph: fx.Graph, *, training: bool) -> T
     # A graph given to the constructor would have its tensors copied one by one first.
     module = TracedModule(torch.nn.Module(), fx.Graph())
     share_tensors(tree, module)
-    for node in graph.find_nodes(op="get_attr"):
-        _share_other(tree, module, str(node.target))
+    share_objects(tree, module, graph)
+    check_inputs(graph)
     module.graph = graph
     fx.GraphModule.train(module, training)
     return module
@@ -191,6 +203,12 @@ def share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
             twin = torch.nn.Module()
             share_tensors(child, twin)
             target._modules[name] = twin
+
+
+def share_objects(source: torch.nn.Module, target: torch.nn.Module, graph: fx.Graph) -> None:
+    """Gives `target` what the graph reads that is no tensor."""
+    for node in graph.find_nodes(op="get_attr"):
+        _share_other(source, target, str(node.target))
 
 
 def _share_other(source: torch.nn.Module, target: torch.nn.Module, name: str) -> None:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import shutil
-import tempfile
-from importlib import import_module
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fxprune import __version__
-from fxprune.errors import FxpruneError, LoadError
+from fxprune.errors import FxpruneError, LoadError, OptionError
+from fxprune.files.document import Entry
+from fxprune.files.staging import staged
 from fxprune.graph.program import Program
 from fxprune.io import load, save
+from fxprune.io.directory import read_json, write_json
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
 from fxprune.pipeline.kinds import Pass
 from fxprune.pipeline.pipeline import Pipeline
-from fxprune.pipeline.registry import find_pass
+from fxprune.pipeline.registry import GROUP, find_pass
 from fxprune.pipeline.result import Result
 from fxprune.pipeline.run import run_pipeline
+from fxprune.plugins import find_named, trusting
 
 FACTS, PROGRAM, ERROR = "reproducer.json", "program", "error.txt"
+FORMAT, VERSION = "fxprune-reproducer", 1
 
 
 class Reproducer(Instrument):
@@ -55,58 +58,70 @@ class Reproducer(Instrument):
         return f"to replay the failure, run: fxprune replay {shlex.quote(str(self._directory))}"
 
 
-def replay(directory: str | os.PathLike[str]) -> Result:
+def replay(directory: str | os.PathLike[str], *, trust: bool = False) -> Result:
     """Runs the pipeline that a `Reproducer` recorded; returns the result if it no longer fails.
+
+    Args:
+        directory: what a `Reproducer` wrote.
+        trust: import whatever module the directory names for its passes and functions; without, only
+            installed passes and modules that were imported already are taken.
 
     Raises:
         PipelineError: the pipeline failed again.
         LoadError: the directory contains no reproducer, or an incomplete one.
-        OptionError: a pass of the pipeline is no longer installed.
+        OptionError: a pass of the pipeline is no longer installed, or in a module that was not imported.
     """
     folder = Path(directory)
     facts = _read(folder)
+    classes = {name: e.text() for name, e in facts["passes"].mapping().items()}
+    disable = [e.text() for e in facts["disable"].items()]
+    limit = facts["limit"]
     program = load(folder / PROGRAM)
-    pipeline = Pipeline.parse(facts["pipeline"], lambda name: _find(name, facts["passes"]))
-    return run_pipeline(
-        program,
-        pipeline,
-        verify=facts["verify"],
-        disable=facts["disable"],
-        limit=facts["limit"],
-        seed=facts["seed"],
-    )
+    with trusting(trust):
+        return run_pipeline(
+            program,
+            Pipeline.parse(facts["pipeline"].text(), lambda name: _find(name, classes)),
+            verify=facts["verify"].flag(),
+            disable=disable,
+            limit=None if limit.value is None else limit.integer(0),
+            seed=facts["seed"].integer(),
+        )
 
 
 def _write(
     target: Path, pipeline: Pipeline, program: Program, one: Pass, error: Exception, ctx: Context
 ) -> None:
     _check_replaceable(target)
+    facts = {
+        "format": FORMAT,
+        "version": VERSION,
+        "fxprune": __version__,
+        "torch": str(torch.__version__),
+        "failed": str(Pipeline([one])),
+        "pipeline": str(pipeline),
+        "passes": _classes(pipeline),
+        "seed": ctx.seed,
+        "limit": ctx.limit,
+        "disable": list(ctx.disable),
+        "verify": ctx.verify,
+    }
+    text = f"{type(error).__name__}: {error}\n"
+    if target.exists():  # what a person put beside stays
+        (target / FACTS).unlink(missing_ok=True)
+        _fill(target, program, facts, text)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        save(program, aside / PROGRAM)
-        facts = {
-            "format": "fxprune-reproducer",
-            "version": 1,
-            "fxprune": __version__,
-            "torch": str(torch.__version__),
-            "failed": str(Pipeline([one])),
-            "pipeline": str(pipeline),
-            "passes": _classes(pipeline),
-            "seed": ctx.seed,
-            "limit": ctx.limit,
-            "disable": list(ctx.disable),
-            "verify": ctx.verify,
-        }
-        (aside / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        text = f"{type(error).__name__}: {error}\n"
-        (aside / ERROR).write_text(text, encoding="utf-8")
+    with staged(target.parent) as aside:
+        _fill(aside, program, facts, text)
         aside.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
         aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fill(folder: Path, program: Program, facts: dict[str, Any], text: str) -> None:
+    """The file of facts last: a folder without it holds no reproducer."""
+    save(program, folder / PROGRAM)
+    (folder / ERROR).write_text(text, encoding="utf-8")
+    write_json(folder / FACTS, facts)
 
 
 def _check_replaceable(target: Path) -> None:
@@ -119,7 +134,12 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _is_ours(target: Path) -> bool:
-    return (target / FACTS).is_file() or not any(target.iterdir())
+    if not any(target.iterdir()):
+        return True
+    try:
+        return bool(read_json(target / FACTS).mapping()["format"].value == FORMAT)
+    except (LoadError, KeyError):
+        return False
 
 
 def _classes(pipeline: Pipeline) -> dict[str, str]:
@@ -127,30 +147,40 @@ def _classes(pipeline: Pipeline) -> dict[str, str]:
     return {p.name: f"{type(p).__module__}:{type(p).__qualname__}" for p in pipeline.passes()}
 
 
-def _find(name: str, classes: dict[str, str]) -> type[Pass]:
-    module, _, path = classes.get(name, "").partition(":")
-    try:
-        found: Any = getattr(import_module(module), path)
-    except (ImportError, AttributeError, ValueError):
+def _find(name: str, classes: Mapping[str, str]) -> type[Pass]:
+    """An installed pass, or else the class that the file names, where its module may be looked into."""
+    named = classes.get(name, "")
+    if any(e.value == named for e in entry_points(group=GROUP, name=name)) or not named:
         return find_pass(name)
-    return found  # type: ignore[no-any-return]
+    try:
+        found = find_named(named)
+    except OptionError:
+        if entry_points(group=GROUP, name=name):
+            return find_pass(name)
+        raise
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise OptionError(f"{named} is no pass", where=name, do="write the reproducer again")
+    return found
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> dict[str, Entry]:
     path = folder / FACTS
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = facts["format"], facts["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        facts = read_json(path).record(
+            *("format", "version", "fxprune", "torch", "failed", "pipeline", "passes"),
+            *("seed", "limit", "disable", "verify"),
+        )
+        found = facts["format"].text(), facts["version"].integer()
+    except LoadError as error:
         raise LoadError(
             f"{folder} does not contain a reproducer",
             where=str(path),
-            why=f"{type(error).__name__}: {error}",
+            why=f"{error.what}: {error.do or error.why}",
             do="give the directory that was set with --reproducer or FXPRUNE_REPRODUCER",
         ) from error
-    if found != ("fxprune-reproducer", 1):
+    if found != (FORMAT, VERSION):
         raise LoadError(
-            f"format {found[0]} {found[1]} is not known",
+            f"format {found[0][:80]} {found[1]} is not known",
             where=str(path),
             do="replay it with the version of fxprune that wrote it",
         )

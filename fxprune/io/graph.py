@@ -1,121 +1,135 @@
-"""The graph on disk: torch's .pt2 format without weights, and what fxprune knows about its nodes."""
+"""The graph on disk: nodes in order as JSON, with what is known of their values, modules and lines.
+
+Loading builds the nodes and calls nothing: operators are looked up, sizes are put together from a closed
+list of functions, and every name is checked, since torch.fx writes Python code with them.
+"""
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import fx
-from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.utils import _pytree as pytree
+from torch import fx, nn
 
-from fxprune.capture import capture
-from fxprune.cost.macs import example_symbols
-from fxprune.graph.evaluate import flat_inputs
+from fxprune.errors import LoadError
+from fxprune.files.document import Entry
+from fxprune.graph.gc_pause import without_collection
+from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE
-from fxprune.graph.program import Program, source_line
-from fxprune.graph.sizes import Sizes, symbolic_axes
+from fxprune.graph.program import Program, share_tensors, source_line
+from fxprune.io.identifier import check_identifier, is_identifier, read_identifier
+from fxprune.io.nesting import read_nesting, write_nesting
+from fxprune.io.operators import operator_text, read_operator
+from fxprune.io.plain import Reader, Writer, read_device, read_dtype
+from fxprune.io.sizes import LoadedSizes, Number, SavedSizes
+from fxprune.torch_private import input_codegen, input_names, pytree_specs
 
-Known = dict[str, Any]
+Json = dict[str, Any]
 Stack = tuple[tuple[str, str, str], ...]
+_OPS = ("placeholder", "get_attr", "call_function", "call_module", "output")
 
 
-def save_graph(program: Program, path: Path) -> Known:
-    """Writes the graph; returns the module stacks, source lines and modes of its calls."""
-    exported = _export(program)
-    _drop_weights(exported)
-    exported.example_inputs = (program.args, dict(program.kwargs))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(exported, path)
-    return _known(program.graph)
+def write_graph(program: Program) -> Json:
+    """The graph of a program, and those of its branches, as JSON.
 
-
-def load_graph(path: Path) -> Program:
-    """Reads a program from a file, with its weights on the meta device and its example inputs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return capture(torch.export.load(path))
-
-
-def _export(program: Program) -> ExportedProgram:
-    args, kwargs, free = _export_inputs(program)
-    collection = ShapesCollection()  # type: ignore[no-untyped-call]
-    for tensor, axes in free:
-        collection[tensor] = dict.fromkeys(axes, Dim.AUTO)
-    shapes = collection.dynamic_shapes(  # type: ignore[no-untyped-call]
-        program.module, args, kwargs
-    )
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        return torch.export.export(
-            program.module, args, kwargs, dynamic_shapes=shapes, strict=False
-        )
-
-
-def _export_inputs(
-    program: Program,
-) -> tuple[tuple[Any, ...], dict[str, Any], list[tuple[torch.Tensor, frozenset[int]]]]:
-    """Copies the example inputs; free axes get a length of at least 2, since torch treats 1 as a constant."""
-    sizes = Sizes.of_symbols({s: max(2, n) for s, n in example_symbols(program).items()})
-    flat = flat_inputs(program.module, program.args, program.kwargs)
-    fakes = {
-        id(x): node.meta.get("val")
-        for node, x in zip(program.graph.find_nodes(op="placeholder"), flat, strict=True)
+    Raises:
+        LoadError: names what cannot be saved.
+    """
+    writer = _GraphWriter()
+    nodes, graphs = writer.nodes(program.module, program.graph), writer.graphs(program.module)
+    return {
+        "symbols": writer.sizes.symbols(),
+        "stacks": list(writer.stacks),
+        "nested": _nested(program.graph),
+        "graphs": graphs,
+        "nodes": nodes,
     }
-    free: list[tuple[torch.Tensor, frozenset[int]]] = []
-
-    def longer(tensor: torch.Tensor) -> torch.Tensor:
-        fake, out = fakes[id(tensor)], tensor.detach().clone()
-        for axis in symbolic_axes(fake):
-            rows = torch.arange(sizes.number(fake.shape[axis])) % tensor.shape[axis]
-            out = out.index_select(axis, rows.to(out.device))
-        free.append((out, symbolic_axes(fake)))
-        return out
-
-    args, kwargs = pytree.tree_map_only(torch.Tensor, longer, (program.args, dict(program.kwargs)))
-    return args, kwargs, [(x, axes) for x, axes in free if axes]
 
 
-def _drop_weights(exported: ExportedProgram) -> None:
-    """Replaces the weights, which are saved separately, by meta tensors."""
-    for name, tensor in list(exported.state_dict.items()):
-        empty = torch.empty_like(tensor, device="meta")
-        if isinstance(tensor, torch.nn.Parameter):
-            empty = torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
-        exported.state_dict[name] = empty
+def _nested(graph: fx.Graph) -> Json | None:
+    """Names of the inputs, and how inputs and outputs are nested; None for a graph of flat ones."""
+    if (specs := pytree_specs(graph)) is None:
+        return None
+    names = [check_identifier(name, "inputs") for name in input_names(graph)]
+    return {
+        "names": names,
+        "inputs": write_nesting(specs[0], "inputs"),
+        "outputs": write_nesting(specs[1], "outputs"),
+    }
 
 
-def _calls(graph: fx.Graph) -> list[fx.Node]:
-    return [n for n in graph.nodes if n.op == "call_function"]
+class _GraphWriter:
+    def __init__(self) -> None:
+        self.sizes = SavedSizes()
+        self.stacks: dict[Stack, int] = {}
+        numbers = {"size": (Number, self.sizes.write)}
+        self._values = Writer({"tensor": (torch.Tensor, self._tensor), **numbers})
+        operators = {"operator": (torch._ops.OpOverload, lambda op: operator_text(op, "arguments"))}
+        self._arguments = Writer({"node": (fx.Node, str), **numbers, **operators})
 
+    def nodes(self, root: nn.Module, graph: fx.Graph) -> list[Json]:
+        return [self._node(root, node) for node in graph.nodes]
 
-def _pairs(rows: Sequence[Known], calls: Sequence[fx.Node]) -> Iterator[tuple[Known, fx.Node]]:
-    """Pairs what was known about calls with the calls of the graph that was read back."""
-    a, b = [row["target"] for row in rows], [str(n.target) for n in calls]
-    if a == b:
-        yield from zip(rows, calls, strict=True)
-        return
-    for i, j, size in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
-        yield from zip(rows[i : i + size], calls[j : j + size], strict=True)
+    def graphs(self, root: nn.Module) -> Json:
+        """The graphs of branches by path; those inside them have longer paths."""
+        found = ((p, m) for p, m in root.named_modules() if p and isinstance(m, fx.GraphModule))
+        return {path: self.nodes(module, module.graph) for path, module in found}
 
-
-def _known(graph: fx.Graph) -> Known:
-    """Returns what is known about each call; equal stacks are stored once."""
-    stacks: dict[Stack, int] = {}
-    rows: list[Known] = []
-    for node in _calls(graph):
-        stack = stacks.setdefault(_stack(node), len(stacks))
-        row = {"name": node.name, "target": str(node.target), "stack": stack}
-        rows.append(row | {"line": source_line(node)})
+    def _node(self, root: nn.Module, node: fx.Node) -> Json:
+        where = f"node {node.name}"
+        check_identifier(node.name, where)
+        row: Json = {"op": node.op, "name": node.name, "target": self._target(root, node)}
+        if node.args:
+            row["args"] = [self._arguments.write(x, where) for x in node.args]
+        if node.kwargs:
+            row["kwargs"] = {
+                check_identifier(k, where): self._arguments.write(x, where)
+                for k, x in node.kwargs.items()
+            }
+        if "val" in node.meta:
+            row["value"] = self._values.write(node.meta["val"], f"{where}, its value")
+        if stack := _stack(node):
+            row["stack"] = self.stacks.setdefault(stack, len(self.stacks))
+        if line := source_line(node):
+            row["line"] = line
         if MODE in node.meta:
-            rows[-1]["mode"] = list(node.meta[MODE])
-    return {"stacks": list(stacks), "calls": rows}
+            row["mode"] = [self._arguments.write(x, where) for x in node.meta[MODE]]
+        return row
+
+    def _target(self, root: nn.Module, node: fx.Node) -> str:
+        where = f"node {node.name}"
+        if node.op == "call_function":
+            return operator_text(node.target, where)
+        if node.op not in _OPS:
+            raise LoadError(
+                f"a node of the kind {node.op} cannot be saved",
+                where=where,
+                do="capture the module again: fp.capture(program.module, args)",
+            )
+        name = str(node.target)
+        if node.op == "placeholder":
+            return check_identifier(name, where)
+        if node.op == "get_attr" and not isinstance(
+            value := _attribute(root, name), torch.Tensor | fx.GraphModule
+        ):
+            raise LoadError(
+                f"a {type(value).__name__} that the graph reads cannot be saved",
+                where=f"{where}, {name}",
+                why="only tensors and graphs of branches can",
+            )
+        return name
+
+    def _tensor(self, x: torch.Tensor) -> Json:
+        if x.layout != torch.strided:
+            raise LoadError(f"a tensor of layout {x.layout} cannot be saved")
+        row = {
+            "dtype": str(x.dtype).removeprefix("torch."),
+            "shape": [self.sizes.write(n) for n in x.shape],
+            "stride": [self.sizes.write(n) for n in x.stride()],
+            "device": str(x.device),
+        }
+        return row | ({"grad": True} if x.requires_grad else {})
 
 
 def _stack(node: fx.Node) -> Stack:
@@ -127,23 +141,191 @@ def _stack(node: fx.Node) -> Stack:
     )
 
 
-def restore(graph: fx.Graph, known: Mapping[str, Any]) -> fx.Graph:
-    """Restores names, module stacks, source lines and modes of a graph's nodes."""
-    calls = _calls(graph)
-    for node in calls:
-        for key in ("nn_module_stack", "stack_trace", MODE):
-            node.meta.pop(key, None)
-    for row, node in _pairs(known["calls"], calls):
-        _restore_node(node, row, known["stacks"][row["stack"]])
-    return copy.deepcopy(graph)  # a copy takes the names as they are
+def _attribute(root: nn.Module, name: str) -> Any:
+    path, _, leaf = name.rpartition(".")
+    return getattr(root.get_submodule(path), leaf, None)
 
 
-def _restore_node(node: fx.Node, row: Mapping[str, Any], stack: Sequence[Sequence[str]]) -> None:
-    node.name = row["name"]
-    if stack:
-        node.meta["nn_module_stack"] = {key: (path, kind) for key, path, kind in stack}
-    if row["line"]:
-        path, _, line = row["line"].rpartition(":")
-        node.meta["stack_trace"] = f'  File "{path}", line {line}, in forward\n'
-    if "mode" in row:
-        node.meta[MODE] = tuple(row["mode"])
+@without_collection()
+def read_graph(entry: Entry, tree: nn.Module) -> fx.Graph:
+    """The graph that `write_graph` wrote.
+
+    Args:
+        entry: the JSON.
+        tree: holds the tensors and leaf modules; the graphs of branches are put into it.
+    """
+    facts = entry.record("symbols", "stacks", "nested", "graphs", "nodes")
+    reader = _GraphReader(facts)
+    paths = facts["graphs"].mapping()
+    for path in sorted(paths, key=lambda p: -p.count(".")):  # the inner ones first
+        reader.put_branch(tree, path, paths[path])
+    graph = reader.graph(tree, facts["nodes"])
+    if facts["nested"].value is not None:
+        _nest(graph, facts["nested"])
+    return graph
+
+
+def _nest(graph: fx.Graph, entry: Entry) -> None:
+    facts = entry.record("names", "inputs", "outputs")
+    names = [read_identifier(e) for e in facts["names"].items()]
+    inputs = read_nesting(facts["inputs"])
+    places = len(graph.find_nodes(op="placeholder"))
+    # torch.fx writes the keys into the code of `forward`.
+    tops = facts["inputs"].mapping().get("tuple")
+    args, kwargs = tops.items(2) if tops is not None else facts["inputs"].items(2)
+    pairs = kwargs.record("dict")["dict"].items()
+    for pair in pairs:
+        read_identifier(pair.items(2)[0])
+    count = len(args.record("tuple")["tuple"].items()) + len(pairs)
+    if len(set(names)) < len(names) or count != len(names) or inputs.num_leaves != places:
+        entry.fail("does not fit the inputs of the graph", "save it again")
+    graph.set_codegen(input_codegen(names, inputs, read_nesting(facts["outputs"])))
+
+
+class _GraphReader:
+    def __init__(self, facts: Mapping[str, Entry]) -> None:
+        self._sizes = LoadedSizes(facts["symbols"])
+        self._stacks = [_read_stack(e) for e in facts["stacks"].items()]
+        self._nodes: dict[str, fx.Node] = {}
+        self._values = Reader({"tensor": self._tensor, "size": self._sizes.read})
+        self._arguments = Reader(
+            {"node": self._find, "size": self._sizes.read, "operator": read_operator}
+        )
+
+    def put_branch(self, tree: nn.Module, path: str, entry: Entry) -> None:
+        """Makes a module of the graph of a branch; the tensors at its path become its own."""
+        *owners, name = path.split(".")
+        owner = tree
+        for part in (*owners, name):
+            if owner._modules.get(part) is None:
+                try:
+                    owner.add_module(part, nn.Module())
+                except KeyError as error:
+                    entry.fail(f"{path[:80]!r} is no name of a graph: {error}", "save it again")
+            above, owner = owner, owner._modules[part]  # type: ignore[assignment]
+        if isinstance(owner, Leaf | fx.GraphModule):
+            entry.fail(f"{path[:80]!r} is something else", "save it again")
+        module = fx.GraphModule(nn.Module(), fx.Graph())
+        share_tensors(owner, module)
+        for child, found in owner._modules.items():
+            if isinstance(found, fx.GraphModule):
+                module._modules[child] = found
+        module.graph = self.graph(owner, entry)
+        above._modules[name] = module
+
+    def graph(self, root: nn.Module, entry: Entry) -> fx.Graph:
+        graph, self._nodes = fx.Graph(), {}
+        for row in entry.items():
+            self._add(graph, root, row)
+        if not self._nodes or next(reversed(self._nodes.values())).op != "output":
+            entry.fail("do not end with an output", "save it again")
+        return graph
+
+    def _add(self, graph: fx.Graph, root: nn.Module, row: Entry) -> None:
+        facts = row.record(
+            *("op", "name", "target"),
+            optional=("args", "kwargs", "value", "stack", "line", "mode"),
+        )
+        op, name = facts["op"].text(_OPS), read_identifier(facts["name"])
+        if name in self._nodes or any(n.op == "output" for n in list(self._nodes.values())[-1:]):
+            row.fail(f"{name[:80]!r} stands twice, or after the output", "save it again")
+        args = tuple(map(self._arguments.read, facts["args"].items())) if "args" in facts else ()
+        kwargs = (
+            {
+                _keyword(key, value): self._arguments.read(value)
+                for key, value in facts["kwargs"].mapping().items()
+            }
+            if "kwargs" in facts
+            else {}
+        )
+        node = graph.create_node(op, self._target(root, op, facts["target"]), args, kwargs, name)
+        if node.name != name:
+            facts["name"].fail(f"is {name[:80]!r}, which Python's own code uses", "save it again")
+        self._nodes[name] = node
+        self._describe(node, root, facts)
+
+    def _target(self, root: nn.Module, op: str, entry: Entry) -> Any:
+        if op == "call_function":
+            return read_operator(entry)
+        if op == "placeholder":
+            return read_identifier(entry)
+        name = entry.text()
+        if op == "output":
+            return entry.text(("output",))
+        wanted = Leaf if op == "call_module" else torch.Tensor | fx.GraphModule
+        if not isinstance(_held(root, name), wanted):
+            entry.fail(f"there is no {name[:80]!r} of that kind", "save it again")
+        return name
+
+    def _describe(self, node: fx.Node, root: nn.Module, facts: Mapping[str, Entry]) -> None:
+        if "value" in facts:
+            node.meta["val"] = self._values.read(facts["value"])
+            held = _held(root, str(node.target)) if node.op == "get_attr" else None
+            if isinstance(held, torch.Tensor) and not _is_like(node.meta["val"], held):
+                facts["value"].fail(
+                    f"is no {held.dtype} of shape {list(held.shape)}", "save it again"
+                )
+        if "stack" in facts:
+            number = facts["stack"].integer(0, len(self._stacks) - 1)
+            node.meta["nn_module_stack"] = dict(self._stacks[number])
+        if "line" in facts:
+            path, _, line = " ".join(facts["line"].text().splitlines()).rpartition(":")
+            node.meta["stack_trace"] = f'  File "{path}", line {line}, in forward\n'
+        if "mode" in facts:
+            train, evaluate = map(self._arguments.read, facts["mode"].items(2))
+            node.meta[MODE] = (train, evaluate)
+
+    def _find(self, entry: Entry) -> fx.Node:
+        name = entry.text()
+        if name not in self._nodes:
+            entry.fail(f"there is no node {name[:80]!r} before it", "save it again")
+        return self._nodes[name]
+
+    def _tensor(self, entry: Entry) -> torch.Tensor:
+        facts = entry.record("dtype", "shape", "stride", "device", optional=("grad",))
+        shape, stride = (
+            [self._sizes.size(e) for e in facts[k].items()] for k in ("shape", "stride")
+        )
+        if len(shape) != len(stride):
+            entry.fail("has strides for other axes", "save it again")
+        try:
+            value = self._sizes.tensor(
+                shape, stride, read_dtype(facts["dtype"]), read_device(facts["device"])
+            )
+            return value.requires_grad_("grad" in facts and facts["grad"].flag())
+        except RuntimeError as error:
+            entry.fail(f"is no tensor: {str(error)[:200]}", "save it again")
+
+
+def _keyword(key: str, entry: Entry) -> str:
+    if not is_identifier(key):
+        entry.fail("is no name of an argument", "save it again")
+    return key
+
+
+def _read_stack(entry: Entry) -> dict[str, tuple[str, str]]:
+    rows = (row.items(3) for row in entry.items())
+    return {key.text(): (path.text(), kind.text()) for key, path, kind in rows}
+
+
+def _held(root: nn.Module, name: str) -> Any:
+    """The tensor or module that a module holds under a name; None for any other attribute."""
+    path, _, leaf = name.rpartition(".")
+    owner: nn.Module | None = root
+    for part in path.split(".") if path else ():
+        owner = owner._modules.get(part) if owner is not None else None
+    if owner is None:
+        return None
+    return next(
+        (
+            store[leaf]
+            for store in (owner._parameters, owner._buffers, owner._modules)
+            if store.get(leaf) is not None
+        ),
+        None,
+    )
+
+
+def _is_like(value: Any, held: torch.Tensor) -> bool:
+    known = isinstance(value, torch.Tensor)
+    return known and (value.dtype, list(value.shape)) == (held.dtype, list(held.shape))

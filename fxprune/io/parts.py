@@ -6,7 +6,6 @@ plan is applied to them, and the saved tensors are copied in (`Partial.load`).
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -14,12 +13,20 @@ import torch
 from torch import nn
 
 from fxprune.errors import LoadError
-from fxprune.io.directory import PARTS, check_directory, write_json, written
+from fxprune.io.directory import (
+    PARTS,
+    PARTS_FACTS,
+    PLAN,
+    REPORT,
+    WEIGHTS,
+    checked,
+    read_json,
+    write_json,
+    written,
+)
 from fxprune.io.weights import load_weights, save_weights
 from fxprune.plan import Plan
 from fxprune.report import Report
-
-FACTS, PLAN, REPORT, WEIGHTS = "parts.json", "plan.json", "report.json", "weights.safetensors"
 
 
 def save_parts(model: nn.Module, plan: Plan, report: Report, directory: Path) -> None:
@@ -30,7 +37,7 @@ def save_parts(model: nn.Module, plan: Plan, report: Report, directory: Path) ->
     """
     with written(directory, PARTS) as folder:
         tensors = save_weights(model, folder / WEIGHTS)
-        write_json(folder / FACTS, {"name": type(model).__name__, "tensors": tensors})
+        write_json(folder / PARTS_FACTS, {"name": type(model).__name__, "tensors": tensors})
         plan.save(folder / PLAN)
         write_json(folder / REPORT, report.to_json())
 
@@ -41,10 +48,10 @@ def load_parts(directory: str | os.PathLike[str]) -> tuple[Plan, dict[str, torch
     Raises:
         LoadError: a file is missing, truncated or altered, or the directory contains something else.
     """
-    folder = Path(directory)
-    check_directory(folder, PARTS)
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    return Plan.load(folder / PLAN), load_weights(facts["tensors"], folder / WEIGHTS).state_dict()
+    with checked(Path(directory), PARTS) as files:
+        facts = read_json(files[PARTS_FACTS]).record("name", "tensors")
+        plan = Plan.load(files[PLAN])
+        return plan, load_weights(facts["tensors"], files[WEIGHTS]).state_dict()
 
 
 def put_state(model: nn.Module, state: dict[str, torch.Tensor], directory: object) -> None:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from fxprune.errors import LoadError
-from fxprune.graph.program import Program, build_module
-from fxprune.io.directory import PROGRAM, check_directory, write_json, written
-from fxprune.io.graph import load_graph, restore, save_graph
-from fxprune.io.leaves import put_back, take_out
-from fxprune.io.parts import PLAN, REPORT, WEIGHTS, save_parts
+from fxprune.files.document import Entry
+from fxprune.graph.program import Program, TracedModule, build_module
+from fxprune.io.directory import (
+    FACTS,
+    GRAPH,
+    INPUTS,
+    PLAN,
+    PROGRAM,
+    REPORT,
+    WEIGHTS,
+    checked,
+    read_json,
+    write_json,
+    written,
+)
+from fxprune.io.graph import read_graph, write_graph
+from fxprune.io.inputs import load_inputs, save_inputs
+from fxprune.io.leaves import put_leaves, write_leaves
+from fxprune.io.parts import save_parts
 from fxprune.io.weights import load_weights, save_weights
 from fxprune.plan import Plan
-from fxprune.remark import Remark
+from fxprune.remark import read_remark
 from fxprune.report import Report
-
-GRAPH, FACTS, LEAVES = "program.pt2", "program.json", "leaves.safetensors"
 
 
 class Saveable(Protocol):
@@ -40,11 +50,11 @@ class Saveable(Protocol):
 def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
     """Writes a program, or the outcome of a pruning run, to a directory.
 
-    The directory contains `program.pt2` (the graph in torch's own format, without weights),
-    `weights.safetensors`, `program.json` (names, modules, modes, gates and observers),
-    `leaves.safetensors` (the tensors of gates and observers), for an outcome also `plan.json` and
-    `report.json`, and `manifest.json` with the SHA-256 of each file. The directory appears complete or not
-    at all; an older one that fxprune wrote is replaced. Weights on any device are loaded on the CPU.
+    The directory holds `graph.json` (the nodes, and what is known of their values),
+    `weights.safetensors`, `inputs.safetensors` (the example inputs), `program.json` (names of tensors,
+    gates and observers, remarks), of an outcome `plan.json` and `report.json`, and `manifest.json` with
+    the SHA-256 of each. It appears complete or not at all; an older one of fxprune is replaced, and other
+    files in it stay. Weights are loaded on the CPU, wherever they were.
 
     The outcome of pruning a partial capture has no graph of the whole model. Its directory contains the
     smaller model's weights, the plan and the report; `Partial.load` reads it.
@@ -72,18 +82,18 @@ def _check_weights(name: str, module: torch.nn.Module) -> None:
 
 def _save(program: Program, directory: Path, outcome: Saveable | None = None) -> None:
     _check_weights(program.name, program.module)
-    plain, leaves, tensors = take_out(program)
+    graph, leaves = write_graph(program), write_leaves(program.module)
     with written(directory, PROGRAM) as folder:
         facts = {
             "name": program.name,
             "training": program.training,
             "free_batch": program.free_batch,
             "remarks": [r.to_json() for r in program.remarks],
-            "graph": save_graph(plain, folder / GRAPH),
-            "tensors": save_weights(plain.module, folder / WEIGHTS),
+            "inputs": save_inputs(program.args, program.kwargs, folder / INPUTS),
+            "tensors": save_weights(program.module, folder / WEIGHTS),
             "leaves": leaves,
         }
-        save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, folder / LEAVES)
+        write_json(folder / GRAPH, graph)
         write_json(folder / FACTS, facts)
         if outcome is not None:
             outcome.plan.save(folder / PLAN)
@@ -93,37 +103,34 @@ def _save(program: Program, directory: Path, outcome: Saveable | None = None) ->
 def load(directory: str | os.PathLike[str]) -> Program:
     """Loads a program from a saved directory: trainable, with its batch size free as before, on the CPU.
 
+    No code of the directory is run, whoever wrote it: see SECURITY.md.
+
     Raises:
-        LoadError: a file is missing, truncated, altered, or of another version.
+        LoadError: a file is missing, truncated, altered, or of another version; or it names an operator or a
+            class whose package was not imported.
     """
-    folder = Path(directory)
-    check_directory(folder, PROGRAM)
-    facts = _facts(folder / FACTS)
-    loaded = load_graph(folder / GRAPH)
-    tree = load_weights(facts["tensors"], folder / WEIGHTS)
-    _keep_objects(loaded, tree)
-    graph = restore(loaded.graph, facts["graph"])
-    plain = Program(
-        build_module(tree, graph, training=facts["training"]),
-        loaded.args,
-        loaded.kwargs,
-        free_batch=facts["free_batch"],
-        name=facts["name"],
-        remarks=tuple(Remark(**r) for r in facts["remarks"]),
-    )
-    return put_back(plain, facts["leaves"], load_file(folder / LEAVES))
+    with checked(Path(directory), PROGRAM) as files:
+        facts = read_json(files[FACTS]).record(
+            "name", "training", "free_batch", "remarks", "inputs", "tensors", "leaves"
+        )
+        tree = load_weights(facts["tensors"], files[WEIGHTS])
+        put_leaves(tree, facts["leaves"])
+        top = read_json(files[GRAPH])
+        args, kwargs = load_inputs(facts["inputs"], files[INPUTS])
+        return Program(
+            _module(top, tree, training=facts["training"].flag()),
+            args,
+            kwargs,
+            free_batch=facts["free_batch"].flag(),
+            name=facts["name"].text(),
+            remarks=tuple(map(read_remark, facts["remarks"].items())),
+        )
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return facts
-
-
-def _keep_objects(loaded: Program, tree: Any) -> None:
-    """Adds to the tree what the graph refers to besides weights: graphs of branches, and constants."""
-    known = {n for n, _ in tree.named_parameters(remove_duplicate=False)}
-    known |= {n for n, _ in tree.named_buffers(remove_duplicate=False)}
-    for node in loaded.graph.find_nodes(op="get_attr"):
-        path, _, leaf = str(node.target).rpartition(".")
-        if node.target not in known and not path:
-            setattr(tree, leaf, getattr(loaded.module, leaf))
+def _module(entry: Entry, tree: torch.nn.Module, *, training: bool) -> TracedModule:
+    graph = read_graph(entry, tree)
+    try:
+        graph.lint()
+        return build_module(tree, graph, training=training)
+    except Exception as error:  # torch.fx says in its own ways that a graph makes no sense
+        entry.fail(f"is no graph: {type(error).__name__}: {error}"[:240], "save it again")

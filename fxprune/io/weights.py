@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from fxprune.shrink.tensors import memory_format
+from fxprune.files.document import Entry
+from fxprune.io.tensors import Loaded, Stored, is_trainable
 
 Listed = dict[str, Any]
 
@@ -17,33 +17,41 @@ Listed = dict[str, Any]
 def save_weights(module: torch.nn.Module, path: Path) -> list[Listed]:
     """Writes every tensor once; returns a description of each, in the order of the module tree."""
     listed, first = [], dict[int, str]()
-    stored: dict[str, torch.Tensor] = {}
+    stored = Stored()
     for entry, tensor in _tensors(module):
         name = entry["name"]
         if id(tensor) in first:
             entry["same_as"] = first[id(tensor)]
         else:
             first[id(tensor)] = name
-            stored[name] = _own(tensor)
-            entry["layout"] = str(memory_format(tensor)).removeprefix("torch.")
+            entry["stored"] = stored.add(name, tensor)
         listed.append(entry)
-    save_file(stored, path)
+    stored.save(path)
     return listed
 
 
-def load_weights(listed: Sequence[Mapping[str, Any]], path: Path) -> torch.nn.Module:
-    """Returns a tree of plain modules that holds the listed tensors under their names."""
-    tree, stored = torch.nn.Module(), load_file(path)
+def load_weights(listed: Entry, path: Path) -> torch.nn.Module:
+    """A tree of plain modules that holds the tensors of a list under their names."""
+    tree, stored = torch.nn.Module(), Loaded(path)
     made: dict[str, torch.Tensor] = {}
-    for entry in listed:
-        name = entry["name"]
-        tensor = made[entry["same_as"]] if "same_as" in entry else _restored(entry, stored[name])
-        made[name] = tensor
-        owner, leaf = _owner(tree, name)
-        if isinstance(tensor, torch.nn.Parameter):
-            owner.register_parameter(leaf, tensor)
+    for entry in listed.items():
+        is_parameter = "requires_grad" in entry.mapping()
+        role = "requires_grad" if is_parameter else "persistent"
+        source = "same_as" if "same_as" in entry.mapping() else "stored"
+        facts = entry.record("name", role, source)
+        name, flag = facts["name"].text(), facts[role].flag()
+        if name in made:
+            entry.fail(f"{name[:80]!r} is listed twice", "list it once")
+        if source == "same_as":
+            tensor = made.get(facts[source].text())
         else:
-            owner.register_buffer(leaf, tensor, persistent=entry["persistent"])
+            tensor = stored.take(name, facts[source])
+            tensor = _parameter(entry, tensor, flag) if is_parameter else tensor
+        if tensor is None or isinstance(tensor, torch.nn.Parameter) != is_parameter:
+            entry.fail(f"{name[:80]!r} is the same as no tensor before it", "save it again")
+        made[name] = tensor
+        _put(tree, entry, name, tensor, flag)
+    stored.finish()
     return tree
 
 
@@ -60,23 +68,25 @@ def _tensors(module: torch.nn.Module) -> Iterator[tuple[Listed, torch.Tensor]]:
                 yield {"name": prefix + name, "persistent": kept}, buffer
 
 
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns the tensor in memory of its own, as safetensors requires."""
-    out = tensor.detach().cpu().contiguous()
-    return out.clone() if out.untyped_storage().nbytes() != out.nbytes else out
+def _parameter(entry: Entry, tensor: torch.Tensor, trained: bool) -> torch.nn.Parameter:
+    if trained and not is_trainable(tensor):
+        entry.fail(f"is of {tensor.dtype}, which has no gradient", "save it again")
+    return torch.nn.Parameter(tensor, requires_grad=trained)
 
 
-def _restored(entry: Mapping[str, Any], tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.contiguous(memory_format=getattr(torch, entry["layout"]))
-    if "requires_grad" in entry:
-        return torch.nn.Parameter(tensor, requires_grad=entry["requires_grad"])
-    return tensor
-
-
-def _owner(tree: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
+def _put(
+    tree: torch.nn.Module, entry: Entry, name: str, tensor: torch.Tensor, persistent: bool
+) -> None:
     *path, leaf = name.split(".")
-    for part in path:
-        if part not in tree._modules:
-            tree.add_module(part, torch.nn.Module())
-        tree = tree._modules[part]  # type: ignore[assignment]
-    return tree, leaf
+    owner = tree
+    try:
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, torch.nn.Module())
+            owner = owner._modules[part]  # type: ignore[assignment]
+        if isinstance(tensor, torch.nn.Parameter):
+            owner.register_parameter(leaf, tensor)
+        else:
+            owner.register_buffer(leaf, tensor, persistent=persistent)
+    except KeyError as error:
+        entry.fail(f"{name[:80]!r} is no name of a tensor: {error}", "save it again")

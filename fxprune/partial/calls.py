@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line, own_line
 from fxprune.errors import CaptureError
-from fxprune.random_state import random_state_kept
+from fxprune.process.state import callers_device, undisturbed
+from fxprune.stand_in import stand_in
 
 Signature = tuple[str, ...]
 
@@ -39,32 +38,17 @@ def _look(value: Any) -> str:
     return repr(value) if isinstance(value, int | float | str | None) else type(value).__name__
 
 
-@contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
-    """Restores the buffers and the random state, which a run may change, afterwards."""
-    saved = [(b, b.clone()) for b in model.buffers()]
-    try:
-        with random_state_kept():
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in saved:
-                buffer.copy_(value)
-
-
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """Runs the model; the tree of the calls it made."""
+    """Runs a copy of the model on copies of the inputs; the tree of the calls it made."""
     root = Call("")
     open_calls: list[Call] = []
-    with ExitStack() as hooks, torch.no_grad():
-        for path, module in model.named_modules():
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
+    with undisturbed(), stand_in(model, own_data=True) as twin, callers_device(), torch.no_grad():
+        for path, module in twin.named_modules():
             before, after = _hooks(path, root, open_calls)
-            for handle in (
-                module.register_forward_pre_hook(before, with_kwargs=True),
-                module.register_forward_hook(after, always_call=True),
-            ):
-                hooks.callback(handle.remove)
-        _run(model, args, kwargs)
+            module.register_forward_pre_hook(before, with_kwargs=True)
+            module.register_forward_hook(after, always_call=True)
+        _run(twin, args, kwargs)
     return root
 
 

@@ -21,11 +21,12 @@ from fxprune.analysis.cache import solved
 from fxprune.errors import CaptureError
 from fxprune.graph.program import Program
 from fxprune.io.parts import load_parts, put_state
-from fxprune.partial.calls import record, restored
+from fxprune.partial.calls import record
 from fxprune.partial.join import join_parts
 from fxprune.partial.parts import FoundParts, Part
 from fxprune.partial.verify import Silencing, verify_parts
 from fxprune.plan import Plan, check_plan
+from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.verify import Check
 from fxprune.write_back import refuse_edits, write_tensors
@@ -53,6 +54,7 @@ class Partial:
     args: tuple[Any, ...] = field(repr=False)
     kwargs: Mapping[str, Any] = field(repr=False)
 
+    @plain_modes()
     def apply(self, plan: Plan, *, inplace: bool = False) -> nn.Module:
         """The model with what the plan removes gone from its parts.
 
@@ -77,6 +79,7 @@ class Partial:
         put_state(smaller, state, directory)
         return smaller
 
+    @plain_modes()
     def verify(self, plan: Plan, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Check:
         """Holds the smaller model against the original whose parts are silenced.
 
@@ -97,6 +100,7 @@ class Partial:
         return checked
 
 
+@plain_modes()
 def capture_partial(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> Partial:
@@ -112,8 +116,7 @@ def capture_partial(
     """
     args = args if isinstance(args, tuple | list) else (args,)
     found = FoundParts(model)
-    with restored(model):
-        found.cover(record(model, tuple(args), dict(kwargs or {})))
+    found.cover(record(model, tuple(args), dict(kwargs or {})))
     parts = tuple(found.parts.values())
     if not parts:
         raise CaptureError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
 
 import torch
 from torch import fx, nn
@@ -56,12 +54,11 @@ class FoundParts:
                 self.cover(inner)
 
     def _try(self, call: Call, module: nn.Module, signature: Signature) -> None:
-        """Captures one call, without what torch.export prints of graphs it gives up on."""
+        """Captures one call."""
         why = _cannot_cross(call)
         if not why:
             try:
-                with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                    program = capture(module, call.args, call.kwargs)
+                program = capture(module, call.args, call.kwargs)
             except FxpruneError as error:
                 why = error.why or error.what
             else:

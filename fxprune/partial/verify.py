@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,8 @@ from fxprune.partial.calls import Call, Signature
 from fxprune.partial.join import get_tensor, path_under
 from fxprune.partial.parts import Part
 from fxprune.plan import Plan
+from fxprune.process.state import callers_device, undisturbed
+from fxprune.stand_in import stand_in
 from fxprune.torch_private import pytree_specs
 from fxprune.verify import Batch, Check, Silenced, compare_runs, forward_failed, noisy
 from fxprune.write_back import write_tensors
@@ -46,18 +47,17 @@ class Silencing:
 def verify_parts(model: nn.Module, inputs: Inputs, silencing: Silencing, seed: int) -> Check:
     """Runs both on the inputs; tensors of one repeated value are given noise, the same in both."""
     dtype = silencing.dtype
-    original = _with_noise(model, dtype, seed)
-    small = write_tensors(original, silencing.plan, inplace=False)
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs
     )
 
     def wanted(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
-        with torch.no_grad(), _silenced(original, silencing):
+        with _noisy_copy(model, dtype, seed) as original, _silenced(original, silencing):
             return _comparable(original(*args, **kwargs))
 
     def found(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
-        with torch.no_grad():
+        with _noisy_copy(model, dtype, seed) as original:
+            small = write_tensors(original, silencing.plan, inplace=True)
             return pytree.tree_leaves(_run_small(small, args, kwargs))
 
     batches = [Batch(args, kwargs, None)]
@@ -84,14 +84,14 @@ def _run_small(small: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
         raise forward_failed(small, error) from error
 
 
-def _with_noise(model: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
-    """A copy of the model in `dtype`, with noise on the tensors of one repeated value."""
-    twin = copy.deepcopy(model).to(dtype)
-    tensors = named_tensors(twin)
-    with torch.no_grad():
+@contextmanager
+def _noisy_copy(model: nn.Module, dtype: torch.dtype, seed: int) -> Iterator[nn.Module]:
+    """A copy of the model to run in `dtype`, with noise on the tensors of one repeated value."""
+    with undisturbed(), stand_in(model, own_data=True) as twin, callers_device(), torch.no_grad():
+        tensors = named_tensors(twin.to(dtype))
         for name, values in noisy(tensors, seed).items():
             tensors[name].copy_(values)
-    return twin
+        yield twin
 
 
 @contextmanager

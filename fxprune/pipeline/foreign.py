@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +17,7 @@ from fxprune.graph.operands import is_operator
 from fxprune.graph.program import Program, TracedModule
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.rewrite import Rewrite
+from fxprune.plugins import find_named
 from fxprune.torch_private import fake_mode_of, fake_result
 
 GraphFunction = Callable[..., Any]
@@ -68,17 +68,7 @@ def fx_pass(function: GraphFunction, *, changes: bool = False) -> FxPass:
 
 
 def _load(call: str) -> GraphFunction:
-    module, _, path = call.partition(":")
-    try:
-        found: Any = import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise OptionError(
-            f"there is no function {call}",
-            why=str(error),
-            do="write fx{call=package.module:function}",
-        ) from error
+    found = find_named(call, "write fx{call=package.module:function}")
     return found() if isinstance(found, type) else found  # type: ignore[no-any-return]
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from fxprune.remark import Kind, Remark
+from fxprune.errors import OptionError
+from fxprune.files.document import Document
+from fxprune.remark import Kind, Remark, read_remark
 
 KINDS: tuple[Kind, ...] = ("applied", "missed", "analysis")
 
@@ -50,15 +52,24 @@ def grouped(remarks: Iterable[Remark], shown: int = 3) -> str:
 
 
 def write_remarks(remarks: Iterable[Remark], path: str | os.PathLike[str]) -> None:
-    """Writes one JSON object for each remark and line."""
+    """Writes one JSON object for each remark and line.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
     lines = (json.dumps(r.to_json()) for r in remarks)
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    file = Document(str(path), OptionError)
+    file.write(Path(path), "".join(f"{line}\n" for line in lines))
 
 
 def read_remarks(path: str | os.PathLike[str]) -> list[Remark]:
-    """The remarks that `write_remarks` wrote."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [Remark(**json.loads(line)) for line in lines]
+    """The remarks that `write_remarks` wrote.
+
+    Raises:
+        OptionError: the file cannot be read, or holds something else.
+    """
+    file = Document(str(path), OptionError)
+    return [read_remark(file.parse(line)) for line in file.text(Path(path)).splitlines()]
 
 
 def _owner(remark: Remark) -> str:

@@ -26,7 +26,14 @@ def parse_steps(text: str, make: Make[T]) -> list[T]:
     Raises:
         OptionError: the text cannot be read, or `make` cannot do with it.
     """
-    return _Parser(text, make).parse()
+    try:
+        return _Parser(text, make).parse()
+    except RecursionError as error:
+        raise OptionError(
+            "the pipeline cannot be read",
+            why="its loops are nested too deeply",
+            do="write fewer nested loops",
+        ) from error
 
 
 class _Parser(Generic[T]):

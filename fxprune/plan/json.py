@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.errors import PlanError
+from fxprune.files.document import Document, Entry
 
 FORMAT, VERSION = "fxprune-plan", 1
 Positions = NDArray[np.int64]
@@ -21,12 +22,8 @@ T = TypeVar("T")
 
 _RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _TOP = ("format", "version", "fingerprint", "tensors", "edits")
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "Any": (int, float, str, type(None)),
-}
+# Positions of all tensors together: a mask of a byte each is made of them.
+_MOST_POSITIONS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def parse_ranges(text: str, size: int) -> Positions:
         if low <= last or high < low:
             raise ValueError(f"positions must ascend, each once: {low} follows {max(last, low)}")
         last = high
-    if last >= size:
+    if last >= size:  # before any of them is made
         raise ValueError(f"position {last} does not exist: the axis has {size}")
     return np.concatenate([np.arange(b[0], b[-1] + 1) for b in bounds])
 
@@ -128,16 +125,7 @@ def read_plan(path: Path, kinds: Mapping[str, type]) -> PlanData:
     Raises:
         PlanError: the file is missing, is not JSON, or has a wrong key; the message names file and key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PlanError(
-            "cannot read the plan",
-            where=str(path),
-            why=str(error),
-            do="give the path of a file that plan.save wrote",
-        ) from error
-    return from_text(text, kinds, str(path))
+    return _plan(Document(str(path), PlanError).read(path), kinds)
 
 
 def from_text(text: str, kinds: Mapping[str, type], source: str = "plan") -> PlanData:
@@ -151,131 +139,88 @@ def from_text(text: str, kinds: Mapping[str, type], source: str = "plan") -> Pla
     Raises:
         PlanError: see `read_plan`.
     """
+    return _plan(Document(source, PlanError).parse(text), kinds)
+
+
+def _plan(whole: Entry, kinds: Mapping[str, type]) -> PlanData:
+    _check_header(whole.mapping(), whole)
+    top = whole.record(*_TOP)
+    kept: dict[str, Cut] = {}
+    lengths: dict[str, Mapping[int, int]] = {}
+    left = _MOST_POSITIONS
+    for name, entry in top["tensors"].mapping().items():
+        cut, sizes, also = _tensor(entry, left)
+        left -= sum(sizes.values())
+        for each in (name, *also):
+            if each in kept:
+                entry.fail(f"{each} is listed twice", "list it once")
+            kept[each], lengths[each] = cut, sizes
+    edits: tuple[Any, ...] = tuple(_edit(e, kinds) for e in top["edits"].items())
+    return PlanData(kept, lengths, edits, top["fingerprint"].text())
+
+
+def _check_header(top: dict[str, Entry], whole: Entry) -> None:
+    for key, wanted, do in (
+        ("format", FORMAT, "give a file of plan.save"),
+        ("version", VERSION, "make the plan again, or use the fxprune that wrote it"),
+    ):
+        if key not in top:
+            whole.fail(f"lacks {key!r}", do)
+        if top[key].value != wanted:
+            top[key].fail(
+                f"is {str(top[key].value)[:40]!r}; this version of fxprune reads {wanted}", do
+            )
+
+
+def _tensor(entry: Entry, left: int) -> tuple[Cut, dict[int, int], list[str]]:
+    axes = entry.mapping()
+    also = [e.text() for e in axes.pop("also").items()] if "also" in axes else []
+    cut: dict[int, Positions] = {}
+    sizes: dict[int, int] = {}
+    for axis, value in axes.items():
+        if not (axis.isdecimal() and len(axis) < 4):
+            value.fail("is not the number of an axis", 'axes are keys like "0"')
+        cut[int(axis)], sizes[int(axis)] = _axis(
+            value.called(f"axis {axis}"), left - sum(sizes.values())
+        )
+    if not cut:
+        entry.fail("names no axis", "delete the entry: only tensors that lose positions are listed")
+    return cut, sizes, also
+
+
+def _axis(entry: Entry, left: int) -> tuple[Positions, int]:
+    facts = entry.record("size", "removed")
+    size = facts["size"].integer(0, max(0, left))
     try:
-        whole = json.loads(text, object_pairs_hook=_no_repeats)
+        gone = parse_ranges(facts["removed"].text(), size)
     except ValueError as error:
-        raise PlanError(
-            "the plan is not valid JSON",
-            where=source,
-            why=str(error),
-            do="write it again with plan.save",
-        ) from error
-    return _Reader(source).plan(whole, kinds)
+        facts["removed"].fail("is wrong", str(error))
+    return _rest(gone, size), size
 
 
-def _no_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [k for k, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice")
-    return found
+def _edit(entry: Entry, kinds: Mapping[str, type[T]]) -> T:
+    values = entry.mapping()
+    if "edit" not in values:
+        entry.fail("lacks 'edit'", f"it is one of {', '.join(kinds)}")
+    kind = kinds[values["edit"].text(list(kinds))]
+    read = {f.name: _READ[str(f.type)] for f in fields(kind)}  # type: ignore[arg-type]
+    found = entry.record("edit", *read)
+    return kind(**{name: read_one(found[name]) for name, read_one in read.items()})
 
 
-class _Reader:
-    """Checks every value of a plan, and reports the one that is wrong."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-
-    def plan(self, whole: Any, kinds: Mapping[str, type]) -> PlanData:
-        top = self._value(whole, dict, "top level")
-        self._header(top)
-        self._keys(top, _TOP, "top level")
-        kept: dict[str, Cut] = {}
-        lengths: dict[str, Mapping[int, int]] = {}
-        for name, entry in self._value(top["tensors"], dict, "tensors").items():
-            cut, sizes, also = self._tensor(entry, f"tensors, {name}")
-            for each in (name, *also):
-                if each in kept:
-                    self._fail("is listed twice", f"tensors, {each}", "list it once")
-                kept[each], lengths[each] = cut, sizes
-        listed = self._value(top["edits"], list, "edits")
-        edits: tuple[Any, ...] = tuple(
-            self._edit(e, kinds, f"edits, entry {i}") for i, e in enumerate(listed)
-        )
-        return PlanData(kept, lengths, edits, self._value(top["fingerprint"], str, "fingerprint"))
-
-    def _header(self, top: dict[str, Any]) -> None:
-        if top.get("format") != FORMAT:
-            self._fail(
-                f"is {top.get('format')!r}, not {FORMAT!r}",
-                "format",
-                "give a file that plan.save wrote",
-            )
-        if top.get("version") != VERSION:
-            self._fail(
-                f"is {top.get('version')!r}, and this version of fxprune reads {VERSION}",
-                "version",
-                "make the plan again, or use the version of fxprune that wrote it",
-            )
-
-    def _tensor(self, entry: Any, key: str) -> tuple[Cut, dict[int, int], list[str]]:
-        entry = dict(self._value(entry, dict, key))
-        also = [
-            self._value(n, str, f"{key}, also")
-            for n in self._value(entry.pop("also", []), list, key)
-        ]
-        cut: dict[int, Positions] = {}
-        sizes: dict[int, int] = {}
-        for axis, value in entry.items():
-            if not axis.isdecimal():
-                self._fail(
-                    "is not the number of an axis", f"{key}, {axis}", 'axes are keys like "0"'
-                )
-            cut[int(axis)], sizes[int(axis)] = self._axis(value, f"{key}, axis {axis}")
-        if not cut:
-            self._fail(
-                "names no axis",
-                key,
-                "delete the entry: a plan lists only tensors that lose positions",
-            )
-        return cut, sizes, also
-
-    def _axis(self, value: Any, key: str) -> tuple[Positions, int]:
-        value = self._value(value, dict, key)
-        self._keys(value, ("size", "removed"), key)
-        size = self._value(value["size"], int, f"{key}, size")
-        try:
-            gone = parse_ranges(self._value(value["removed"], str, f"{key}, removed"), size)
-        except ValueError as error:
-            self._fail("is wrong", f"{key}, removed", str(error))
-        return _rest(gone, size), size
-
-    def _edit(self, value: Any, kinds: Mapping[str, type[T]], key: str) -> T:
-        value = dict(self._value(value, dict, key))
-        name = value.pop("edit", None)
-        if name not in kinds:
-            self._fail(f"is {name!r}", f"{key}, edit", f"it is one of {', '.join(kinds)}")
-        types = {f.name: _TYPES[str(f.type)] for f in fields(kinds[name])}  # type: ignore[arg-type]
-        self._keys(value, types, key)
-        for field, allowed in types.items():
-            self._value(value[field], allowed, f"{key}, {field}")
-        return kinds[name](**value)
-
-    def _keys(self, value: Mapping[str, Any], wanted: Iterable[str], key: str) -> None:
-        missing, extra = sorted(set(wanted) - set(value)), sorted(set(value) - set(wanted))
-        if missing or extra:
-            found = [f"lacks {k!r}" for k in missing] + [f"has an unknown key {k!r}" for k in extra]
-            self._fail(" and ".join(found), key, f"the keys are {', '.join(wanted)}")
-
-    def _value(self, value: Any, kind: type[T] | tuple[type[T], ...], key: str) -> T:
-        if not isinstance(value, kind) or isinstance(value, bool):
-            kinds = kind if isinstance(kind, tuple) else (kind,)
-            wanted = " or ".join(_SPOKEN[k] for k in kinds)
-            self._fail(f"is {json.dumps(value)[:40]}", key, f"write {wanted}")
-        return value
-
-    def _fail(self, what: str, key: str, do: str) -> NoReturn:
-        raise PlanError(
-            f"{key}: {what}", where=self._source, why="the file was edited incorrectly", do=do
-        )
+def _optional(entry: Entry) -> int | None:
+    return None if entry.value is None else entry.integer()
 
 
-_SPOKEN: dict[type, str] = {
-    dict: "an object {...}",
-    list: "a list [...]",
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    type(None): "null",
+def _scalar(entry: Entry) -> int | float | str | None:
+    if isinstance(entry.value, str):
+        return entry.text()
+    return entry.number() if isinstance(entry.value, float) else _optional(entry)
+
+
+_READ: dict[str, Callable[[Entry], Any]] = {
+    "str": Entry.text,
+    "int": Entry.integer,
+    "int | None": _optional,
+    "Any": _scalar,
 }

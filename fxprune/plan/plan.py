@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from fxprune.algebra.label import IntArray
+from fxprune.errors import PlanError
+from fxprune.files.document import Document
 from fxprune.graph.program import Program
 from fxprune.plan.json import PlanData, read_plan, to_text
 
@@ -113,9 +115,13 @@ class Plan:
         return state.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the plan as JSON, see docs/plan-format.md."""
+        """Writes the plan as JSON, see docs/plan-format.md.
+
+        Raises:
+            PlanError: the file cannot be written.
+        """
         data = PlanData(dict(self.kept), dict(self.lengths), self.edits, self.fingerprint)
-        Path(path).write_text(to_text(data, KINDS), encoding="utf-8")
+        Document(str(path), PlanError).write(Path(path), to_text(data, KINDS))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tabulate import tabulate
 
 from fxprune.analysis.group import Groups
+from fxprune.errors import LoadError
+from fxprune.files.document import Document, Entry
 from fxprune.plan import Plan
-from fxprune.remark import Remark
-from fxprune.report.summary import Comparison, Summary, fold, plain
+from fxprune.remark import Remark, read_remark
+from fxprune.report.summary import Comparison, Summary, fold, plain, read_summary
 from fxprune.verify import Check
 
 
@@ -90,14 +92,21 @@ class Report:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
-        """Restores a report from the data of `to_json()`."""
+        """The report of `to_json()`.
+
+        Raises:
+            LoadError: the data is something else.
+        """
+        facts = Entry(data, Document("report", LoadError)).record(
+            "before", "after", "ratios", "groups", "checks", "remarks", "seconds"
+        )
         return cls(
-            Summary.from_json(data["before"]),
-            Summary.from_json(data["after"]),
-            tuple(GroupRow(**g) for g in data["groups"]),
-            tuple(_check(c) for c in data["checks"]),
-            tuple(Remark(**r) for r in data["remarks"]),
-            dict(data["seconds"]),
+            read_summary(facts["before"]),
+            read_summary(facts["after"]),
+            tuple(map(_group, facts["groups"].items())),
+            tuple(map(_check, facts["checks"].items())),
+            tuple(map(read_remark, facts["remarks"].items())),
+            {name: e.number() for name, e in facts["seconds"].mapping().items()},
         )
 
 
@@ -114,7 +123,28 @@ def _groups_text(groups: Sequence[GroupRow], shown: int = 20) -> str:
     return f"{title}\n{tabulate(lines, ['group', 'units', 'kept', 'removal'], tablefmt='simple')}"
 
 
-def _check(data: Mapping[str, Any]) -> Check:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    values["max_relative_error"] = float(data["max_relative_error"])
-    return Check(**values)
+def _group(entry: Entry) -> GroupRow:
+    facts = entry.record("name", "units", "kept", "exact")
+    units, kept = (facts[k].integer(0) for k in ("units", "kept"))
+    return GroupRow(facts["name"].text(), units, kept, facts["exact"].flag())
+
+
+def _check(entry: Entry) -> Check:
+    texts = ("dtype", "worst_output", "first_bad_node", "against")
+    facts = entry.record(*(f.name for f in fields(Check)))
+    return Check(
+        ok=facts["ok"].flag(),
+        max_relative_error=_error(facts["max_relative_error"]),
+        tolerance=_error(facts["tolerance"]),
+        groups=tuple(e.text() for e in facts["groups"].items()),
+        batches=tuple(e.integer() for e in facts["batches"].items()),
+        change=None if facts["change"].value is None else _error(facts["change"]),
+        **{name: facts[name].text() for name in texts},
+    )
+
+
+def _error(entry: Entry) -> float:
+    """A number, or the text that stands for one that is not finite."""
+    if isinstance(entry.value, str):
+        return float(entry.text(("inf", "-inf", "nan")))
+    return entry.number()

@@ -13,6 +13,8 @@ from torch import fx
 
 from fxprune.cost import node_macs, tensor_bytes
 from fxprune.cost.macs import example_sizes
+from fxprune.errors import LoadError
+from fxprune.files.document import Document, Entry
 from fxprune.graph.program import Program, module_path
 from fxprune.graph.sizes import Sizes
 
@@ -87,9 +89,12 @@ class Summary:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Summary:
-        """Restores a summary from the data of `to_json()`."""
-        rows = tuple(Row(**{**r, "output": tuple(r["output"])}) for r in data["rows"])
-        return cls(data["name"], tuple(map(tuple, data["inputs"])), rows)
+        """The summary of `to_json()`.
+
+        Raises:
+            LoadError: the data is something else.
+        """
+        return read_summary(Entry(data, Document("summary", LoadError)))
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,30 @@ class Comparison:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
-        """Restores a comparison from the data of `to_json()`."""
-        return cls(Summary.from_json(data["before"]), Summary.from_json(data["after"]))
+        """The comparison of `to_json()`.
+
+        Raises:
+            LoadError: the data is something else.
+        """
+        facts = Entry(data, Document("comparison", LoadError)).record("before", "after", "ratios")
+        return cls(read_summary(facts["before"]), read_summary(facts["after"]))
+
+
+def read_summary(entry: Entry) -> Summary:
+    """The summary of a JSON object of `Summary.to_json`."""
+    facts = entry.record("name", "inputs", "rows", "total")
+    inputs = tuple(map(_read_shape, facts["inputs"].items()))
+    return Summary(facts["name"].text(), inputs, tuple(map(_read_row, facts["rows"].items())))
+
+
+def _read_shape(entry: Entry) -> Shape:
+    return tuple(e.integer(0) for e in entry.items())
+
+
+def _read_row(entry: Entry) -> Row:
+    facts = entry.record("path", "kind", "output", "parameters", "macs", "bytes")
+    counts = (facts[name].integer(0) for name in ("parameters", "macs", "bytes"))
+    return Row(facts["path"].text(), facts["kind"].text(), _read_shape(facts["output"]), *counts)
 
 
 def summary(program: Program, depth: int | None = None) -> Summary:

@@ -20,6 +20,7 @@ _LIKE = (
     *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
     *("randint_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"),
 )
+_TYPED = {**dict.fromkeys(("new_empty", "new_zeros", "new_ones", "new_full"), 0), "type_as": 1}
 _LIKE_OTHER = ("expand_as", "view_as", "reshape_as", "type_as")
 
 
@@ -34,6 +35,13 @@ def reads_sizes(node: fx.Node) -> bool:
     """Returns whether a node reads only the sizes of its arguments, for later shapes or to check them."""
     name = operator(node)
     return name in _SIZES or name.startswith(_CHECKS)
+
+
+def type_source(node: fx.Node) -> fx.Node | None:
+    """Returns the argument of which a node reads only dtype and device, if there is one."""
+    place = _TYPED.get(operator(node))
+    found = None if place is None else node.args[place]
+    return found if isinstance(found, fx.Node) else None
 
 
 def values_read(node: fx.Node) -> tuple[fx.Node, ...]:

@@ -20,6 +20,16 @@ KEEP_ZERO = frozenset(
 )
 # 0 in either operand gives 0.
 PRODUCTS = frozenset(("mul", "matmul", "bmm", "mm"))
+# Sums of products, one factor of each operand: a position adds nothing where it is 0 in one of the two.
+CONTRACTIONS = frozenset(
+    (
+        "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution "
+        "_convolution mm bmm matmul mv dot vdot inner addmm addmv baddbmm _grouped_mm "
+        "scaled_dot_product_attention"
+    ).split(" ")
+)
+# They multiply their first operand by weights; all else that they sum over is their own earlier result.
+RECURRENT = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
 
 
 def operation(node: fx.Node) -> str:

@@ -17,6 +17,7 @@ from tabulate import tabulate
 from fxprune.analysis.cache import remember, solved
 from fxprune.analysis.group import find_groups
 from fxprune.errors import OptionError
+from fxprune.files.document import Document, Entry
 from fxprune.graph.program import Program
 from fxprune.report import summary
 
@@ -93,7 +94,8 @@ class History:
         rows: the epochs so far.
 
     Raises:
-        OptionError: TensorBoard is requested but not installed, or the file is not a history.
+        OptionError: TensorBoard is asked for and not installed, or the file holds something else or cannot
+            be read or written.
     """
 
     def __init__(
@@ -162,9 +164,7 @@ class History:
         )
         self.rows.append(row)
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+            _append(self._path, json.dumps(asdict(row)) + "\n")
         self._write_scalars(row)
         self.start_epoch()
         return row
@@ -249,17 +249,48 @@ def _number(value: float | None, spelling: str) -> str:
     return "-" if value is None else format(value, spelling)
 
 
+def _append(path: Path, line: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            "the history cannot be written", where=str(path), why=str(error), do="give another path"
+        ) from error
+
+
 def _read(path: Path) -> list[Epoch]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [Epoch(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
+        file = Document(str(path), OptionError)
+        return [_epoch(file.parse(line, nan=True)) for line in file.text(path).splitlines()]
+    except OptionError as error:
         raise OptionError(
             "the file does not contain a training history",
             where=str(path),
-            why=str(error),
-            do="choose another path",
+            why=f"{error.what}: {error.do}".removesuffix(": "),
+            do="give another path",
         ) from error
+
+
+def _epoch(entry: Entry) -> Epoch:
+    """A row; a loss that was lost may be NaN."""
+    row = entry.record(*(f.name for f in fields(Epoch)))
+    counts = {
+        name: row[name].integer(0)
+        for name in ("epoch", "parameters", "macs", "layers", "units", "steps")
+    }
+    loss, accuracy, seconds = (
+        None if row[name].value is None else row[name].number()
+        for name in ("loss", "accuracy", "seconds_per_step")
+    )
+    return Epoch(
+        **counts,
+        loss=loss,
+        accuracy=accuracy,
+        seconds_per_step=seconds,
+        extra={name: e.number() for name, e in row["extra"].mapping().items()},
+    )
 
 
 def _tensorboard_writer(directory: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,8 @@ from fxprune.instruments import read_environment
 from fxprune.pipeline import Result, run_pipeline
 from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan, check_plan
-from fxprune.random_state import random_state_kept
+from fxprune.process.random_state import random_state_kept
+from fxprune.process.state import plain_modes
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.checkpoint import read_state, write_state
@@ -27,7 +28,8 @@ from fxprune.training.correspondence import Correspondence, correspond
 from fxprune.training.ema import Ema, move_ema
 from fxprune.training.errors import TrainingError
 from fxprune.training.optimizer_state import OptimizerMove, check_optimizer, move_optimizer
-from fxprune.verify import compare_programs
+from fxprune.verify import compare_gradients, compare_programs
+from fxprune.verify.check import on_meta
 
 Tensor = torch.Tensor
 Rewritten = Literal["refuse", "reset"]
@@ -107,6 +109,7 @@ class Shrinker:
         TrainingError: the optimizer does not belong to this network or cannot be shrunk, or the network is
             wrapped or sharded.
         CaptureError: the model could not be captured.
+        VerifyError: the gradients of what was captured are not those of the model.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class Shrinker:
         if not isinstance(program_or_model, Program):
             _check_plain(program_or_model)
             given = None if kwargs is None else dict(kwargs)
-            program_or_model = capture(program_or_model, args, given, dynamic_batch=dynamic_batch)
+            program_or_model = _captured(program_or_model, args, given, dynamic_batch=dynamic_batch)
         self._program = program_or_model
         self.optimizer, self.ema, self.scaler, self.scheduler = optimizer, ema, scaler, scheduler
         self._retired: list[weakref.ref[Tensor]] = []
@@ -150,6 +153,7 @@ class Shrinker:
         """The module to train at present: `program.module`."""
         return self._program.module
 
+    @plain_modes()
     def apply(self, plan: Plan, *, verify: bool = False) -> Change:
         """Removes the units of a plan.
 
@@ -170,6 +174,7 @@ class Shrinker:
             compare_programs(before, solved(before), checked, small).raise_if_bad()
         return self._replace(small, (checked,), "refuse", None)
 
+    @plain_modes()
     def run(
         self,
         pipeline: Steps,
@@ -265,6 +270,17 @@ class _Guard:
                 why="a loop, a DDP wrapper or a compiled function still holds that network",
                 do="after each shrinking, use shrinker.module, and for DDP fp.training.rewrap(shrinker, ddp)",
             )
+
+
+def _captured(
+    model: nn.Module, args: Any, kwargs: dict[str, Any] | None, *, dynamic_batch: bool
+) -> Program:
+    """Captures a model with the backward of its autograd Functions, and holds the gradients to the model's."""
+    program = capture(model, args, kwargs, dynamic_batch=dynamic_batch, backward=True)
+    if on_meta(model):
+        return program
+    _, remarks = compare_gradients(model, program)
+    return replace(program, remarks=(*program.remarks, *remarks))
 
 
 def _nothing() -> None:

@@ -4,7 +4,8 @@
 
 - `compare_programs`: a smaller program against the silenced original;
 - `compare_functions`: a rewritten program against the program before;
-- `compare_model`: a program against the model from which it was captured.
+- `compare_model`: a program against the model from which it was captured;
+- `compare_gradients`: the same for one backward, where a model trains.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fxprune.verify.agreement import (
 )
 from fxprune.verify.check import TOLERANCE, Check, compare_runs, relative_error
 from fxprune.verify.equivalence import compare_functions, in_double, new_types
+from fxprune.verify.gradients import compare_gradients
 from fxprune.verify.inputs import Batch, batches_of
 from fxprune.verify.noise import noisy, randomised
 from fxprune.verify.reference import Silenced
@@ -33,6 +35,7 @@ __all__ = [
     "check_numbers",
     "check_sizes",
     "compare_functions",
+    "compare_gradients",
     "compare_model",
     "compare_programs",
     "compare_runs",

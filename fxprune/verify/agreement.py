@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,14 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line, own_line
-from fxprune.capture.unchanged import unchanged
 from fxprune.errors import PlanError, VerifyError
-from fxprune.graph.program import Program, named_tensors
+from fxprune.graph.program import Program, TracedModule, build_module, named_tensors
+from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
+from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData
-from fxprune.verify.check import TOLERANCE, Check, Run, compare_runs, on_meta
+from fxprune.verify.check import Check, Run, compare_runs, least_exact, on_meta
+from fxprune.verify.gradients import compare_gradients
 from fxprune.verify.inputs import batches_of
 from fxprune.verify.noise import noisy
 
@@ -50,7 +53,8 @@ def check_sizes(model: nn.Module, program: Program) -> None:
     if on_meta(model):
         leaves = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     try:
-        out = WithoutData(model, leaves, spec)()
+        with undisturbed(), stand_in(model) as twin, callers_device():
+            out = WithoutData(twin, leaves, spec)()
     except Exception as error:
         raise forward_failed(model, error) from error
     _compare_sizes(model, out, program)
@@ -97,13 +101,14 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
         Exception: whatever the model raises at the batch size of the program's example.
     """
     tensors = named_tensors(model)
-    state = {**tensors, **noisy(tensors, seed)}
-    known = {name: state[name] for name in program.tensors() if name in state}
+    noise = noisy(tensors, seed)
+    names = program.tensors().keys()
+    known = {name: x for name, x in {**tensors, **noise}.items() if name in names}
     return compare_runs(
-        _running(model, state, program),
-        _running(program.module, known, program),
+        _running(model, noise, program),
+        _running_program(program, known),
         batches_of(program, seed),
-        dtype=_least_exact(model, program),
+        dtype=least_exact(model, program),
         against="the model",
         seed=seed,
         may_refuse=True,
@@ -115,7 +120,7 @@ def check_capture(
 ) -> tuple[list[Check], list[Remark]]:
     """Holds a captured program against its model; returns a remark instead where the model does not run.
 
-    On the meta device there is nothing to compare.
+    Of a model in train mode, the gradients are compared too. On the meta device there is nothing to compare.
 
     Raises:
         VerifyError: the two compute different things.
@@ -144,30 +149,45 @@ def check_capture(
             do="report this network, or capture it with torch.export instead: "
             "fp.prune(torch.export.export(model, args), args)",
         )
-    return [check], []
+    if not model.training:
+        return [check], []
+    gradients, remarks = compare_gradients(model, program, seed=seed)
+    return [check, *gradients], remarks
 
 
-def _running(module: nn.Module, state: Mapping[str, torch.Tensor], program: Program) -> Run:
-    """Runs a module with these tensors in the mode of the program; what it writes to are copies."""
-    fixed = any(r.code == "capture.mode-fixed" for r in program.remarks)
+def _running(model: nn.Module, noise: Mapping[str, torch.Tensor], program: Program) -> Run:
+    """Runs a copy of the model, some of its tensors replaced, in the mode of the program."""
 
     def run(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
-        copies = {id(t): t.detach().clone() for t in state.values()}
-        with unchanged(module), torch.no_grad():
-            if not fixed:
-                module.eval()
-            tensors = {name: copies[id(t)] for name, t in state.items()}
-            return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
+        with undisturbed(), stand_in(model, own_data=True) as twin, callers_device():
+            if not _mode_is_fixed(program):
+                twin.eval()
+            return _outputs(twin, noise, args, kwargs)
 
     return run
 
 
-def _least_exact(model: nn.Module, program: Program) -> torch.dtype:
-    """The least exact type of the model's tensors and of all values that has a tolerance; float32 where none has."""
-    values = [n.meta.get("val") for n in program.nodes]
-    tensors = [*named_tensors(model).values(), *(v for v in values if isinstance(v, torch.Tensor))]
-    types = {t.dtype for t in tensors} & TOLERANCE.keys() or {torch.float32}
-    return max(types, key=TOLERANCE.__getitem__)
+def _running_program(program: Program, state: Mapping[str, torch.Tensor]) -> Run:
+    """Runs a copy of the program with these tensors, in eval mode unless its mode is fixed."""
+    module: TracedModule = program.module
+    if not _mode_is_fixed(program):
+        graph = copy.deepcopy(program.graph)
+        module = build_module(module, graph, training=program.training).eval()
+    return lambda args, kwargs: _outputs(module, state, args, kwargs)
+
+
+def _mode_is_fixed(program: Program) -> bool:
+    return any(r.code == "capture.mode-fixed" for r in program.remarks)
+
+
+@torch.no_grad()
+def _outputs(
+    module: nn.Module, state: Mapping[str, torch.Tensor], args: tuple[Any, ...], kwargs: Any
+) -> Sequence[Any]:
+    """The flat outputs of a module with copies of these tensors in place of its own."""
+    copies = {id(t): t.detach().clone() for t in state.values()}
+    tensors = {name: copies[id(t)] for name, t in state.items()}
+    return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
 
 
 def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:

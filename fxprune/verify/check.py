@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import VerifyError
 from fxprune.graph.program import Program, named_tensors
-from fxprune.random_state import seeded
+from fxprune.process.random_state import seeded
 from fxprune.verify.inputs import Batch
 
 Tensor = torch.Tensor
@@ -210,6 +210,13 @@ def relative_error(a: Any, b: Any) -> float:
     scale = float(b.abs().max())
     error = float((a - b).abs().max()) / (scale or 1.0)
     return error if np.isfinite(error) else float("inf")
+
+
+def least_exact(module: torch.nn.Module, program: Program) -> torch.dtype:
+    """The least exact type of the module's tensors and the program's values with a tolerance; else float32."""
+    values = [*named_tensors(module).values(), *(n.meta.get("val") for n in program.nodes)]
+    types = {x.dtype for x in values if isinstance(x, Tensor)} & TOLERANCE.keys()
+    return max(types or {torch.float32}, key=TOLERANCE.__getitem__)
 
 
 def on_meta(module: torch.nn.Module) -> bool:

@@ -187,3 +187,68 @@ def test_help_teaches(run: Run, verb: str) -> None:
     code, out, _ = run(verb, "--help")
     assert code == 0
     assert "Example:" in out or verb == "passes"
+
+
+WRONG = {
+    "a plan in no folder": "prune {model} --no-verify --plan-out nodir/p.json",
+    "a plan over a folder": "prune {model} --no-verify --plan-out folder",
+    "out below a file": "prune {model} --no-verify --out afile/x",
+    "out over a file": "prune {model} --no-verify --out afile",
+    "out over a folder of others": "prune {model} --no-verify --out folder",
+    "out at a link to nothing": "prune {model} --no-verify --out dangling",
+    "out of a long name": "prune {model} --no-verify --out " + "a" * 300,
+    "a seed of many digits": "prune {model} --seed " + "9" * 23,
+    "a seed below 0": "summary {model} --seed -1",
+    "a multiple of many digits": "prune {model} --multiple-of " + "9" * 20,
+    "a multiple of 0": "prune {model} --multiple-of 0",
+    "a depth below 0": "summary {model} --depth -1",
+    "a limit below 0": "run my_network:make dead-code --input 2x3x8x8 --limit -1",
+    "a share that is no number": "prune {model} --keep macs=nan",
+    "a share that is infinite": "prune {model} --keep macs=inf",
+    "a metric that is none": "prune {model} --keep weight=0.5",
+    "a criterion that is none": "prune {model} --importance nothing",
+    "a scope that is none": "prune {model} --scope nothing",
+    "an axis of many digits": "explain my_network:make 0.weight " + "9" * 20 + " --input 2x3x8x8",
+    "an axis below 0": "explain my_network:make 0.weight --input 2x3x8x8 -- -9",
+    "an input of many digits": "prune my_network:make --input " + "9" * 20 + "x3",
+    "an input of many bytes": "prune my_network:make --input 1000000000x1000000000",
+    "an input that is not of the model": "prune my_network:make --input 2x5x8x8",
+    "an input of a type that is none": "summary my_network:make --input 2x3:Tensor",
+    "an input of digits of others": "summary my_network:make --input ²x3",
+    "a model that raises": "prune failing:boom --input 2x3x8x8",
+    "a model that exits": "prune failing:leaves --input 2x3x8x8",
+    "a module that raises": "prune raising:make --input 2x3x8x8",
+    "a module that is no Python": "prune broken:make --input 2x3x8x8",
+    "a module of dots": "prune ..:make --input 2x3x8x8",
+    "a module of nothing": "prune :make --input 2x3x8x8",
+    "a function of nothing": "prune my_network: --input 2x3x8x8",
+    "a model of a long name": "summary " + "a" * 300,
+    "a folder that is no program": "summary folder",
+    "remarks in no folder": "run my_network:make dead-code --input 2x3x8x8 --remarks nodir/r",
+    "a predicate that raises": "run my_network:make dead-code --input 2x3x8x8 --bisect --check raising:f",
+    "a pipeline that is deep": "run my_network:make " + "repeat(" * 2000 + " --input 2x3x8x8",
+    "a plan that is no text": "verify {model} --plan bin.json",
+    "a plan that is a folder": "verify {model} --plan folder",
+    "a plan that is not there": "verify {model} --plan none.json",
+    "a reproducer that is a file": "replay afile",
+    "a reproducer of a long name": "replay " + "a" * 300,
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_is_said_and_exits_with_2(run: Run, case: str) -> None:
+    for name, text in {
+        "failing.py": "import sys\ndef boom(): raise RuntimeError('boom')\ndef leaves(): sys.exit(0)\n",
+        "raising.py": "raise RuntimeError('boom')\n",
+        "broken.py": "def (\n",
+        "afile": "mine",
+    }.items():
+        Path(name).write_text(text)
+    Path("folder").mkdir()
+    Path("folder/mine").write_text("mine")
+    Path("dangling").symlink_to("nowhere")
+    Path("bin.json").write_bytes(b"\xff\xfe")
+    code, _, err = run(*WRONG[case].replace("{model}", " ".join(MODEL)).split())
+    assert code == 2
+    assert err
+    assert "Traceback" not in err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +147,40 @@ def test_passes_lists_kinds_what_is_kept_and_options(run: Run) -> None:
         "function",
     )
     assert found["fx"]["options"] == "call=... changes=false"
+
+
+def fresh(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process that has imported nothing of the user's."""
+    return subprocess.run(
+        [sys.executable, "-m", "fxprune", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_function_of_a_module_that_was_not_imported_needs_trust(run: Run) -> None:
+    Path("marked.py").write_text("import os\nos.mkdir('ran')\ndef f(module):\n    pass\n")
+    words = ("run", *model("fx{call=marked:f}"))
+    code, _, err = run(*words)
+    assert code == 2
+    assert "--trust" in err
+    assert not Path("ran").exists()
+    assert run(*words, "--trust")[0] == 0
+    assert Path("ran").exists()
+
+
+def test_replay_in_another_process_needs_trust_for_modules_of_the_folder(run: Run) -> None:
+    run("run", *model("fx{call=net_of_passes:double}"), "--reproducer", "failed")
+    refused, trusted = fresh("replay", "failed"), fresh("replay", "failed", "--trust")
+    assert refused.returncode == 2
+    assert "net_of_passes:double is in a module that was not imported" in refused.stderr
+    assert trusted.returncode == 1
+    assert "Traceback" not in refused.stderr + trusted.stderr
+
+
+def test_a_reproducer_names_no_class_that_is_no_pass(run: Run) -> None:
+    run("run", *model("fx{call=net_of_passes:double}"), "--reproducer", "failed")
+    facts = json.loads(Path("failed/reproducer.json").read_text())
+    for name in ("os:system", "subprocess:Popen", "json:loads"):
+        facts["pipeline"], facts["passes"] = "evil{x=1}", {"evil": name}
+        Path("failed/reproducer.json").write_text(json.dumps(facts))
+        code, _, err = run("replay", "failed")
+        assert (code, f"{name} is no pass" in err) == (2, True)

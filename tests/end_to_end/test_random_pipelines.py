@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 import fxprune as fp
 from fxprune.graph.gate import gates
 from fxprune.graph.program import Program
-from fxprune.pipeline import run_pipeline
+from fxprune.pipeline import Context, run_pipeline
 from fxprune.testing.blocks import SIZE, random_network
+from fxprune.testing.pipelines import DifferenceError, check_pipeline, compare
+from fxprune.testing.statements import TOKENS, Statements
 
 REWRITES = (
     "repeat{max=6}(drop-identity | merge-duplicates | fold-constants{parameters=true} | "
@@ -61,3 +63,36 @@ def test_a_few_random_networks(seed: int, length: int) -> None:
 @given(seeds, st.integers(2, 8))
 def test_many_random_networks(seed: int, length: int) -> None:
     check(seed, length)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_few_networks_of_statements(seed: int) -> None:
+    model = Statements(seed, 2 + seed % 5)
+    assert check_pipeline(model, (torch.randn(2, TOKENS, 6),), seed, train=seed % 3 == 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_few_networks_of_blocks_under_the_other_comparison(seed: int) -> None:
+    model = random_network(seed, 2 + seed % 4)
+    assert check_pipeline(model, (torch.randn(2, 3, SIZE, SIZE),), seed, train=seed % 3 == 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("first", range(0, 2000, 100))
+def test_many_networks_of_statements(first: int) -> None:
+    for seed in range(first, first + 100):
+        model = Statements(seed, 2 + seed % 7)
+        check_pipeline(model, (torch.randn(2, TOKENS, 6),), seed, train=seed % 3 == 2)
+
+
+def test_the_comparison_sees_a_difference_of_one_weight() -> None:
+    program = fp.capture(Statements(0, 3).double(), (torch.randn(2, TOKENS, 6).double(),))
+    other = run_pipeline(program, "dead-code").program
+    editor = Context().edit(program)
+    name = next(iter(program.tensors()))
+    editor.set_tensor(name, program.tensors()[name].detach() * (1 + 1e-5))
+    inputs = (torch.randn(2, TOKENS, 6).double(),)
+    compare(program, other, inputs, "dead-code")
+    with pytest.raises(DifferenceError, match="result 0 differs"):
+        compare(program, editor.finish(), inputs, "dead-code")

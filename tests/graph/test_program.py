@@ -67,9 +67,9 @@ def captured(training: bool) -> TracedModule:
 
 def run(module: nn.Module) -> torch.Tensor:
     torch.manual_seed(1)
-    out: torch.Tensor = module([torch.full((3, 3, 8, 8), 2.0), torch.ones(3)], mask=torch.ones(8))[
-        "y"
-    ]
+    out: torch.Tensor = module(
+        [torch.full((3, 3, 8, 8), 2.0), torch.ones(3)], mask=torch.ones(3, 8)
+    )["y"]
     return out
 
 
@@ -174,9 +174,9 @@ def test_another_process_reads_it(tmp_path: Path) -> None:
 import torch
 module = torch.load({str(tmp_path / "net.pt")!r}, weights_only=False)
 x = [torch.full((3, 3, 8, 8), 2.0), torch.ones(3)]
-module.train()(x, mask=torch.ones(8))["y"].sum().backward()
+module.train()(x, mask=torch.ones(3, 8))["y"].sum().backward()
 assert module.norm.num_batches_tracked == 1
-assert module.eval()(x, mask=torch.ones(8))["y"].allclose(torch.load({str(tmp_path / "y.pt")!r}))
+assert module.eval()(x, mask=torch.ones(3, 8))["y"].allclose(torch.load({str(tmp_path / "y.pt")!r}))
 """
     module.train()
     run(module)

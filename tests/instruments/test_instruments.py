@@ -16,7 +16,7 @@ from fxprune.graph.gate import Gate
 from fxprune.graph.program import Program
 from fxprune.instruments import read_environment
 from fxprune.instruments.printing import changes, listing
-from fxprune.io.leaves import put_back, take_out
+from fxprune.io.leaves import write_leaves
 from fxprune.pipeline import Context, Pipeline, Repeat, run_pipeline
 from fxprune.testing.passes import DropOnes, Raises, Scale
 
@@ -225,11 +225,12 @@ def test_gates_are_kept_beside_the_program(tmp_path: Path) -> None:
     assert torch.equal(caught.value.program(*X), program(*X))
 
 
-def test_gates_taken_out_and_put_back() -> None:
+def test_gates_taken_out_and_put_back(tmp_path: Path) -> None:
     program = gated()
-    plain, rows, tensors = take_out(program)
-    assert not plain.graph.find_nodes(op="call_module")
-    back = put_back(plain, json.loads(json.dumps(rows)), tensors)
+    rows = json.loads(json.dumps(write_leaves(program.module)))
+    assert rows.keys() == {str(n.target) for n in program.graph.find_nodes(op="call_module")}
+    fp.save(program, tmp_path / "gated")
+    back = fp.load(tmp_path / "gated")
     assert torch.equal(back(*X), program(*X))
     assert back.tensors().keys() == program.tensors().keys()
 

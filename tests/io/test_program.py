@@ -178,7 +178,7 @@ def test_plan_and_report_lie_beside(pruned: Pruned, folder: Path) -> None:
 def test_weights_are_stored_once(pruned: Pruned, tmp_path: Path) -> None:
     wide = fp.capture(nn.Linear(256, 256), (torch.randn(2, 256),))
     save(wide, tmp_path / "wide")
-    assert (tmp_path / "wide" / "program.pt2").stat().st_size < 256 * 256
+    assert (tmp_path / "wide" / "graph.json").stat().st_size < 256 * 256
 
 
 def test_new_process_needs_no_class(folder: Path) -> None:
@@ -192,7 +192,7 @@ program.module(torch.randn(3, 3, 8, 8)).sum().backward()
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda d: _cut(d / "weights.safetensors"), "weights.safetensors is truncated"),
-    "altered": (lambda d: _flip(d / "program.pt2"), "program.pt2 was altered"),
+    "altered": (lambda d: _flip(d / "graph.json"), "graph.json was altered"),
     "missing": (lambda d: (d / "program.json").unlink(), "program.json is missing"),
     "no manifest": (lambda d: (d / "manifest.json").unlink(), "does not contain a saved program"),
     "cut manifest": (lambda d: _cut(d / "manifest.json"), "manifest.json is truncated"),
@@ -211,7 +211,7 @@ def _flip(path: Path) -> None:
 
 
 def _version(path: Path) -> None:
-    path.write_text(path.read_text().replace('"version": 3', '"version": 9'))
+    path.write_text(path.read_text().replace('"version": 4', '"version": 9'))
 
 
 @pytest.mark.parametrize("case", DAMAGE)
@@ -242,7 +242,7 @@ def test_failure_leaves_nothing_behind(
         raise OSError("disk full")
 
     monkeypatch.setattr("fxprune.io.program.save_weights", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(LoadError, match="disk full"):
         save(pruned, copied)
     assert [p.name for p in copied.parent.iterdir()] == ["net"]
     assert load(copied).name == "Net"

@@ -259,7 +259,7 @@ def test_what_was_saved_is_told_apart(outcome: fp.Outcome, folder: Path, tmp_pat
     with pytest.raises(LoadError, match="a whole program"):
         partial.load(tmp_path / "whole")
     fp.save(outcome, tmp_path / "whole")  # one replaces the other
-    assert not (tmp_path / "whole" / "program.pt2").exists()
+    assert not (tmp_path / "whole" / "graph.json").exists()
 
 
 def test_tensors_of_another_model_are_refused(folder: Path) -> None:

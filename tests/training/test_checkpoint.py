@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import random
 import subprocess
 import sys
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import fxprune as fp
 from fxprune.graph.gate import gates
-from fxprune.random_state import random_state, set_random_state
+from fxprune.process.random_state import random_state, set_random_state
 from fxprune.testing.training import (
     ConvNet,
     Mlp,
@@ -101,6 +104,56 @@ def test_a_state_of_another_network_changes_nothing() -> None:
     with pytest.raises(fp.training.TrainingError, match=r"has shape \[8, 5\]"):
         shrinker.load_state_dict(whole)
     assert_same(snapshot(shrinker.program, optimizer), before)
+
+
+def whole() -> tuple[fp.training.Shrinker, torch.optim.Optimizer]:
+    program = capture(make_model(Mlp))
+    optimizer = torch.optim.AdamW(weights(program), 0.1)
+    train(program.module, optimizer, make_batches(Mlp, 2))
+    shrinker = fp.training.Shrinker(
+        program,
+        optimizer,
+        ema={n: p.detach() + 1 for n, p in program.module.named_parameters()},
+        scaler=torch.amp.GradScaler("cpu", init_scale=8.0),
+        scheduler=torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3]),
+    )
+    return shrinker, optimizer
+
+
+def ways(data: Any) -> list[tuple[Any, ...]]:
+    """The way to each place of nested values, but for the many numbers of generators."""
+    if isinstance(data, dict):
+        return [(), *((k, *rest) for k, v in data.items() for rest in ways(v))]
+    if isinstance(data, list) and len(data) < 20:
+        return [(), *((i, *rest) for i, v in enumerate(data) for rest in ways(v))]
+    return [()]
+
+
+@pytest.mark.parametrize("bad", [None, "x", -1, [], {}, torch.ones(3)], ids=str)
+def test_a_damaged_state_changes_all_or_nothing(bad: Any) -> None:
+    shrinker, optimizer = whole()
+    state = shrinker.state_dict()
+    train(shrinker.module, optimizer, make_batches(Mlp, 1, seed=9))
+    before = copy.deepcopy(shrinker.state_dict())
+    for way in filter(None, ways(state)):
+        spoiled = copy.deepcopy(state)
+        place = reduce(lambda x, key: x[key], way[:-1], spoiled)
+        place[way[-1]] = bad
+        try:
+            shrinker.load_state_dict(spoiled)
+        except fp.training.TrainingError:
+            assert_same(shrinker.state_dict(), before)
+        else:
+            shrinker.load_state_dict(before)
+
+
+def test_a_state_is_read_without_any_pickle_of_code(tmp_path: Path) -> None:
+    shrinker, _ = whole()
+    state = shrinker.state_dict()
+    torch.save(state, tmp_path / "training.pt")
+    loaded = torch.load(tmp_path / "training.pt", weights_only=True)
+    assert_same(loaded, state)
+    shrinker.load_state_dict(loaded)
 
 
 def test_scaler_and_averages_by_name_come_back() -> None:

@@ -13,13 +13,18 @@ from torch import fx
 from fxprune.analysis.group import find_groups
 from fxprune.graph.editor import Editor
 from fxprune.graph.gate import Estimator, Gate, Kind
-from fxprune.graph.program import Program, module_path
+from fxprune.graph.program import Program, describe, module_path
 from fxprune.pipeline import Context, Rewrite
 from fxprune.structure.blocks import find_blocks
 from fxprune_passes.insert.places.heads_and_streams import head_units, stream_units
 from fxprune_passes.insert.places.layer_ends import find_layers
 from fxprune_passes.insert.places.unit_gates import write_unit_gates
-from fxprune_passes.insert.places.unit_places import Places, UnplaceableError, find_places
+from fxprune_passes.insert.places.unit_places import (
+    Places,
+    UnplaceableError,
+    find_places,
+    norms_over,
+)
 
 Scope = Literal["block", "unit", "inner", "head", "layer"]
 
@@ -40,6 +45,8 @@ class InsertGates(Rewrite):
         kind: see `fxprune.graph.gate.Gate`.
         estimator: see `fxprune.graph.gate.Gate`.
         ignore: globs of the same paths, or of their parent modules, that get no gate.
+        exact: whether units get gates only where a gate at 0 is the same as no unit; else units over which a
+            norm has taken statistics get gates behind it, too.
     """
 
     name: ClassVar[str] = "insert-gates"
@@ -48,6 +55,7 @@ class InsertGates(Rewrite):
     kind: Kind = "hard"
     estimator: Estimator = "straight-through"
     ignore: tuple[str, ...] = ()
+    exact: bool = True
 
     def rewrite(self, program: Program, ctx: Context) -> Program:
         editor = ctx.edit(program)
@@ -110,7 +118,7 @@ class InsertGates(Rewrite):
             is_head = bool(heads & units)
             if is_head != (self.scope == "head") or not self._wants(tensor):
                 continue
-            if streams & units:
+            if streams & units or self._misses(ctx, group.name, norms_over(axes, group)):
                 continue
             try:
                 places = find_places(program, axes, group)
@@ -122,6 +130,22 @@ class InsertGates(Rewrite):
                 gate = self._gate(len(group), program, [m.param for m in group.members])
                 placed[editor.add_leaf(f"{tensor.rpartition('.')[0]}.gate", gate)] = places
         write_unit_gates(editor, placed)
+
+    def _misses(self, ctx: Context, group: str, norms: list[fx.Node]) -> bool:
+        """Reports norms in front of the gates of a group, and returns whether it gets none."""
+        if not norms:
+            return False
+        why = (
+            f"{describe(norms[0])} takes statistics over its units: "
+            "with a gate at 0 behind it they are others than without the unit"
+        )
+        if self.exact:
+            do = "exact=false puts gates behind the norm"
+            ctx.missed(group, "no gates inserted", why, code="no-place", do=do)
+        else:
+            do = "delete-gated{exact=false} removes such units and measures the change"
+            ctx.remark("analysis", "statistics", group, "its gates stand behind a norm", why, do)
+        return self.exact
 
     def _wants(self, path: str) -> bool:
         names = (path, path.rpartition(".")[0])

@@ -37,5 +37,5 @@ class DeadUnits(Rewrite):
             )
             return program
         known = constant_units(program)
-        found = find_dead(program, ctx, known, carry=True, border=self.border)
+        found = find_dead(program, ctx, known, carry=True, norms=True, border=self.border)
         return remove_dead(program, ctx, known, found)

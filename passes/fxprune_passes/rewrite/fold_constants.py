@@ -13,12 +13,14 @@ from torch import fx, nn
 from fxprune.graph.editor import Editor
 from fxprune.graph.program import Program, module_path
 from fxprune.pipeline import Context, Rewrite
-from fxprune.structure.paths import operator
+from fxprune.structure.paths import operator, type_source
 from fxprune.torch_private import aliased, overload
 from fxprune_passes.rewrite.effects.calls import is_random, written
 from fxprune_passes.rewrite.effects.memory import Memory
 
-_FILLS = frozenset(("full", "zeros", "ones", "scalar_tensor", "empty"))
+_FILLS = frozenset(
+    ("full", "zeros", "ones", "scalar_tensor", "empty", "new_full", "new_zeros", "new_ones")
+)
 _ALWAYS = 4096  # bytes; a result up to this size is always folded
 
 
@@ -152,14 +154,21 @@ class _Constants:
         pure = overload(node) is not None or node.target in _PLAIN
         if node.op != "call_function" or not pure or is_random(node) or written(node):
             return False
-        if node.is_impure() or operator(node).startswith("empty"):
+        if node.is_impure() or "empty" in operator(node):
             return False
-        return all(source in self._values for source in node.all_input_nodes)
+        known = (s in self._values or s is type_source(node) for s in node.all_input_nodes)
+        return all(known)
 
     def _compute(self, node: fx.Node) -> None:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._operand)
         with torch.no_grad():
             self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _operand(self, node: fx.Node) -> Any:
+        """The value of an argument; a tensor of the same dtype and device where no more than those is read."""
+        if node in self._values:
+            return self._values[node]
+        return torch.empty(0, dtype=node.meta["val"].dtype, device=node.meta["val"].device)
 
     def _behind_views(self, node: fx.Node) -> fx.Node:
         """The stored tensor of which a value is a view; else the smallest of the values it is a view of."""

@@ -14,6 +14,8 @@ from fxprune.analysis.group import Group
 from fxprune.graph.leaf import leaf_of
 from fxprune.graph.program import Program
 from fxprune.structure.paths import operator
+from fxprune.structure.zeros import CONTRACTIONS, RECURRENT
+from fxprune_passes.rewrite.scales.mean_square import is_mean_square
 
 # They keep, drop or repeat numbers and change none: a gate may stand before them as well as after them.
 MOVERS = frozenset(
@@ -73,6 +75,18 @@ class _Search:
     moved: dict[fx.Node, None] = field(default_factory=dict)
 
 
+def norms_over(axes: Axes, group: Group) -> list[fx.Node]:
+    """The operators that take statistics over units of the group: without a unit they would be others."""
+    inside = np.zeros(axes.n_units, bool)
+    inside[group.units] = True
+    return [
+        node
+        for node, marks in axes.marks.items()
+        if not is_mean_square(node)
+        and any(inside[c].any() for x in marks.statistics for c in axes.final(x).columns)
+    ]
+
+
 def find_places(program: Program, axes: Axes, group: Group) -> Places:
     """The places that together cover every sum over a unit of the group exactly once.
 
@@ -91,23 +105,57 @@ def find_places(program: Program, axes: Axes, group: Group) -> Places:
 
 
 def _summed(search: _Search) -> Iterator[tuple[fx.Node, fx.Node, int]]:
-    """The operators that sum over units of the group, each with its first such operand and the axis."""
+    """The operators that sum over units of the group, each with the operands that need a gate, and the axes.
+
+    Of a sum of products, one factor at 0 is enough; a mean square is a sum of squares.
+    """
     for consumer, marks in search.axes.marks.items():
-        wanted = {id(x) for x in marks.silenced}
-        for operand in consumer.all_input_nodes if wanted else ():
-            if operand.op == "get_attr":
-                continue
-            axis = next(
-                (
-                    i
-                    for i, label in enumerate(_labels(search, operand))
-                    if id(label) in wanted and _touches(search, label)
-                ),
-                None,
-            )
-            if axis is not None:
+        summed = marks.statistics if is_mean_square(consumer) else marks.silenced
+        wanted = {id(x) for x in summed}
+        uses = [
+            (operand, axis)
+            for operand in (consumer.all_input_nodes if wanted else ())
+            for axis, label in enumerate(_labels(search, operand))
+            if id(label) in wanted and _touches(search, label)
+        ]
+        for operand, axis in _to_gate(consumer, uses):
+            if not _is_behind_mean_square(search, operand):
                 yield consumer, operand, axis
-                break
+
+
+def _to_gate(consumer: fx.Node, uses: list[tuple[fx.Node, int]]) -> list[tuple[fx.Node, int]]:
+    """The operands whose gates together make up for the units of an operator that sums over them.
+
+    Raises:
+        UnplaceableError: no gate on an operand does.
+    """
+    computed = [use for use in uses if use[0].op != "get_attr"]
+    if operator(consumer) in RECURRENT:
+        if any(operand is not consumer.args[0] for operand, _ in computed):
+            raise UnplaceableError(
+                f"{consumer.name} computes its units from their own earlier values: a gate behind it leaves "
+                "these as they are, so that a unit at 0 is not the same as none"
+            )
+        return computed
+    if operator(consumer) in CONTRACTIONS or is_mean_square(consumer):
+        return computed[:1]
+    if len(computed) < len(uses):
+        raise UnplaceableError(
+            f"{consumer.name} holds them against a stored tensor, so that a unit at 0 is not the same as none"
+        )
+    return computed
+
+
+def _is_behind_mean_square(search: _Search, node: fx.Node) -> bool:
+    """Whether a value is the moved result of a norm that takes a mean square over units of the group.
+
+    Behind a 0 in front of the norm there is 0.
+    """
+    while not is_mean_square(node):
+        if not _moves(node) or len(node.all_input_nodes) != 1:
+            return False
+        node = node.all_input_nodes[0]
+    return any(_touches(search, x) for x in search.axes.marks[node].statistics)
 
 
 def _labels(search: _Search, node: fx.Node) -> tuple[object, ...]:
@@ -143,7 +191,8 @@ def _walk(search: _Search, node: fx.Node, axis: int, user: fx.Node) -> None:
 
 
 def _moves(node: fx.Node) -> bool:
-    return operator(node) in MOVERS
+    """Whether a node only moves numbers; alpha dropout makes something else of 0."""
+    return operator(node) in MOVERS - {"alpha_dropout"}
 
 
 def _arranged(search: _Search, label: object) -> tuple[IntArray, bool, range] | None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from fxprune.graph.gate import Gate
 from fxprune.graph.leaf import Leaf
-from fxprune.random_state import random_state, set_random_state
+from fxprune.process.random_state import random_state, set_random_state
 from fxprune.training import TrainingError, all_reduced
 from fxprune_passes.methods.method import Loss
 

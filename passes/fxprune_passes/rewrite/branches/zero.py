@@ -16,7 +16,7 @@ from fxprune.structure.zeros import KEEP_ZERO, PRODUCTS, bias_of, operation
 
 aten = torch.ops.aten
 
-_SAME = frozenset(("dropout", "feature_dropout", "contiguous", "clone", "detach"))
+_SAME = frozenset(("contiguous", "clone", "detach"))
 
 
 class StuckError(Exception):
@@ -82,9 +82,7 @@ class _Walk:
         if value is None:
             if not node.users and node.op != "output":
                 return
-            raise StuckError(
-                f"node {node.name}: the result of {node.target} differs from position to position"
-            )
+            raise StuckError(_stuck(node))
         self.small[node] = value
 
     def _full_operand(self, node: fx.Node) -> fx.Node | None:
@@ -120,7 +118,7 @@ class _Walk:
             return _Zero()
         if self._is_uniform(node, name):
             return self._with_small(node)
-        return first if name in _SAME else None
+        return first if name in _SAME or _is_off(node, name) else None
 
     def _is_uniform(self, node: fx.Node, name: str) -> bool:
         """Whether an operator computes a constant from constants when it is called on the small nodes."""
@@ -133,8 +131,9 @@ class _Walk:
             rank = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
             axes = [d % rank for d in _numbers(get_argument(node, "dim"))]
             return bool(get_argument(node, "keepdim")) and 1 not in axes and rank == 4
-        vectors = all(n in self.small or _is_vector(n, node) for n in inputs)
-        return vectors and self._is_pointwise(node)
+        return self._is_pointwise(node) and all(
+            n in self.small or _is_vector(n, node) for n in inputs
+        )
 
     def _is_pointwise(self, node: fx.Node) -> bool:
         """Whether an operator is pointwise and none of its operands is marked as 0."""
@@ -170,6 +169,8 @@ class _Walk:
             return all(isinstance(self._of(p), _Zero) for p in cast(Any, node.args[0]))
         if name == "scaled_dot_product_attention":
             return isinstance(self._of(node.args[2]), _Zero)
+        if name == "div" and isinstance(self._of(node.args[1]), _Zero):
+            return False
         if name in PRODUCTS:
             return any(isinstance(self._of(a), _Zero) for a in node.args[:2])
         if name in ("add", "sub"):
@@ -177,14 +178,20 @@ class _Walk:
         return name in KEEP_ZERO and isinstance(first, _Zero)
 
     def _weighted(self, node: fx.Node, first: _Small | None) -> _Small | None:
-        if first is None:
+        if first is None or _is_unbatched(node):
             return None
         bias = get_argument(node, "bias")
         if isinstance(first, _Zero):
             return _Zero() if bias is None else self._spread(node, bias)
+        if not _fits(first, node, -1 if operation(node) == "linear" else 1):
+            return None
         if operation(node) == "linear":
             return self._call(node, (first, *node.args[1:]))
-        if "transpose" in operation(node) or any(_numbers(get_argument(node, "padding"))):
+        if (
+            not _is_uniform_map(first)
+            or "transpose" in operation(node)
+            or any(_numbers(get_argument(node, "padding")))
+        ):
             return None
         weight = cast(fx.Node, node.args[1])
         dims = list(range(2, weight.meta["val"].dim()))
@@ -204,6 +211,8 @@ class _Walk:
             first = self.editor.call(
                 aten.mul.Tensor, (self._spread(node, mean), 0.0), before=node, like=node
             )
+        if not _fits(first, node, 1):
+            return None
         return self._call(node, (first, *node.args[1:]))
 
     def _norm_of_last(self, node: fx.Node, first: _Small | None) -> _Small | None:
@@ -229,6 +238,35 @@ class _Walk:
 
     def _call(self, node: fx.Node, args: tuple[Any, ...]) -> fx.Node:
         return self.editor.call(cast(Any, node.target), args, dict(node.kwargs), before=node)
+
+
+def _stuck(node: fx.Node) -> str:
+    if node.op == "output":
+        return "the network returns a value that it makes constant"
+    return f"node {node.name}: the result of {node.target} differs from position to position"
+
+
+def _is_off(node: fx.Node, name: str) -> bool:
+    """Whether a node is a dropout that hands on its input."""
+    dropout = name in ("dropout", "feature_dropout")
+    return dropout and (not get_argument(node, "train") or get_argument(node, "p") == 0)
+
+
+def _is_unbatched(node: fx.Node) -> bool:
+    """Whether a convolution reads a single map, whose channels lie along the first axis."""
+    source, weight = (cast(fx.Node, n).meta["val"].dim() for n in node.args[:2])
+    return operation(node) != "linear" and bool(source < weight)
+
+
+def _fits(small: fx.Node, node: fx.Node, axis: int) -> bool:
+    """Whether a small node has the full length along the channel axis that a node reads."""
+    full = node.args[0].meta["val"].shape[axis]  # type: ignore[union-attr]
+    return str(small.meta["val"].shape[axis]) == str(full)
+
+
+def _is_uniform_map(small: fx.Node) -> bool:
+    """Whether a small node varies along no axis behind the channels."""
+    return all(n == 1 for n in small.meta["val"].shape[2:])
 
 
 def _is_vector(node: fx.Node, user: fx.Node) -> bool:

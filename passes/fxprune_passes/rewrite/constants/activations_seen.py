@@ -11,7 +11,7 @@ from fxprune.graph.program import Program
 from fxprune.observe import OnFraction
 from fxprune.pipeline import Context
 from fxprune.structure.activations import Activation, find_activations
-from fxprune_passes.rewrite.constants.constant_units import Constant
+from fxprune_passes.rewrite.constants.constant import Constant
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,61 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import prod
 from typing import Any, cast
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.graph.gate import Gate
 from fxprune.graph.leaf import leaf_of
 from fxprune.graph.operands import get_argument, is_operator
 from fxprune.graph.program import Program
+from fxprune.graph.sizes import Sizes
 from fxprune.structure.paths import operator
+from fxprune_passes.rewrite.constants.constant import Constant
+from fxprune_passes.rewrite.constants.moved_constants import (
+    joined_constant,
+    moved_constant,
+    split_source,
+)
 from fxprune_passes.rewrite.layers.affine_layer import Layer, channel_axis, read_layer
 from fxprune_passes.rewrite.layers.channel_sums import by_input, sum_inputs
-from fxprune_passes.rewrite.moves.moving_operators import POOLS
+from fxprune_passes.rewrite.moves.moving_operators import POOLS, shifts_alike
 
 Tensor = torch.Tensor
 
-_SAME = frozenset(
-    "alias clone contiguous detach dropout feature_dropout alpha_dropout feature_alpha_dropout".split()
-)
-_VIEWS = frozenset(("flatten", "view", "reshape", "_unsafe_view"))
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The constant units along an axis of a value.
-
-    Attributes:
-        axis: the axis of the units.
-        values: `[size]` in float64, the number of each unit; NaN for a unit that varies.
-    """
-
-    axis: int
-    values: Tensor
-
-    @property
-    def any(self) -> bool:
-        """Whether at least one unit is constant."""
-        return not bool(self.values.isnan().all())
-
+_SAME = frozenset("alias clone contiguous detach".split())
+# In train mode they leave 0 what is 0, but change every other constant.
+_DROPOUTS = frozenset(("dropout", "feature_dropout"))
+_SHIFTING_DROPOUTS = frozenset(("alpha_dropout", "feature_alpha_dropout"))
+# They make 0 of 0 for each unit by itself, and something that varies of other constants, or nothing exact.
+_ZERO_OF_ZERO = frozenset(("prelu", "hardswish", "to", "_to_copy", "rms_norm"))
 
 Known = Mapping[fx.Node, Constant]
 
 
-def constant_units(program: Program, seeds: Known | None = None) -> dict[fx.Node, Constant]:
-    """The values of a program in eval mode that have constant units.
+def constant_units(
+    program: Program, seeds: Known | None = None, *, weights: bool = True
+) -> dict[fx.Node, Constant]:
+    """The values of a program that have constant units.
 
-    Constants originate in rows of zeros of a weight and in factors of 0 of a batch norm.
+    Constants originate in rows of zeros of a weight and in factors of 0 of a batch norm in eval mode.
 
     Args:
         program: a captured network.
         seeds: constant units of some values that are known beforehand.
+        weights: whether constants may originate in weights; else only what follows from the seeds is found.
     """
-    walk = _Walk(program)
+    walk = _Walk(program, weights)
     for node in program.nodes:
         found = _visit(walk, node)
         if seeds and node in seeds:
@@ -68,9 +59,10 @@ def constant_units(program: Program, seeds: Known | None = None) -> dict[fx.Node
 
 
 class _Walk:
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, weights: bool) -> None:
+        self.program, self.weights = program, weights
         self.tensors = program.tensors()
+        self.sizes = Sizes.of_inputs(program.input_values())
         self.known: dict[fx.Node, Constant] = {}
 
     def tensor(self, node: Any) -> Tensor | None:
@@ -88,7 +80,7 @@ def _both(a: Constant | None, b: Constant) -> Constant:
     """The units that are constant according to either of the two."""
     if a is None or a.axis != b.axis:
         return b
-    return Constant(a.axis, torch.where(a.values.isnan(), b.values, a.values))
+    return Constant(a.axis, torch.where(b.values.isnan(), a.values, b.values.to(a.values)))
 
 
 def _visit(walk: _Walk, node: fx.Node) -> Constant | None:
@@ -99,21 +91,30 @@ def _visit(walk: _Walk, node: fx.Node) -> Constant | None:
         return _layer(walk, layer)
     if name in _RULES:
         return _RULES[name](walk, node)
-    first = walk.of(node.args[0]) if node.args else None
-    return None if first is None else _handed_on(node, name, first)
+    source = split_source(node) or (node.args[0] if node.args else None)
+    first = walk.of(source)
+    return None if first is None else _handed_on(walk, node, name, first)
 
 
-def _handed_on(node: fx.Node, name: str, first: Constant) -> Constant | None:
+def _handed_on(walk: _Walk, node: fx.Node, name: str, first: Constant) -> Constant | None:
     """The constant units of the result of a call that reads one value."""
     if name in _SAME:
         return first
-    if name in _VIEWS:
-        return _view(node, first)
+    if name in _DROPOUTS | _SHIFTING_DROPOUTS:
+        return _dropout(node, name, first)
     if name in POOLS:
         return _pool(node, first, POOLS[name])
+    if name in _ZERO_OF_ZERO:
+        return first.zeros()
     if _is_unary(node):
         return _unary(node, first)
-    return None
+    return moved_constant(node, first, walk.sizes)
+
+
+def _dropout(node: fx.Node, name: str, first: Constant) -> Constant | None:
+    if not get_argument(node, "train") or get_argument(node, "p") == 0:
+        return first
+    return first.zeros() if name in _DROPOUTS else None
 
 
 def _leaf(walk: _Walk, node: fx.Node) -> Constant | None:
@@ -122,21 +123,27 @@ def _leaf(walk: _Walk, node: fx.Node) -> Constant | None:
     if found is None or not isinstance(leaf, Gate):
         return found
     gate = leaf.settled().double()
-    if gate.dim() and cast(int, node.args[1]) % node.meta["val"].dim() != found.axis:
-        return None
+    if gate.dim() and (
+        cast(int, node.args[1]) % node.meta["val"].dim() != found.axis
+        or gate.numel() != found.values.numel()
+    ):
+        return found.zeros()
     return Constant(found.axis, found.values * gate)
 
 
 def _layer(walk: _Walk, layer: Layer) -> Constant | None:
+    source = walk.of(layer.source)
+    if source is None and not walk.weights:
+        return None
     weight = walk.tensor(layer.weight)
     bias = walk.tensor(layer.bias)
     if weight is None or (layer.bias is not None and bias is None):
         return None
     axis = channel_axis(layer)
     g = layer.geometry
-    source = walk.of(layer.source)
     if source is None or source.axis != axis:
         source = Constant(axis, weight.new_full((g.inputs,), float("nan")))
+    source = Constant(axis, source.values.to(weight))
     varies = source.values.isnan()
     number = source.values.nan_to_num(0.0)
     if layer.transposed or any(g.padding):
@@ -149,6 +156,9 @@ def _layer(walk: _Walk, layer: Layer) -> Constant | None:
 
 
 def _batch_norm(walk: _Walk, node: fx.Node) -> Constant | None:
+    source = walk.of(node.args[0])
+    if source is None and not walk.weights:
+        return None
     names = ("weight", "bias", "running_mean", "running_var")
     given = [get_argument(node, n) for n in names]
     tensors = [walk.tensor(n) for n in given]
@@ -157,8 +167,8 @@ def _batch_norm(walk: _Walk, node: fx.Node) -> Constant | None:
     gamma, beta, mean, var = tensors
     if mean is None or var is None or get_argument(node, "training"):
         return None
-    source = walk.of(node.args[0])
-    values = mean * float("nan") if source is None or source.axis != 1 else source.values
+    unknown = source is None or source.axis != 1
+    values = mean * float("nan") if unknown else cast(Constant, source).values.to(mean)
     out = (values - mean) * (var + get_argument(node, "eps")).rsqrt()
     if gamma is not None:
         out = torch.where(gamma == 0, 0.0, out * gamma)
@@ -183,103 +193,126 @@ def _product(walk: _Walk, node: fx.Node) -> Constant | None:
     return Constant(a.axis, torch.where(zero, 0.0, a.values * b.values))
 
 
-def _pair(walk: _Walk, node: fx.Node) -> tuple[Constant, Constant] | None:
-    """The constant units of both operands along one axis; a literal is constant, an unknown operand varies."""
-    found = [walk.of(a) for a in node.args[:2]]
-    one = next((f for f in found if f is not None), None)
-    if one is None or len(node.args) < 2:
+def _quotient(walk: _Walk, node: fx.Node) -> Constant | None:
+    pair = _pair(walk, node)
+    if pair is None:
         return None
-    sides: list[Constant] = []
-    for argument, known in zip(node.args, found, strict=False):
-        if not isinstance(argument, fx.Node):
-            sides.append(
-                Constant(one.axis, torch.full_like(one.values, float(cast(Any, argument))))
-            )
-        elif known is not None and known.axis == one.axis and _alike(node, argument, one.axis):
-            sides.append(known)
-        else:
-            sides.append(Constant(one.axis, torch.full_like(one.values, float("nan"))))
-    return sides[0], sides[1]
+    a, b = pair
+    zero = (a.values == 0) & (b.values != 0)
+    return Constant(a.axis, torch.where(zero, 0.0, a.values / b.values))
 
 
-def _alike(node: fx.Node, operand: fx.Node, axis: int) -> bool:
-    """Whether an operand has the rank of the result and its length along the axis."""
-    a, b = node.meta["val"], operand.meta["val"]
-    return a.dim() == b.dim() and str(a.shape[axis]) == str(b.shape[axis])
+def _pair(walk: _Walk, node: fx.Node) -> tuple[Constant, Constant] | None:
+    """The constant units of both operands along one axis of the result; what is not known varies."""
+    if len(node.args) < 2 or not isinstance(node.meta.get("val"), Tensor):
+        return None
+    rank = node.meta["val"].dim()
+    for argument in node.args[:2]:
+        one = walk.of(argument)
+        if one is None:
+            continue
+        axis = one.axis + rank - cast(fx.Node, argument).meta["val"].dim()
+        if str(node.meta["val"].shape[axis]) != str(len(one.values)):
+            continue
+        sides = [_side(walk, node, a, axis, one.values) for a in node.args[:2]]
+        return sides[0], sides[1]
+    return None
+
+
+def _side(walk: _Walk, node: fx.Node, argument: Any, axis: int, like: Tensor) -> Constant:
+    """What is known of one operand along an axis of the result: of a number, a stored vector, a value."""
+    if not isinstance(argument, fx.Node):
+        return Constant(axis, torch.full_like(like, float(argument)))
+    value = argument.meta.get("val")
+    place = axis - node.meta["val"].dim() + (value.dim() if isinstance(value, Tensor) else 0)
+    found = walk.of(argument)
+    if found is not None and found.axis == place and len(found.values) == len(like):
+        return Constant(axis, found.values.to(like))
+    stored = walk.tensors.get(str(argument.target)) if argument.op == "get_attr" else None
+    if isinstance(stored, nn.Parameter) and stored.numel() == (
+        stored.shape[place] if place >= 0 else 1
+    ):
+        return Constant(axis, stored.detach().double().reshape(-1).to(like).expand(len(like)))
+    return Constant(axis, torch.full_like(like, float("nan")))
 
 
 def _mean(walk: _Walk, node: fx.Node) -> Constant | None:
+    return _reduced(walk, node)
+
+
+def _total(walk: _Walk, node: fx.Node) -> Constant | None:
+    """A sum or a norm over other axes: 0 of zeros; other constants would be counted."""
+    found = _reduced(walk, node)
+    return None if found is None else found.zeros()
+
+
+def _reduced(walk: _Walk, node: fx.Node) -> Constant | None:
+    """The constant units of the operand, where their axis is none of those that a node reduces."""
     found, rank = walk.of(node.args[0]), cast(fx.Node, node.args[0]).meta["val"].dim()
-    if found is None or "dim" not in str(node.target._overloadname):  # type: ignore[union-attr]
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    if found is None or "dim" not in names:
         return None
-    dims = {d % rank for d in get_argument(node, "dim") or range(rank)}
+    given = get_argument(node, "dim")
+    dims = {d % rank for d in ([given] if isinstance(given, int) else given or range(rank))}
     if found.axis in dims:
         return None
     before = 0 if get_argument(node, "keepdim") else sum(d < found.axis for d in dims)
     return Constant(found.axis - before, found.values)
 
 
-def _permute(walk: _Walk, node: fx.Node) -> Constant | None:
-    found = walk.of(node.args[0])
-    if found is None:
+def _matmul(walk: _Walk, node: fx.Node) -> Constant | None:
+    """Rows of the first and columns of the second matrix that are 0; of a batch, those of either."""
+    a, b = (cast(fx.Node, n) for n in node.args[:2])
+    ranks = {n.meta["val"].dim() for n in (a, b, node)}
+    if len(ranks) > 1:
         return None
-    rank = node.meta["val"].dim()
-    order = list(range(rank))
-    if operator(node) == "permute":
-        order = [d % rank for d in get_argument(node, "dims")]
-    else:
-        a, b = (cast(int, d) % rank for d in node.args[1:3])
-        order[a], order[b] = b, a
-    return Constant(order.index(found.axis), found.values)
+    (rank,) = ranks
+    sides = [(walk.of(a), rank - 1), (walk.of(b), rank - 2)]
+    return _zeros_of([(one, place) for one, place in sides if one is not None])
+
+
+def _attention(walk: _Walk, node: fx.Node) -> Constant | None:
+    """Heads and features whose values are 0."""
+    value = cast(fx.Node, node.args[2])
+    found, rank = walk.of(value), node.meta["val"].dim()
+    grouped = str(value.meta["val"].shape[:-2]) != str(node.meta["val"].shape[:-2])
+    if found is None or value.meta["val"].dim() != rank or grouped:
+        return None
+    return _zeros_of([(found, rank - 2)])
+
+
+def _zeros_of(sides: list[tuple[Constant, int]]) -> Constant | None:
+    """The zeros of the first operand that has some along another axis than the one that is summed over."""
+    for one, summed in sides:
+        if one.axis != summed and one.zeros().any:
+            return one.zeros()
+    return None
 
 
 def _concatenate(walk: _Walk, node: fx.Node) -> Constant | None:
-    rank = node.meta["val"].dim()
-    axis = get_argument(node, "dim") % rank
-    parts: list[Tensor] = []
-    for part in cast(Any, node.args[0]):
-        length, found = part.meta["val"].shape[axis], walk.of(part)
-        if not isinstance(length, int):
-            return None
-        unknown = torch.full((length,), float("nan"), dtype=torch.float64)
-        parts.append(unknown if found is None or found.axis != axis else found.values.cpu())
-    return Constant(axis, torch.cat(parts))
+    parts = cast("list[fx.Node]", node.args[0])
+    found: Constant | None = joined_constant(node, [(part, walk.of(part)) for part in parts])
+    return found
 
 
 _RULES: dict[str, Callable[[_Walk, fx.Node], Constant | None]] = {
     "batch_norm": _batch_norm,
     **dict.fromkeys(("add", "sub"), _sum),
     "mul": _product,
+    "div": _quotient,
     "mean": _mean,
-    **dict.fromkeys(("permute", "transpose"), _permute),
+    **dict.fromkeys(("sum", "linalg_vector_norm"), _total),
+    **dict.fromkeys(("matmul", "bmm"), _matmul),
+    "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("cat", "concat"), _concatenate),
 }
-
-
-def _view(node: fx.Node, first: Constant) -> Constant | None:
-    """The constant units after a view that keeps the axis or merges the following axes into it."""
-    old = [str(n) for n in cast(fx.Node, node.args[0]).meta["val"].shape]
-    new = [str(n) for n in node.meta["val"].shape]
-    axis = first.axis
-    if new[: axis + 1] == old[: axis + 1]:
-        return first
-    inner = old[axis + 1 :]
-    if len(new) != axis + 1 or new[:axis] != old[:axis] or not all(n.isdigit() for n in inner):
-        return None
-    return Constant(axis, first.values.repeat_interleave(prod(map(int, inner))))
 
 
 def _pool(node: fx.Node, first: Constant, spatial: int) -> Constant | None:
     if first.axis != node.meta["val"].dim() - spatial - 1:
         return None
-    padded = operator(node).startswith("avg") and _is_padded(get_argument(node, "padding"))
-    if padded and get_argument(node, "count_include_pad"):
-        return Constant(first.axis, torch.where(first.values == 0, first.values, float("nan")))
-    return first
-
-
-def _is_padded(padding: Any) -> bool:
-    return any(padding) if isinstance(padding, list | tuple) else bool(padding)
+    average = operator(node).startswith("avg")
+    return first.zeros() if average and not shifts_alike(node) else first
 
 
 def _is_unary(node: fx.Node) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fxprune_passes.rewrite.constants.constant_units import Known
 from fxprune_passes.rewrite.constants.dead import Candidates, known_values, uses_of_sums
 from fxprune_passes.rewrite.layers.affine_layer import Layer, read_layer
 from fxprune_passes.rewrite.layers.stored_weights import layer_bias, set_bias
+from fxprune_passes.rewrite.scales.mean_square import is_mean_square, keep_mean_square
 
 
 def remove_dead(program: Program, ctx: Context, known: Known, found: Candidates) -> Program:
@@ -35,11 +37,34 @@ def remove_dead(program: Program, ctx: Context, known: Known, found: Candidates)
         what = f"removed {len(dead)} of {len(group)} units"
         if dead and ctx.allow(group.name, what, code="removed", why="they are constant"):
             chosen += dead
+    return remove_constant(program, ctx, known, chosen)
+
+
+def remove_constant(
+    program: Program, ctx: Context, known: Known, chosen: Sequence[Unit]
+) -> Program:
+    """Removes units that `find_dead` found; biases and mean squares take up what that leaves out."""
     if not chosen:
         return program
+    axes = ctx.axes(program)
     moved = dict(_moved(program, axes, known, chosen))
-    small = ctx.remove(program, chosen)
-    return _carry(small, ctx, moved)
+    shares = dict(_shares(axes, chosen))
+    small = _carry(ctx.remove(program, chosen), ctx, moved)
+    editor = ctx.edit(small)
+    for name, share in shares.items():
+        keep_mean_square(editor, editor.node(name), share, trained=program.training)
+    return editor.finish()
+
+
+def _shares(axes: Axes, chosen: Iterable[Unit]) -> Iterator[tuple[str, float]]:
+    """Which share of its positions is left to each norm that takes a mean square, by the name of its node."""
+    gone = np.zeros(axes.n_units, bool)
+    gone[list(chosen)] = True
+    for node, marks in axes.marks.items():
+        labels = [axes.final(x) for x in marks.statistics] if is_mean_square(node) else []
+        share = prod(1 - lost_positions(x, gone).mean() for x in labels)
+        if share < 1:
+            yield node.name, float(share)
 
 
 def _moved(
@@ -58,7 +83,7 @@ def _moved(
             continue
         label = axes.final(axes.nodes[use.value][use.axis])
         lost = torch.from_numpy(lost_positions(label, gone))
-        values = torch.where(lost, known_values(known, use, len(label)), 0.0)
+        values = torch.where(lost, known_values(known, use, len(label)), 0.0).nan_to_num(0.0)
         if bool(values.any()):
             weight = tensors[str(layer.weight.target)].detach().double()
             give = carried_map if any(layer.geometry.padding) else carried

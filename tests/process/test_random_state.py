@@ -1,4 +1,4 @@
-"""Tests of fxprune.random_state, and that the library's verbs leave every global generator as it was."""
+"""Tests of fxprune.process.random_state, and that the library's verbs leave every global generator as it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
-from fxprune.random_state import random_state_kept, seeded
+from fxprune.process.random_state import random_state_kept, seeded
 
 
 class Drawing(nn.Module):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fxprune.process.lock import alone
+
 
 def random_state() -> dict[str, Any]:
     """The state of every global generator, as plain data and tensors.
@@ -38,18 +40,20 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Restores every global generator afterwards."""
-    state = random_state()
+    """Restores every global generator afterwards. Serves as a decorator too."""
+    with alone():
+        state = random_state()
     try:
         yield
     finally:
-        set_random_state(state)
+        with alone():
+            set_random_state(state)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds every global generator, and restores them afterwards."""
-    with random_state_kept():
+    """Seeds every global generator, and restores them afterwards; one thread at a time."""
+    with alone(), random_state_kept():
         torch.default_generator.manual_seed(seed)
         if _cuda_in_use():  # else torch would seed it when it starts, which may be after this
             torch.cuda.manual_seed_all(seed)

@@ -1,0 +1,44 @@
+"""A copy of a model to run in the model's place, so that a run changes nothing of the user's.
+
+Whatever the model holds is copied: modules, containers, objects, the closures of its hooks. Parameters and
+buffers are new objects that share their data, or have their own where the run is with data. Two things cannot be
+copied, and are put back in place afterwards: objects that refuse (`Remembered`), and what the model's code
+reaches by name rather than through the model, such as attributes of its classes and globals (`outside`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import nn
+
+from fxprune.stand_in.copier import Copier
+from fxprune.stand_in.outside import remember_outside
+from fxprune.stand_in.remembered import Remembered
+
+__all__ = ["Remembered", "stand_in"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@contextmanager
+def stand_in(model: M, *, own_data: bool = False) -> Iterator[M]:
+    """A copy of the model to run; whatever it shares with the model is put back afterwards.
+
+    Args:
+        model: stays as it is.
+        own_data: copy the data of its parameters and buffers too, for a run that may write them.
+    """
+    named = () if own_data else (*model.parameters(), *model.buffers())
+    copier = Copier(sharing={id(x) for x in named})
+    twin = copier.copy_all(model)
+    remembered = Remembered(data=own_data)
+    for x in copier.shared:
+        remembered.add(x)
+    remember_outside(copier.kinds, copier.functions, remembered, copier.copies)
+    try:
+        yield twin
+    finally:
+        remembered.put_back()

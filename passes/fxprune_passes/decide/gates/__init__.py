@@ -1,1 +1,0 @@
-"""Which units and branches the gates of a program have switched off."""

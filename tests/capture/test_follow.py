@@ -1,0 +1,146 @@
+"""Tests of fxprune.capture.follow: constants of a captured network follow it to another dtype and device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune as fp
+from fxprune.capture.export import capture
+
+BOTH = pytest.mark.parametrize("route", ["recorded", "exported"])
+HALF = torch.bfloat16
+
+
+class Fn(nn.Module):
+    """A linear layer whose output goes through a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.function = nn.Linear(4, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.linear(x))
+
+
+class Tokens(nn.Module):
+    """No floating-point input: its constants are of the type of its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.out = nn.Embedding(9, 8), nn.Embedding(5, 8), nn.Linear(8, 9)
+
+    def forward(self, ids: Tensor) -> Any:
+        h = self.words(ids) + self.places(torch.arange(ids.shape[1], device=ids.device))
+        n = h.shape[1]
+        of: dict[str, Any] = {"dtype": h.dtype, "device": h.device}
+        mask = torch.full((n, n), float("-inf"), **of).triu(1)
+        angles = torch.outer(torch.arange(n, **of), torch.linspace(0, 1, 8, **of)).cos()
+        weights = ((h @ h.mT).float() + mask).softmax(-1).to(h.dtype)
+        return self.out(weights @ h * angles)
+
+
+def fixed(x: Tensor) -> Tensor:
+    """Computes in float32, whatever the network's type is."""
+    scale = torch.ones(4, dtype=torch.float32, device=x.device)
+    return (x.float() * scale).softmax(-1, dtype=torch.float32)
+
+
+def made(x: Tensor) -> Tensor:
+    of: dict[str, Any] = {"dtype": x.dtype, "device": x.device}
+    y = x + torch.zeros(4, **of) + torch.ones(x.shape[0], 1, **of) + torch.empty(4, **of).fill_(2)
+    return y + torch.eye(4, **of)[0] + torch.full((4,), 0.5, **of) + torch.tensor(0.5, **of)
+
+
+def branches(x: Tensor) -> Tensor:
+    return (x + torch.ones(4, dtype=x.dtype)) if x.dtype == torch.float32 else x * 2
+
+
+NETS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "LSTM": lambda: (nn.LSTM(4, 8, batch_first=True), torch.randn(2, 5, 4)),
+    "GRU": lambda: (nn.GRU(4, 8, batch_first=True), torch.randn(2, 5, 4)),
+    "RNN": lambda: (nn.RNN(4, 8, batch_first=True), torch.randn(2, 5, 4)),
+    "tokens": lambda: (Tokens(), torch.randint(0, 9, (2, 5))),
+    "fixed": lambda: (Fn(fixed), torch.randn(2, 4)),
+    "made": lambda: (Fn(made), torch.randn(2, 4)),
+    "new": lambda: (Fn(lambda x: x + x.new_ones(4) + torch.zeros_like(x)), torch.randn(2, 4)),
+    "cast": lambda: (Fn(lambda x: x + (x > 0).to(x.dtype).to(x)), torch.randn(2, 4)),
+    "copied": lambda: (Fn(lambda x: x.to(x.dtype, copy=True).add_(x)), torch.randn(2, 4)),
+}
+
+
+def captured(model: nn.Module, x: Tensor, route: str, patch: pytest.MonkeyPatch) -> fp.Program:
+    """The program of a recording, or that of an export."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError
+
+    with patch.context() as m:
+        if route == "exported":
+            m.setattr(import_module("fxprune.capture.export"), "trace", refuse)
+        else:
+            m.setattr(torch.export, "export", refuse)
+        return capture(model.eval(), x)
+
+
+def first(out: Any) -> Tensor:
+    return out[0] if isinstance(out, tuple) else out
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float64, HALF])
+@pytest.mark.parametrize("name", NETS)
+def test_it_computes_what_the_model_does_in_another_dtype(
+    name: str, dtype: torch.dtype, route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = NETS[name]()
+    module = captured(model, x, route, monkeypatch).module
+    torch.testing.assert_close(first(module(x)), first(model(x)))
+    x = x.to(dtype) if x.is_floating_point() else x
+    got, wanted = first(module.to(dtype)(x)), first(model.to(dtype)(x))
+    # What was made in float32 and then converted has its digits only.
+    rtol, atol = (2e-2, 1e-5) if dtype == HALF else (1e-5, 1e-6)
+    torch.testing.assert_close(got, wanted, rtol=rtol, atol=atol)
+
+
+@BOTH
+@pytest.mark.parametrize("name", NETS)
+def test_it_runs_on_another_device(name: str, route: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = NETS[name]()
+    module = copy.deepcopy(captured(model, x, route, monkeypatch).module)
+    assert first(module.to("meta")(x.to("meta"))).is_meta
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(4, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.lstm(x)[0])
+
+
+def test_a_pruned_network_can_be_moved() -> None:
+    small = fp.prune(Recurrent().eval(), torch.randn(2, 5, 4), keep=0.5).program.module
+    assert small.get_parameter("out.weight").shape[1] < 16
+    x = torch.randn(3, 5, 4)
+    single = small(x)
+    torch.testing.assert_close(small.double()(x.double()).float(), single)
+
+
+def test_a_network_that_branches_on_its_dtype_keeps_its_constants() -> None:
+    program = capture(Fn(branches), torch.randn(2, 4))
+    assert [n.kwargs["dtype"] for n in program.nodes if "ones" in n.name] == [torch.float32]
+
+
+def test_a_network_that_spells_nothing_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("fxprune.capture.follow"), "WithoutData", None)
+    capture(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), torch.randn(2, 3, 8, 8)
+    )
