@@ -26,6 +26,7 @@ from fxprune.graph.program import Program, describe
 from fxprune.graph.sizes import Sizes, is_symbolic, shapes, symbolic_axes
 from fxprune.remark import Remark
 from fxprune.rules.table import Rule
+from fxprune.torch_private import higher_order
 
 
 @dataclass
@@ -108,6 +109,11 @@ def _call(walk: _Walk, node: fx.Node) -> Any:
         return None
     if (leaf := leaf_of(walk.program.module, node)) is not None:
         return _leaf(walk, node, leaf)
+    if name := higher_order(node):
+        why = f"torch.{name} runs graphs of its own, through which axes are not followed"
+        return _unknown(
+            walk, node, out, why, do="let the model compute both branches and torch.where choose"
+        )
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return _unknown(walk, node, out, "the call is not a torch operator")
     schema = node.target._schema
@@ -218,7 +224,7 @@ def _fits(labels: Any, out: Any) -> bool:
     return bool([len(x) for x in labels] == out)
 
 
-def _unknown(walk: _Walk, node: fx.Node, out: Any, why: str) -> Any:
+def _unknown(walk: _Walk, node: fx.Node, out: Any, why: str, do: str = "") -> Any:
     """Freezes every axis that the node reads, and leaves a remark."""
     touched = _labels_in(_arguments(walk, (node.args, node.kwargs)))
     walk.units.enter(node, out)
@@ -231,7 +237,7 @@ def _unknown(walk: _Walk, node: fx.Node, out: Any, why: str) -> Any:
             describe(node),
             f"the axes that the operator reads stay as they are: {lost} positions of {len(touched)} axes",
             why,
-            f'write a rule with @rule("{node.target}"), see docs/rules.md',
+            do or f'write a rule with @rule("{node.target}"), see docs/rules.md',
         )
     )
     return _frozen_like(out)

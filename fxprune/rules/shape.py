@@ -194,16 +194,32 @@ def select(u: Units, x: Axes, dim: int, index: Any) -> Axes:
 def slice_(
     u: Units, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Axes:
-    """Slice: a range of positions. With a step, or with bounds known only at run time, the axis stays."""
+    """Slice: a range of positions. With bounds known only at run time, the axis stays."""
     dim %= len(x)
     whole, length = x[dim], u.out[dim]
     if length == len(whole):
         return x
     numbers = all(n is None or isinstance(n, int) for n in (start, end))
-    if step != 1 or not numbers or u.symbolic(dim):
+    if not numbers or u.symbolic(dim):
         u.freeze(whole, why="positions are selected by their numbers")
         return frozen_at(x, dim, length)
+    if step != 1:
+        return _every(u, x, dim, slice(start, end, step))
     return _cut(u, x, dim, *slice(start, end).indices(len(whole))[:2])
+
+
+def _every(u: Units, x: Axes, dim: int, taken: slice) -> Axes:
+    """Returns the labels of every n-th position; only whole runs of n positions can be removed."""
+    whole, step = x[dim], taken.step
+    places = range(len(whole))[taken]
+    from_first_run = taken.start is None or 0 <= taken.start < step
+    to_end = taken.stop is None or taken.stop >= len(whole)
+    if from_first_run and to_end and len(whole) % step == 0:
+        runs, inside = u.split(whole, -1, step)
+        u.freeze(inside, why="positions are selected by their numbers")
+        return *x[:dim], runs, *x[dim + 1 :]
+    u.freeze(whole, why="positions are selected by their numbers")
+    return frozen_at(x, dim, len(places))
 
 
 def _cut(u: Units, x: Axes, dim: int, first: int, last: int) -> Axes:
@@ -237,11 +253,8 @@ def slice_scatter(
     """A range of positions is overwritten."""
     dim %= len(x)
     first, last, _ = slice(start, end).indices(len(x[dim]))
-    if step == 1:
-        cut = _cut(u, x, dim, first, last)
-    else:
-        u.freeze(x[dim], why="positions are selected by their numbers")
-        cut = frozen_at(x, dim, len(source[dim]))
+    every = slice(start, end, step)
+    cut = _every(u, x, dim, every) if step != 1 else _cut(u, x, dim, first, last)
     for a, b in zip(cut, source, strict=True):
         u.unify(a, b)
     return x

@@ -22,6 +22,7 @@ FAMILIES = (
     "window",
     "recurrent",
     "quantise",
+    "detection",
 )
 POINTWISE = "tag.pointwise"
 PLUGINS = "fxprune.rules"  # entry points of other packages: modules that register rules
