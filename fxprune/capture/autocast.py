@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -46,23 +46,31 @@ def spell_casts(body: fx.GraphModule, device: str, dtype: torch.dtype | None) ->
 def _spell(node: fx.Node, op: Any, device: str, low: torch.dtype) -> None:
     """Gives a call arguments of the types that autocast would cast them to."""
     wanted = _types(node.meta.get("val"))
-    with unlogged_failures():
-        try:
+    try:
+        with unlogged_failures():
             casts = made_casts(op, node.args, node.kwargs, device, low)
-            if not casts and op._can_decompose() and wanted == [low]:  # autocast casts inside it
-                casts = {n: low for n in node.all_input_nodes if _is_high(n, low)}
             _cast(node, casts)
-            made = _types(fake_result(op, node.args, node.kwargs))
-        except (RuntimeError, TypeError) as error:
-            raise NoCastError(f"{describe(node)}: {first_line(error)}") from error
+            if not casts and op._can_decompose() and _made(node) != wanted == [low]:
+                # autocast casts inside it
+                _cast(node, {n: low for n in node.all_input_nodes if _is_high(n, low)})
+            made = _made(node)
+    except (RuntimeError, TypeError) as error:
+        raise NoCastError(f"{describe(node)}: {first_line(error)}") from error
     if made != wanted:
         raise NoCastError(f"{describe(node)}: casts of its arguments do not give {wanted}")
 
 
+def _made(node: fx.Node) -> list[torch.dtype] | None:
+    """Returns the types of what a call returns without autocast; None where its arguments do not go together."""
+    try:
+        return _types(fake_result(cast(Any, node.target), node.args, node.kwargs))
+    except (RuntimeError, TypeError):
+        return None
+
+
 def _is_high(node: fx.Node, low: torch.dtype) -> bool:
-    return any(
-        t.is_floating_point and t not in (low, torch.float64) for t in _types(node.meta.get("val"))
-    )
+    types = _types(node.meta.get("val"))
+    return any(t.is_floating_point and t not in (low, torch.float64) for t in types)
 
 
 def _cast(node: fx.Node, casts: Mapping[fx.Node, torch.dtype]) -> None:
@@ -70,9 +78,9 @@ def _cast(node: fx.Node, casts: Mapping[fx.Node, torch.dtype]) -> None:
     for source, dtype in casts.items():
         if node.target is not to:
             with node.graph.inserting_before(node):
-                cast = node.graph.call_function(to, (source, dtype))
-            cast.meta = {**node.meta, "val": fake_result(to, cast.args, {})}
-            node.replace_input_with(source, cast)
+                new = node.graph.call_function(to, (source, dtype))
+            new.meta = {**node.meta, "val": fake_result(to, new.args, {})}
+            node.replace_input_with(source, new)
 
 
 def _types(value: Any) -> list[torch.dtype]:

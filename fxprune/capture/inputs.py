@@ -42,6 +42,29 @@ def load_model(spec: str) -> nn.Module:
     return _from_callable(spec, source, name)
 
 
+def parse_inputs(texts: Iterable[str]) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+    """Makes the positional and the keyword inputs; `mask=2x16:bool` is an input by keyword.
+
+    Raises:
+        OptionError: see `parse_input`; or a keyword is no name or is given twice.
+    """
+    args: list[torch.Tensor] = []
+    kwargs: dict[str, torch.Tensor] = {}
+    for text in texts:
+        name, equals, shape = text.rpartition("=")
+        if not equals:
+            args.append(parse_input(text))
+        elif not name.isidentifier() or name in kwargs:
+            raise OptionError(
+                f"{name[:80]!r} is {'given twice' if name in kwargs else 'no name of an input'}",
+                where="--input",
+                do="write each input by keyword once, as NAME=SHAPE: mask=2x16:bool",
+            )
+        else:
+            kwargs[name] = parse_input(shape)
+    return tuple(args), kwargs
+
+
 def parse_input(text: str) -> torch.Tensor:
     """Makes a random tensor from a shape, `2x3x224x224`, and optionally a dtype, `2x16:int64`.
 

@@ -17,7 +17,7 @@ Inputs = Annotated[
         show_default=False,
         metavar="SHAPE",
         help="shape and optional dtype of an example input, such as 2x3x224x224 or 2x16:int64; "
-        "repeat for each input, in order",
+        "repeat for each input, in order; NAME=SHAPE passes it by keyword",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON document")]

@@ -14,12 +14,13 @@ from rich.console import Console
 from torch import nn
 
 from fxprune.capture import capture
-from fxprune.capture.inputs import default_inputs, load_model, parse_input
+from fxprune.capture.inputs import default_inputs, load_model, parse_inputs
 from fxprune.errors import CaptureError, OptionError
 from fxprune.graph.program import Program
 from fxprune.io import load
 from fxprune.partial import Partial, capture_partial
 
+Examples = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
 _stderr = Console(stderr=True, highlight=False)
 
 
@@ -50,7 +51,7 @@ def open_source(
     look_here()
     with progress(f"building {model}"):
         network = load_model(model)
-    examples = tuple(map(parse_input, inputs)) or default_inputs(model, network)
+    examples = parse_inputs(inputs) if inputs else (default_inputs(model, network), {})
     with progress(f"capturing {model}"):
         return _in_parts(network, examples) if partial else _whole(network, examples)
 
@@ -69,9 +70,9 @@ def _is_directory(model: str) -> bool:
         ) from error
 
 
-def _whole(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Program:
+def _whole(network: nn.Module, examples: Examples) -> Program:
     try:
-        return capture(network, examples)
+        return capture(network, *examples)
     except CaptureError as error:
         do = "if the model itself runs and only its export fails, add --partial to capture it in parts"
         raise CaptureError(
@@ -82,9 +83,9 @@ def _whole(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Program:
         ) from error
 
 
-def _in_parts(network: nn.Module, examples: tuple[torch.Tensor, ...]) -> Partial:
+def _in_parts(network: nn.Module, examples: Examples) -> Partial:
     """Captures the model in parts, and prints to standard error what was captured, which tables do not show."""
-    found = capture_partial(network, examples)
+    found = capture_partial(network, *examples)
     parts = ", ".join(path or "the whole model" for path in found.parts)
     note = f"captured in parts: {parts}"
     if found.opaque:

@@ -126,7 +126,8 @@ def _compare(
     """The outcome, and what is wrong with each gradient that differs."""
     allowed = min(10 * TOLERANCE[dtype], 0.1)
     largest = max((_size(x) for x in wanted.values()), default=0.0)
-    errors = {name: _error(found.get(name), x, largest) for name, x in wanted.items()}
+    least = largest * (_NEGLIGIBLE if dtype.itemsize > 2 else TOLERANCE[dtype])
+    errors = {name: _error(found.get(name), x, least) for name, x in wanted.items()}
     worst = max(errors, key=errors.__getitem__, default="no gradient")
     bad = {
         name: f"its largest entry is {_size(found.get(name)):.1e}, that of the model's {_size(wanted[name]):.1e}"
@@ -152,13 +153,16 @@ def _size(x: Tensor | None) -> float:
     return 0.0 if x is None or not x.numel() else float(x.detach().abs().nan_to_num().max())
 
 
-def _error(found: Tensor | None, wanted: Tensor | None, largest: float) -> float:
-    """The largest difference over the largest entry; no gradient equals zeros, and NaN of the model is ignored."""
+def _error(found: Tensor | None, wanted: Tensor | None, least: float) -> float:
+    """The largest difference over the largest entry, which counts as no smaller than `least`.
+
+    No gradient equals zeros, and NaN of the model is ignored.
+    """
     if found is None or wanted is None:
         return 0.0 if _size(found) == _size(wanted) == 0 else float("inf")
     same = torch.isfinite(wanted)
     difference = _size((found - wanted).masked_fill(~same, 0))
-    scale = max(_size(wanted.masked_fill(~same, 0)), _NEGLIGIBLE * largest)
+    scale = max(_size(wanted.masked_fill(~same, 0)), least)
     return difference / scale if scale else float(difference and "inf")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 
 import fxprune as fp
 from fxprune.capture.autocast import NoCastError, spell_casts
+from fxprune.errors import VerifyError
 from fxprune.graph.program import Program
 
 Function = Callable[["Net", Tensor], Tensor]
@@ -76,14 +78,24 @@ def casts(program: Program) -> set[torch.dtype]:
 @pytest.mark.parametrize(
     "inner", [plain, nested, without_gradients, mixed, attention, einsum, in_place, single]
 )
-@pytest.mark.parametrize("training", [False, True])
-def test_a_region_under_autocast_is_pruned(inner: Function, training: bool) -> None:
+def test_a_region_under_autocast_is_pruned(inner: Function) -> None:
     model, x = Net(inner), torch.randn(2, 3, 8)
     for _ in range(3):
         model(x)  # gives the norm statistics
-    outcome = fp.prune(model.train(training), x, keep=0.7)
+    outcome = fp.prune(model.eval(), x, keep=0.7)
     assert torch.bfloat16 in casts(outcome.program)
     assert not any("wrap_with" in str(n.target) for n in outcome.program.nodes)
+
+
+@pytest.mark.parametrize("inner", [plain, nested, mixed, attention, einsum, in_place, single])
+def test_a_region_under_autocast_is_pruned_in_training(inner: Function) -> None:
+    assert fp.prune(Net(inner).train(), torch.randn(2, 3, 8), keep=0.7).report.checks[0].ok
+
+
+def test_no_grad_inside_a_region_in_training_is_refused() -> None:
+    """torch.export forgets it; the check of gradients does not."""
+    with pytest.raises(VerifyError, match="trains differently"):
+        fp.prune(Net(without_gradients).train(), torch.randn(2, 3, 8), keep=0.7)
 
 
 def test_values_and_types_are_those_of_the_model() -> None:
@@ -93,6 +105,16 @@ def test_values_and_types_are_those_of_the_model() -> None:
     assert {n.meta["val"].dtype for n in program.nodes if n.name.startswith("linear")} == {
         torch.bfloat16, torch.float32
     }  # fmt: skip
+
+
+def test_running_statistics_are_updated_as_by_the_model() -> None:
+    model, x = Net(plain).train(), torch.randn(5, 3, 8)
+    program = fp.capture(copy.deepcopy(model), x)
+    model(x), program(x)
+    found = program.tensors()
+    for name in ("norm.running_mean", "norm.running_var"):
+        torch.testing.assert_close(found[name], model.get_buffer(name))
+        assert not found[name].equal(Net(plain).get_buffer(name))
 
 
 def test_gradients_pass_through_the_casts() -> None:

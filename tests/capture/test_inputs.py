@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fxprune.capture.inputs import default_inputs, load_model, parse_input
+from fxprune.capture.inputs import default_inputs, load_model, parse_input, parse_inputs
 from fxprune.errors import OptionError
 
 
@@ -14,6 +14,14 @@ def test_shapes_and_dtypes() -> None:
     assert parse_input("2x3x4").shape == (2, 3, 4)
     assert parse_input("2x3:int64").dtype == torch.int64
     assert parse_input("2:bfloat16").dtype == torch.bfloat16
+
+
+def test_inputs_by_keyword() -> None:
+    args, kwargs = parse_inputs(["2x3", "mask=2x4:bool", "5"])
+    assert [tuple(x.shape) for x in args] == [(2, 3), (5,)]
+    assert {name: (tuple(x.shape), x.dtype) for name, x in kwargs.items()} == {
+        "mask": ((2, 4), torch.bool)
+    }
 
 
 def test_torchvision_models_run_on_their_default_inputs() -> None:
@@ -41,6 +49,9 @@ def test_a_callable_makes_a_model() -> None:
         (lambda: parse_input("2y3"), "not a shape"),
         (lambda: parse_input("0x3"), "not a shape"),
         (lambda: parse_input("2x3:bfloat61"), "bfloat16"),
+        (lambda: parse_inputs(["a=2", "a=3"]), "given twice"),
+        (lambda: parse_inputs(["2x3=2"]), "no name"),
+        (lambda: parse_inputs(["a=2y3"]), "not a shape"),
         (lambda: load_model("resnet50"), "does not name a model"),
         (lambda: load_model("torchvision:resnet51"), "resnet50"),
         (lambda: load_model("no_such_package:model"), "cannot import"),

@@ -29,6 +29,15 @@ class Sorter(nn.Module):
         y = self.body(x)
         return self.head(y) if float(y.sum()) < 1e9 else y
 """
+BY_KEYWORD = """
+from torch import nn
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 2)
+    def forward(self, x, *, mask):
+        return self.two(self.one(x).relu().masked_fill(mask, 0))
+"""
 MODEL = ("my_network:make", "--input", "2x3x8x8")
 PARTIAL = ("my_parts:Sorter", "--input", "2x3x6x6", "--partial")
 Run = Callable[..., tuple[int, str, str]]
@@ -38,6 +47,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(command: Run, tmp_path: Path) -> Run:
     (tmp_path / "my_network.py").write_text(NETWORK)
     (tmp_path / "my_parts.py").write_text(IN_PARTS)
+    (tmp_path / "by_keyword.py").write_text(BY_KEYWORD)
     return command
 
 
@@ -52,6 +62,19 @@ def test_json_is_one_document(run: Run) -> None:
     code, out, _ = run("summary", *MODEL, "--json")
     assert code == 0
     assert json.loads(out)["total"]["parameters"] == 448 + 32 + 2320 + 68
+
+
+def test_an_input_by_keyword_is_passed_by_its_name(run: Run) -> None:
+    words = "by_keyword:Masked", "--input", "2x4", "--input", "mask=2x1:bool"
+    code, out, err = run("prune", *words, "--keep", "macs=0.5", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["checks"][0]["ok"]
+
+
+def test_a_missing_keyword_is_named(run: Run) -> None:
+    code, _, err = run("summary", "by_keyword:Masked", "--input", "2x4")
+    assert code == 2
+    assert "(x, *, mask)" in err
 
 
 def test_groups_lists_members(run: Run) -> None:

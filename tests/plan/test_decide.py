@@ -44,3 +44,18 @@ def test_many_weights_of_one_reason_share_a_line() -> None:
     found = message(nn.Sequential(*(nn.Conv1d(5, 5, 1, groups=5) for _ in range(30))))
     assert "10 more weights" in found
     assert len(found.splitlines()) < 30
+
+
+class Branches(nn.Module):
+    """One of two layers runs, by a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.cond(x.sum() > 0, self.one, self.two, (x,)))
+
+
+def test_a_branch_by_a_value_is_named() -> None:
+    assert "torch.cond runs graphs of its own" in message(Branches())
