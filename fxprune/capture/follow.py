@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.graph.operands import get_argument
 from fxprune.process.state import callers_device
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData, every_call, fake_result, overload
@@ -26,12 +27,8 @@ _LIKE = {
     torch.ops.aten.empty.memory_format: torch.ops.aten.new_empty.default,
 }
 _OTHER_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
-_CASTS = (
-    torch.ops.aten.to.dtype,
-    torch.ops.aten.to.dtype_layout,
-    torch.ops.aten.to.device,
-    torch.ops.aten._to_copy.default,
-)
+_MAY_COPY = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten.to.device)
+_CASTS = (*_MAY_COPY, torch.ops.aten._to_copy.default)
 _ORIGIN = ("nn_module_stack", "stack_trace")
 
 
@@ -240,7 +237,7 @@ def _typed(node: fx.Node, source: fx.Node, sources: _Sources, fixed: dict[str, A
 
 def _convert(node: fx.Node, like: fx.Node) -> None:
     """Converts the result of a call, or what it converts itself, to the dtype and device of another tensor."""
-    if node.target in _CASTS and not node.kwargs.get("copy"):
+    if node.target in _CASTS and not (node.target in _MAY_COPY and get_argument(node, "copy")):
         node.target = torch.ops.aten.type_as.default
         node.args, node.kwargs = (node.args[0], like), {}
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ NETS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "made": lambda: (Fn(made), torch.randn(2, 4)),
     "new": lambda: (Fn(lambda x: x + x.new_ones(4) + torch.zeros_like(x)), torch.randn(2, 4)),
     "cast": lambda: (Fn(lambda x: x + (x > 0).to(x.dtype).to(x)), torch.randn(2, 4)),
-    "copied": lambda: (Fn(lambda x: x.to(x.dtype, copy=True).add_(x)), torch.randn(2, 4)),
+    "copied": lambda: (Fn(lambda x: x.to(x.dtype, copy=True).mul_(2) + x), torch.randn(2, 4)),
 }
 
 
@@ -132,6 +133,13 @@ def test_a_pruned_network_can_be_moved() -> None:
     x = torch.randn(3, 5, 4)
     single = small(x)
     torch.testing.assert_close(small.double()(x.double()).float(), single)
+
+
+def test_a_saved_network_can_be_moved(tmp_path: Path) -> None:
+    model, x = Recurrent().eval(), torch.randn(2, 5, 4)
+    fp.save(capture(model, x), tmp_path / "net")
+    module = fp.load(tmp_path / "net").module.double()
+    torch.testing.assert_close(module(x.double()), model.double()(x.double()))
 
 
 def test_a_network_that_branches_on_its_dtype_keeps_its_constants() -> None:
