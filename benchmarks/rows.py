@@ -136,10 +136,11 @@ def bad(rows: Iterable[Row]) -> list[str]:
 
 
 def tables(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """A table for each kind of network, and a list of those that are not verified."""
+    """A table for each kind of network, with the columns that its rows have, and a list of those not verified."""
     parts = []
     for kind in dict.fromkeys(r["kind"] for r in rows):
-        table = markdown(columns, (r for r in rows if r["kind"] == kind))
+        own = [r for r in rows if r["kind"] == kind]
+        table = markdown([c for c in columns if any(c in r for r in own)], own)
         parts.append(f"### {kind.replace('_', ' ').capitalize()}\n\n{table}")
     if lines := bad(rows):
         parts.append("\n".join(("### Not verified\n", *lines, "")))

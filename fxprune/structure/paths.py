@@ -38,9 +38,14 @@ def reads_sizes(node: fx.Node) -> bool:
 
 
 def type_source(node: fx.Node) -> fx.Node | None:
-    """Returns the argument of which a node reads only dtype and device, if there is one."""
+    """Returns the argument of which a node reads only dtype and device, if there is one.
+
+    Of `x.type_as(x)` that is none: x is the value too.
+    """
     place = _TYPED.get(operator(node))
-    found = None if place is None else node.args[place]
+    if place is None or node.args[place] in (*node.args[:place], *node.args[place + 1 :]):
+        return None
+    found = node.args[place]
     return found if isinstance(found, fx.Node) else None
 
 

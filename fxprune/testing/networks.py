@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils import _pytree as pytree
 
 from fxprune.algebra.label import IntArray
 from fxprune.analysis.axes import Axes
 from fxprune.api import groups, plan, shrink, solved, verify
 from fxprune.capture import capture
+from fxprune.graph.evaluate import Evaluator
 from fxprune.graph.program import Program
+from fxprune.testing.pipelines import DifferenceError, shaken
 from fxprune.verify import Check
+from fxprune.verify.agreement import check_capture
+from fxprune.verify.reference import Silenced
 
 Where = Mapping[str, int | Sequence[int]]
 
@@ -85,6 +92,82 @@ def check_removal(program: Program, removed: IntArray) -> Program:
     assert isinstance(check, Check)
     assert check.ok, str(check)
     return small
+
+
+def check_random_removal(
+    model: nn.Module, args: tuple[torch.Tensor, ...], seed: int, *, train: bool
+) -> float:
+    """Captures a network in float64, removes random units, and checks the result forward and backward.
+
+    The captured program is held to the model, the smaller program to the silenced original, and the gradient of
+    the smaller program along a random direction to the central difference of the silenced original along it.
+
+    Args:
+        model: the network.
+        args: example inputs; a number other than the batch stays as it is.
+        seed: of the share and the units that are removed, and of the inputs.
+        train: whether the network is in train mode; the parameters' gradients are compared then as well.
+
+    Returns:
+        The share of the units that was removed.
+
+    Raises:
+        CaptureError: the captured program does something else than the model.
+        AssertionError: the smaller program does something else than the silenced original.
+    """
+    torch.manual_seed(seed)
+    args = tuple(torch.randn(a.shape, dtype=torch.float64) for a in args)
+    program = capture(shaken(model).double().train(train), args)
+    check_capture(model, program)
+    removed = random_units(program, random.Random(seed).uniform(0.1, 0.7), seed)
+    small = check_removal(program, removed)
+    check_slope(program, removed, small, args)
+    return len(removed) / max(1, solved(program).n_units)
+
+
+def check_slope(
+    program: Program, removed: IntArray, small: Program, args: tuple[torch.Tensor, ...]
+) -> None:
+    """Holds the slope of a smaller program along a random direction to that of the silenced original.
+
+    It is the slope of a random projection of the outputs: by automatic differentiation in the smaller program, by a
+    central difference in the silenced original. Dropout is off.
+
+    Args:
+        program: the original, in float64.
+        removed: the units that the smaller program lacks.
+        small: the smaller program.
+        args: where to take the slope, in float64.
+
+    Raises:
+        DifferenceError: they differ by more than a ten thousandth.
+    """
+    along = tuple(torch.randn_like(a) for a in args)
+    step = 1e-6
+
+    def silenced(sign: int) -> torch.Tensor:
+        moved = tuple(a + sign * step * d for a, d in zip(args, along, strict=True))
+        run = Silenced(program, solved(program), removed, torch.float64)
+        return _projected(run.evaluate(moved, {}))
+
+    wanted = float(silenced(1) - silenced(-1)) / (2 * step)
+    leaves = [a.clone().requires_grad_() for a in args]
+    run = Evaluator(small, torch.float64)
+    grads = torch.autograd.grad(
+        _projected(run.run(*leaves, enable_io_processing=False)), leaves, allow_unused=True
+    )
+    found = sum(float((g * d).sum()) for g, d in zip(grads, along, strict=True) if g is not None)
+    if abs(found - wanted) > 1e-4 * max(1.0, abs(wanted)):
+        raise DifferenceError(f"the slope is {found:.6g} in place of {wanted:.6g}")
+
+
+def _projected(outputs: Any) -> torch.Tensor:
+    """A fixed weighted sum of all outputs."""
+    tensors = [y for y in pytree.tree_leaves(outputs) if isinstance(y, torch.Tensor)]
+    return sum(
+        ((y * torch.cos(torch.arange(y.numel()).view(y.shape))).sum() for y in tensors),
+        torch.zeros(()),
+    )
 
 
 def _check_axes(axes: Axes, where: Where, *, free: bool) -> None:

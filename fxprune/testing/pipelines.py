@@ -55,7 +55,7 @@ def check_pipeline(
     rng = random.Random(seed)
     torch.manual_seed(seed)
     args = tuple(torch.randn(a.shape, dtype=torch.float64) for a in args)
-    program = capture(_shaken(model).double().train(train), args)
+    program = capture(shaken(model).double().train(train), args)
     ran: list[str] = []
     verify = (
         rng.random() < 0.25
@@ -73,7 +73,7 @@ def check_pipeline(
     return ran
 
 
-def _shaken(model: nn.Module) -> nn.Module:
+def shaken(model: nn.Module) -> nn.Module:
     """The model with random running statistics, so that a norm in eval mode is no identity."""
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):

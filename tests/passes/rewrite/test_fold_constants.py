@@ -150,3 +150,28 @@ def test_a_normalised_weight_is_stored(rewritten: Any) -> None:
     model = weight_norm(nn.Conv1d(4, 6, 3)).eval()
     result = rewritten(model, torch.randn(2, 4, 9), "fold-constants{parameters=true} | dead-code")
     assert {t.shape for t in result.program.tensors().values()} == {(6, 4, 3), (6,)}
+
+
+class OwnType(nn.Module):
+    """A norm in float32 that goes back to the type of what came in, which is float32 as well."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.tanh()
+        wide = x.to(torch.float32)
+        return (wide * wide.square().mean(1, keepdim=True).rsqrt()).to(x.dtype) + wide.to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_value_in_its_own_type_is_not_constant(rewritten: Any, dtype: torch.dtype) -> None:
+    result = rewritten(OwnType(), torch.randn(3, 4, dtype=dtype), "fold-constants")
+    assert result.program is result.original
+
+
+def test_a_value_cast_to_the_type_of_itself_is_not_constant(rewritten: Any) -> None:
+    class Cast(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.exp()
+            return y.type_as(y).square()
+
+    result = rewritten(Cast(), torch.randn(3, 4), "fold-constants")
+    assert result.program is result.original
