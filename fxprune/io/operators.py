@@ -53,8 +53,8 @@ def operator_text(target: Any, where: str) -> str:
             f"the autograd Function {kept} cannot be saved",
             where=where,
             why="its forward and backward are Python code, and a saved program has operators alone",
-            do="to use the network, write the plan back to the model (fp.write_back), and capture and save that in eval "
-            "mode; to train it on, make the Function an operator of your own with torch.library.custom_op",
+            do="to use the network, write the plan back to the model (fp.write_back), and save what is captured of it "
+            "in eval mode; to train it on, make the Function an operator of your own with torch.library.custom_op",
         )
     if name := higher_order_name(target):
         return name
