@@ -398,17 +398,17 @@ def with_data() -> Iterator[None]:
 @contextmanager
 def function_modes_kept() -> Iterator[None]:
     """Puts back afterwards the modes in which this thread calls functions of torch: the default device is one."""
-    modes, context = _get_current_function_mode_stack(), _default_device()
+    modes, context = _get_current_function_mode_stack(), _default_device()  # type: ignore[no-untyped-call]
     device = _device.CURRENT_DEVICE
     try:
         yield
     finally:
-        now = _get_current_function_mode_stack()
+        now = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         if now != modes or _default_device() is not context:
             for _ in now:
-                _pop_mode()
+                _pop_mode()  # type: ignore[no-untyped-call]
             for mode in modes:
-                _push_mode(mode)
+                _push_mode(mode)  # type: ignore[no-untyped-call]
             torch._GLOBAL_DEVICE_CONTEXT.device_context = context
             _device.CURRENT_DEVICE = device
 

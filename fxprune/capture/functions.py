@@ -29,7 +29,7 @@ _ELSEWHERE = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).
 _TYPES = {torch.SymInt: "SymInt", int: "SymInt", bool: "bool", float: "float", str: "str"}
 _CONSTANTS = (type(None), torch.dtype, torch.device, torch.memory_format, type)
 _library: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
-_operators: dict[tuple[Hashable, ...], Any] = {}
+_operators: dict[tuple[type, *tuple[Hashable, ...]], Any] = {}
 _APPLY: Any = vars(torch.autograd.Function)["apply"]
 
 

@@ -202,13 +202,13 @@ SETTERS: dict[str, Callable[[], Any]] = {
     "gradients": lambda: torch.set_grad_enabled(False),
     "default dtype": lambda: torch.set_default_dtype(torch.float64),
     "default device": lambda: torch.set_default_device("meta"),
-    "default device, twice": lambda: [torch.set_default_device(d) for d in ("meta", None)],
+    "default device, twice": lambda: [torch.set_default_device(d) for d in ("meta", None)],  # type: ignore[func-returns-value]
     "a mode of the device": lambda: torch.device("meta").__enter__(),
     "deterministic": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
     "autocast": lambda: torch.set_autocast_enabled("cpu", True),
     "autocast dtype": lambda: torch.set_autocast_dtype("cpu", torch.float16),
     "autocast cache": lambda: torch.set_autocast_cache_enabled(False),
-    "an autocast that is entered": lambda: torch.autocast("cpu").__enter__(),
+    "an autocast that is entered": lambda: torch.autocast("cpu").__enter__(),  # type: ignore[no-untyped-call]
     "anomalies": lambda: torch.set_anomaly_enabled(True),
     "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
@@ -235,7 +235,7 @@ def settings() -> tuple[Any, ...]:
         torch.get_default_dtype(),
         torch.get_default_device(),
         torch.empty(1).device,
-        _get_current_function_mode_stack(),
+        _get_current_function_mode_stack(),  # type: ignore[no-untyped-call]
         torch.get_deterministic_debug_mode(),
         torch.is_autocast_enabled("cpu"),
         torch.get_autocast_dtype("cpu"),
@@ -379,7 +379,7 @@ class Then(nn.Module):
 
 def traced() -> Any:
     with pytest.warns(Warning, match="deprecated"):
-        model = torch.jit.trace(small(), torch.randn(2, 8))
+        model = torch.jit.trace(small(), torch.randn(2, 8))  # type: ignore[no-untyped-call]
     assert model.forward  # it keeps what was asked for once
     return model
 
