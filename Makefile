@@ -5,10 +5,12 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 JOBS ?= 2
+# Scripts that exit 0 where the product is right, from outside the repository.
+CASES ?= $(wildcard ../shared/cases/bugs/*.py)
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test chaining check zoo zoo-passes bench bench-peer bench-baseline experiments docs mutate fuzz clean
+.PHONY: help install demo test cases chaining check zoo zoo-passes bench bench-peer bench-baseline experiments docs mutate fuzz clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,6 +22,9 @@ demo: install ## prune ResNet-50 to half its MACs, verify, measure
 
 test: install ## the test suite, doctests included
 	$(PYTEST) $(ARGS)
+
+cases: install ## the faults that strangers found, by kind, and the tests that keep them out
+	$(BIN)/python scripts/cases $(CASES)
 
 chaining: install ## networks pruned here, handed to other tools, the slow tests too
 	$(PYTEST) -m "slow or not slow" tests/chaining $(ARGS)

@@ -1,9 +1,9 @@
 """The only module that uses private names of torch, behind functions of its own.
 
 torch has no public way to decompose one operator of a graph, to read an operator's aliasing, to run a
-model on tensors without data, to make a fake tensor of other sizes cheaply, or to write down and rebuild
-symbolic sizes. When torch moves these, this is the only file to mend; `tests/test_torch_private.py`
-says what each is for.
+model on tensors without data, to make a fake tensor of other sizes cheaply, to put back the default device, or
+to write down and rebuild symbolic sizes. When torch moves these, this is the only file to mend;
+`tests/test_torch_private.py` says what each is for.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from torch.fx.experimental.symbolic_shapes import (
 from torch.fx.node import _get_qualified_name
 from torch.nn.modules._functions import BackwardHookFunction as BackwardHookFunction
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils import _device
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._sympy import functions as sympy_functions
@@ -391,6 +393,29 @@ def with_data() -> Iterator[None]:
     """Lets tensors have data while a model runs without, and hides what is called from what records it."""
     with unrecorded(), unset_fake_temporarily():
         yield
+
+
+@contextmanager
+def function_modes_kept() -> Iterator[None]:
+    """Puts back afterwards the modes in which this thread calls functions of torch: the default device is one."""
+    modes, context = _get_current_function_mode_stack(), _default_device()  # type: ignore[no-untyped-call]
+    device = _device.CURRENT_DEVICE
+    try:
+        yield
+    finally:
+        now = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if now != modes or _default_device() is not context:
+            for _ in now:
+                _pop_mode()  # type: ignore[no-untyped-call]
+            for mode in modes:
+                _push_mode(mode)  # type: ignore[no-untyped-call]
+            torch._GLOBAL_DEVICE_CONTEXT.device_context = context
+            _device.CURRENT_DEVICE = device
+
+
+def _default_device() -> Any:
+    """The mode that `torch.set_default_device` set, if any."""
+    return getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
 
 
 def in_autocast() -> bool:

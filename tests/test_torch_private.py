@@ -16,6 +16,7 @@ from fxprune.torch_private import (
     attribute_access,
     every_call,
     fake_mode_of,
+    function_modes_kept,
     in_autocast,
     input_codegen,
     pytree_specs,
@@ -210,3 +211,17 @@ def test_a_record_can_be_left_for_a_moment() -> None:
         with with_data():
             assert x.neg().tolist() == [-1, -1]
     assert seen == ["relu"]
+
+
+def test_the_default_device_is_a_mode_that_can_be_put_back() -> None:
+    """torch.set_default_device leaves its mode at the bottom of a stack, and the one before nowhere."""
+    torch.set_default_device("meta")
+    try:
+        with function_modes_kept():
+            torch.set_default_device(None)
+            torch.device("cpu").__enter__()
+        assert torch.empty(1).is_meta
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device(None)
+    assert torch.empty(1).device == torch.get_default_device() == torch.device("cpu")

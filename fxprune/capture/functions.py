@@ -29,12 +29,18 @@ _ELSEWHERE = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).
 _TYPES = {torch.SymInt: "SymInt", int: "SymInt", bool: "bool", float: "float", str: "str"}
 _CONSTANTS = (type(None), torch.dtype, torch.device, torch.memory_format, type)
 _library: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
-_operators: dict[Hashable, Any] = {}
+_operators: dict[tuple[type, *tuple[Hashable, ...]], Any] = {}
 _APPLY: Any = vars(torch.autograd.Function)["apply"]
 
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     return _APPLY.__get__(None, cls)(*args, **kwargs)
+
+
+def function_of(target: object) -> str:
+    """The class of the Function that an operator calls; "" of any other operator."""
+    found = (key[0] for key, operator in _operators.items() if operator is target)
+    return next((f"{cls.__module__}.{cls.__qualname__}" for cls in found), "")
 
 
 class _NotKeptError(Exception):

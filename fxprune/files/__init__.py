@@ -1,1 +1,1 @@
-"""Reading and writing files safely: checked JSON, and folders that appear complete or not at all."""
+"""Reading and writing files safely: checked JSON, and files and folders that appear complete or not at all."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fxprune.errors import FxpruneError
+from fxprune.files.staging import write_whole
 
 LARGEST = 64 << 20  # bytes of a file
 DEEPEST = 100
@@ -57,14 +58,14 @@ class Document:
             ) from error
 
     def write(self, path: Path, text: str) -> None:
-        """Writes a file of UTF-8.
+        """Writes a file of UTF-8, which is complete or what it was.
 
         Raises:
             FxpruneError: it cannot be written; of the document's class.
         """
         try:
             data = text.encode("utf-8")
-            path.write_bytes(data)
+            write_whole(path, data)
         except (OSError, ValueError) as error:
             raise self.error(
                 f"cannot write {printable(path.name)}",

@@ -1,4 +1,4 @@
-"""Folders that a save fills before anybody sees them; what a killed one left goes with the next save.
+"""What a save fills before anybody sees it; what a killed one left goes with the next save.
 
 A living save holds a lock on its folder, which the system lets go with the process, however that ends.
 """
@@ -37,6 +37,24 @@ def staged(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # not there any more where all went well
         if lock is not None:
             os.close(lock)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that is complete, or else what it was; what is no ordinary file, such as a pipe, is written to.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(os.path.realpath(path))  # not the link, but what it leads to
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    with staged(path.parent) as folder:
+        aside = folder / "file"
+        aside.write_bytes(data)
+        if path.exists():
+            shutil.copymode(path, aside)
+        aside.replace(path)
 
 
 def _locked_folder(parent: Path) -> tuple[Path, int | None]:

@@ -65,14 +65,25 @@ def written(target: Path, kind: str) -> Iterator[Path]:
             yield aside
             _write_manifest(aside, kind)
             aside.chmod(0o755)
-            if not there:
-                aside.rename(target)
+            if not there and _moved(aside, target):
                 return
             with alone(target):
                 _finish(target)
                 _check_strangers(target, aside)
                 aside.rename(target / _PENDING)
                 _finish(target)
+
+
+def _moved(aside: Path, target: Path) -> bool:
+    """Gives a folder its name; not where another save was faster, which this one then replaces."""
+    try:
+        aside.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        _check_replaceable(target)
+        return False
+    return True
 
 
 @contextmanager

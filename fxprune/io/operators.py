@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fxprune.capture.functions import NAMESPACE, function_of
 from fxprune.errors import LoadError
 from fxprune.files.document import Entry
 from fxprune.torch_private import find_overload, is_dispatched
@@ -37,7 +38,7 @@ _HIGHER_ORDER = """associative_scan cond flex_attention map_impl scan strict_mod
 _REFUSED = frozenset(
     """c10d _c10d_functional _c10d_functional_autograd coor debug_mode_ops export fsdp inductor profiler
     prim rngprims static_runtime symm_mem _test""".split()
-)
+) | {NAMESPACE}  # which holds other operators in another process
 _OPENS_FILES = frozenset({"from_file"})
 
 
@@ -47,6 +48,14 @@ def operator_text(target: Any, where: str) -> str:
     Raises:
         LoadError: nothing that can be found again by its name.
     """
+    if kept := function_of(target):
+        raise LoadError(
+            f"the autograd Function {kept} cannot be saved",
+            where=where,
+            why="its forward and backward are Python code, and a saved program has operators alone",
+            do="to use the network, write the plan back to the model (fp.write_back), and save what is captured of it "
+            "in eval mode; to train it on, make the Function an operator of your own with torch.library.custom_op",
+        )
     if name := higher_order_name(target):
         return name
     if isinstance(target, torch._ops.OpOverload):

@@ -3,7 +3,8 @@
 Whatever the model holds is copied: modules, containers, objects, the closures of its hooks. Parameters and
 buffers are new objects that share their data, or have their own where the run is with data. Two things cannot be
 copied, and are put back in place afterwards: objects that refuse (`Remembered`), and what the model's code
-reaches by name rather than through the model, such as attributes of its classes and globals (`outside`).
+reaches by name rather than through the model, such as attributes of its classes and globals (`outside`). What
+a run sets for the whole process or thread, such as the default dtype and device, is put back too.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import TypeVar
 
 from torch import nn
 
+from fxprune.process.state import settings_kept
 from fxprune.stand_in.copier import Copier
 from fxprune.stand_in.outside import remember_outside
 from fxprune.stand_in.remembered import Remembered
+from fxprune.torch_private import function_modes_kept
 
 __all__ = ["Remembered", "stand_in"]
 
@@ -25,7 +28,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @contextmanager
 def stand_in(model: M, *, own_data: bool = False) -> Iterator[M]:
-    """A copy of the model to run; whatever it shares with the model is put back afterwards.
+    """A copy of the model to run; whatever it shares with the model, and what it sets, is put back afterwards.
 
     Args:
         model: stays as it is.
@@ -38,7 +41,8 @@ def stand_in(model: M, *, own_data: bool = False) -> Iterator[M]:
     for x in copier.shared:
         remembered.add(x)
     remember_outside(copier.kinds, copier.functions, remembered, copier.copies)
-    try:
-        yield twin
-    finally:
-        remembered.put_back()
+    with settings_kept(), function_modes_kept():
+        try:
+            yield twin
+        finally:
+            remembered.put_back()

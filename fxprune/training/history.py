@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
@@ -83,7 +84,8 @@ def _size_of(program: Program) -> Size:
 class History:
     """Collects steps into epochs; prints as a table.
 
-    If the file exists already, the history continues after its last line.
+    If the file exists already, the history continues after its last line. A last line that a crash cut off is
+    not read, with a warning; the next epoch takes its place.
 
     Args:
         path: a file of JSON lines, to which each epoch adds one; None to write nothing.
@@ -106,7 +108,10 @@ class History:
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._path = None if path is None else Path(path)
-        self.rows = _read(self._path) if self._path and self._path.exists() else []
+        self.rows: list[Epoch] = []
+        self._ending: _Ending | None = None
+        if self._path is not None and self._path.exists():
+            self.rows, self._ending = _read(self._path)
         self._writer = None if tensorboard is None else _tensorboard_writer(Path(tensorboard))
         self._clock = clock
         self.start_epoch()
@@ -164,7 +169,8 @@ class History:
         )
         self.rows.append(row)
         if self._path is not None:
-            _append(self._path, json.dumps(asdict(row)) + "\n")
+            _append(self._path, json.dumps(asdict(row)) + "\n", self._ending)
+            self._ending = None
         self._write_scalars(row)
         self.start_epoch()
         return row
@@ -249,10 +255,25 @@ def _number(value: float | None, spelling: str) -> str:
     return "-" if value is None else format(value, spelling)
 
 
-def _append(path: Path, line: str) -> None:
+class _Ending(NamedTuple):
+    """The last line of a file, which no end of line follows.
+
+    Attributes:
+        start: where it starts, in bytes.
+        line: what to write there before the next line: itself if it is whole, nothing if it was cut off.
+    """
+
+    start: int
+    line: str
+
+
+def _append(path: Path, line: str, ending: _Ending | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
+            if ending is not None:
+                file.truncate(ending.start)
+                line = ending.line + line
             file.write(line)
     except (OSError, ValueError) as error:
         raise OptionError(
@@ -260,17 +281,49 @@ def _append(path: Path, line: str) -> None:
         ) from error
 
 
-def _read(path: Path) -> list[Epoch]:
+def _read(path: Path) -> tuple[list[Epoch], _Ending | None]:
+    """The epochs of a file, and its last line if no end of line follows it."""
+    file = Document(str(path), OptionError)
     try:
-        file = Document(str(path), OptionError)
-        return [_epoch(file.parse(line, nan=True)) for line in file.text(path).splitlines()]
+        *lines, last = file.text(path).split("\n")
     except OptionError as error:
-        raise OptionError(
-            "the file does not contain a training history",
-            where=str(path),
-            why=f"{error.what}: {error.do}".removesuffix(": "),
-            do="give another path",
-        ) from error
+        raise _no_history(str(path), error, "give another path") from error
+    if not last:
+        return _rows(file, lines), None
+    start = sum(len(line.encode()) + 1 for line in lines)
+    if not _is_cut_off(last):
+        return _rows(file, [*lines, last]), _Ending(start, last + "\n")
+    rows = _rows(file, lines)
+    warnings.warn(
+        f"{path}, line {len(lines) + 1}: the end of the line is missing, as after a crash. The epochs before it were "
+        "read, and the next epoch takes its place.",
+        stacklevel=3,
+    )
+    return rows, _Ending(start, "")
+
+
+def _rows(file: Document, lines: list[str]) -> list[Epoch]:
+    rows = []
+    for line in lines:
+        try:
+            rows.append(_epoch(file.parse(line, nan=True)))
+        except OptionError as error:
+            where = f"line {len(rows) + 1}"
+            do = f"remove {where}, or give another path" if rows else "give another path"
+            raise _no_history(f"{file.source}, {where}", error, do) from error
+    return rows
+
+
+def _no_history(where: str, error: OptionError, do: str) -> OptionError:
+    why = f"{error.what}: {error.do}".removesuffix(": ")
+    return OptionError("the file does not contain a training history", where=where, why=why, do=do)
+
+
+def _is_cut_off(line: str) -> bool:
+    """Whether a line is the beginning of a row; zeros stand for what never reached the disk."""
+    line = line.rstrip("\0")
+    first = f'{{"{fields(Epoch)[0].name}": '
+    return not line.endswith("}}") and first.startswith(line[: len(first)])
 
 
 def _epoch(entry: Entry) -> Epoch:

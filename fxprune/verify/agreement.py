@@ -28,6 +28,11 @@ _TEACH = (
     "ignore that module, or use the smaller program (fp.shrink)"
 )
 
+_REPORT = (
+    "report this network, or capture it with torch.export instead: "
+    "fp.prune(torch.export.export(model, args), args)"
+)
+
 
 def forward_failed(model: nn.Module, error: Exception) -> PlanError:
     """The error to raise when the forward of a smaller model raises `error`."""
@@ -72,6 +77,7 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
 
     Raises:
         PlanError: the two compute different things.
+        VerifyError: the smaller program fails where the model runs.
     """
     if on_meta(model):
         return
@@ -98,6 +104,7 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
         seed: of inputs, noise and random operators.
 
     Raises:
+        VerifyError: the program fails where the model runs.
         Exception: whatever the model raises at the batch size of the program's example.
     """
     tensors = named_tensors(model)
@@ -106,7 +113,7 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
     known = {name: x for name, x in {**tensors, **noise}.items() if name in names}
     return compare_runs(
         _running(model, noise, program),
-        _running_program(program, known),
+        _running_program(program, known, model),
         batches_of(program, seed),
         dtype=least_exact(model, program),
         against="the model",
@@ -123,12 +130,14 @@ def check_capture(
     Of a model in train mode, the gradients are compared too. On the meta device there is nothing to compare.
 
     Raises:
-        VerifyError: the two compute different things.
+        VerifyError: the two compute different things, or the program fails where the model runs.
     """
     if on_meta(model):
         return [], []
     try:
         check = compare_model(model, program, seed=seed)
+    except VerifyError:
+        raise
     except Exception as error:
         return [], [
             Remark(
@@ -146,8 +155,7 @@ def check_capture(
             f"what was captured differs from the model in {check.worst_output}",
             where=type(model).__name__,
             why=f"{check}",
-            do="report this network, or capture it with torch.export instead: "
-            "fp.prune(torch.export.export(model, args), args)",
+            do=_REPORT,
         )
     if not model.training:
         return [check], []
@@ -160,24 +168,49 @@ def _running(model: nn.Module, noise: Mapping[str, torch.Tensor], program: Progr
 
     def run(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
         with undisturbed(), stand_in(model, own_data=True) as twin, callers_device():
-            if not _mode_is_fixed(program):
+            if not _mode_is_fixed(model, program):
                 twin.eval()
             return _outputs(twin, noise, args, kwargs)
 
     return run
 
 
-def _running_program(program: Program, state: Mapping[str, torch.Tensor]) -> Run:
+def _running_program(program: Program, state: Mapping[str, torch.Tensor], model: nn.Module) -> Run:
     """Runs a copy of the program with these tensors, in eval mode unless its mode is fixed."""
     module: TracedModule = program.module
-    if not _mode_is_fixed(program):
+    if not _mode_is_fixed(model, program):
         graph = copy.deepcopy(program.graph)
         module = build_module(module, graph, training=program.training).eval()
-    return lambda args, kwargs: _outputs(module, state, args, kwargs)
+
+    def run(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
+        try:
+            return _outputs(module, state, args, kwargs)
+        except Exception as error:
+            raise VerifyError(
+                "the program does not run on random inputs on which the model does",
+                where=program.name,
+                why=f"{type(error).__name__}: {first_line(error)}",
+                do=_REPORT,
+            ) from error
+
+    return run
 
 
-def _mode_is_fixed(program: Program) -> bool:
-    return any(r.code == "capture.mode-fixed" for r in program.remarks)
+def _mode_is_fixed(model: nn.Module, program: Program) -> bool:
+    """Whether one of the two keeps its mode; torch.export replaces `train` of modules that do, which then raises."""
+    replaced = any("train" in vars(m) for m in model.modules())
+    return replaced or any(r.code == "capture.mode-fixed" for r in program.remarks)
+
+
+class _Calling(nn.Module):
+    """Calls a module; `functional_call` refuses an nn.DataParallel itself, and not what holds one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
 
 
 @torch.no_grad()
@@ -186,8 +219,8 @@ def _outputs(
 ) -> Sequence[Any]:
     """The flat outputs of a module with copies of these tensors in place of its own."""
     copies = {id(t): t.detach().clone() for t in state.values()}
-    tensors = {name: copies[id(t)] for name, t in state.items()}
-    return pytree.tree_leaves(functional_call(module, tensors, args, dict(kwargs)))
+    tensors = {f"module.{name}": copies[id(t)] for name, t in state.items()}
+    return pytree.tree_leaves(functional_call(_Calling(module), tensors, args, dict(kwargs)))
 
 
 def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:

@@ -153,7 +153,7 @@ def test_spectral_norm_trains_as_the_model_does() -> None:
     torch.testing.assert_close(found, grads)
 
 
-def test_enabled_autocast_stays_one_opaque_call() -> None:
+def test_a_region_under_autocast_returns_its_dtype_at_any_batch_size() -> None:
     class Mixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import fxprune as fp
 from fxprune.errors import LoadError
 from fxprune.files.staging import PREFIX, staged
 from fxprune.graph.program import Program
+from fxprune.io.directory import MANIFEST, PROGRAM, written
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +200,19 @@ def test_a_full_disk_leaves_no_folder(
     with pytest.raises(LoadError, match="No space left"):
         fp.save(old, tmp_path / "a" / "b" / "net")
     assert names(tmp_path) == []
+
+
+def test_a_save_that_another_overtakes_replaces_it(
+    old: Program, new: Program, tmp_path: Path
+) -> None:
+    fp.save(new, tmp_path / "new")
+    with written(tmp_path / "net", PROGRAM) as folder:
+        fp.save(old, tmp_path / "net")
+        for path in (tmp_path / "new").iterdir():
+            if path.name != MANIFEST:
+                shutil.copy(path, folder)
+    assert fp.load(tmp_path / "net").name == "Linear"
+    assert names(tmp_path) == ["net", "new"]
 
 
 def test_two_processes_save_to_one_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,40 @@ def test_eval_mode_leaves_the_statistics(folder: Path) -> None:
     program = load(folder).eval()
     program(torch.randn(4, 3, 8, 8))
     assert program.tensors()["norm.num_batches_tracked"] == 0
+
+
+class Sign(torch.autograd.Function):
+    """A straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        return g
+
+
+class Signed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.b(Sign.apply(self.a(x)))
+
+
+def test_a_function_of_python_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    model, x = Signed().train(), torch.randn(3, 4)
+    outcome = fp.prune(model, x, keep=0.7)
+    for what in (outcome, outcome.program):
+        with pytest.raises(LoadError, match=rf"the autograd Function {__name__}\.Sign") as error:
+            save(what, tmp_path / "new" / "net")
+        assert error.value.where.startswith("node Sign")
+        assert not any(tmp_path.iterdir())
+    # As the error advises.
+    save(fp.capture(fp.write_back(model, outcome.plan).eval(), x), tmp_path / "net")
+    assert torch.equal(load(tmp_path / "net")(x), outcome.program(x))
 
 
 def test_tied_weights_stay_one(folder: Path) -> None:

@@ -54,6 +54,19 @@ def test_loaded_plan_equals_the_saved_one(plan: fp.Plan, file: Path) -> None:
     assert fp.Plan.load(file).edits == plan.edits
 
 
+def test_an_interrupted_save_leaves_the_plan_before(
+    plan: fp.Plan, file: Path, monkeypatch: pytest.MonkeyPatch, program: Program
+) -> None:
+    def interrupt(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fp.plan(program, {"a.weight": (0, [0])}).save(file)
+    assert fp.Plan.load(file) == plan
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
 def test_loaded_plan_shrinks_alike(program: Program, plan: fp.Plan, file: Path) -> None:
     x = torch.randn(3, 2, 4)
     assert torch.equal(fp.shrink(program, fp.Plan.load(file))(x), fp.shrink(program, plan)(x))

@@ -6,7 +6,7 @@ import threading
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.overrides import _get_current_function_mode_stack
 
 import fxprune as fp
 from fxprune.stand_in import stand_in
@@ -197,6 +198,78 @@ def test_what_a_forward_changes_is_put_back(kind: str, error: BaseException | No
     assert type(grid(4, torch.device("cpu"))) is Tensor
 
 
+SETTERS: dict[str, Callable[[], Any]] = {
+    "gradients": lambda: torch.set_grad_enabled(False),
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "default device": lambda: torch.set_default_device("meta"),
+    "default device, twice": lambda: [torch.set_default_device(d) for d in ("meta", None)],  # type: ignore[func-returns-value]
+    "a mode of the device": lambda: torch.device("meta").__enter__(),
+    "deterministic": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+    "autocast": lambda: torch.set_autocast_enabled("cpu", True),
+    "autocast dtype": lambda: torch.set_autocast_dtype("cpu", torch.float16),
+    "autocast cache": lambda: torch.set_autocast_cache_enabled(False),
+    "an autocast that is entered": lambda: torch.autocast("cpu").__enter__(),  # type: ignore[no-untyped-call]
+    "anomalies": lambda: torch.set_anomaly_enabled(True),
+    "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+}
+
+
+class Setting(nn.Module):
+    def __init__(self, change: Callable[[], Any], error: BaseException | None) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 4)
+        self.change, self.error = change, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x).relu())
+        self.change()
+        if self.error is not None:
+            raise self.error
+        return y
+
+
+def settings() -> tuple[Any, ...]:
+    return (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.empty(1).device,
+        _get_current_function_mode_stack(),  # type: ignore[no-untyped-call]
+        torch.get_deterministic_debug_mode(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+        torch.is_autocast_cache_enabled(),
+        torch.is_anomaly_enabled(),
+        torch.get_num_threads(),
+        torch.backends.cudnn.benchmark,
+    )
+
+
+@pytest.fixture(params=[None, "meta"])
+def default_device(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    torch.set_default_device(request.param)
+    yield request.param
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no")], ids=repr)
+@pytest.mark.parametrize("what", SETTERS)
+def test_what_a_forward_sets_in_the_process_is_put_back(
+    what: str, error: BaseException | None, default_device: str | None
+) -> None:
+    with torch.device("cpu"):
+        net, x = Setting(SETTERS[what], error).eval(), torch.randn(2, 8)
+    before = settings()
+    for verb in (fp.capture, fp.prune):
+        with suppress(fp.FxpruneError):
+            verb(net, x)
+        assert settings() == before
+    torch.set_default_device("cpu")  # it can be set anew
+    torch.set_default_device(default_device)
+    assert settings()[3] == before[3]
+
+
 def counting(seen: list[Any]) -> Callable[..., None]:
     count = 0
 
@@ -291,6 +364,57 @@ def test_a_deep_structure_is_copied() -> None:
         assert twin.chain[0][0] is not net.chain[0][0]  # type: ignore[index]
 
 
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+
+
+class Then(nn.Module):
+    def __init__(self, more: nn.Module) -> None:
+        super().__init__()
+        self.first, self.more = nn.Linear(8, 8), more
+
+    def forward(self, x: Tensor) -> Any:
+        return self.more(self.first(x))
+
+
+def traced() -> Any:
+    with pytest.warns(Warning, match="deprecated"):
+        model = torch.jit.trace(small(), torch.randn(2, 8))  # type: ignore[no-untyped-call]
+    assert model.forward  # it keeps what was asked for once
+    return model
+
+
+def scripted() -> Any:
+    with pytest.warns(Warning, match="deprecated"):
+        return torch.jit.script(small())
+
+
+MADE: dict[str, Callable[[], nn.Module]] = {
+    "traced": traced,
+    "scripted": scripted,
+    "exported": lambda: torch.export.export(small(), (torch.randn(2, 8),)).module(),
+    "symbolically traced": lambda: fx.symbolic_trace(small()),
+    "parallel": lambda: nn.DataParallel(small()),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", MADE)
+def test_what_other_tools_made_of_a_model_stays_as_it_is(kind: str, inside: bool) -> None:
+    model, x = MADE[kind](), torch.randn(2, 8)
+    model = Then(model) if inside else model
+    before = state_of(model)
+    if kind in ("traced", "scripted"):
+        with pytest.raises(fp.FxpruneError, match="scripted module") as error:
+            fp.prune(model, x)
+        assert "as it was before torch.jit" in error.value.do
+    else:
+        report = fp.prune(model, x).report
+        assert not [r for r in report.remarks if r.code.startswith("verify")]
+        assert "the model" in [c.against for c in report.checks]
+    check_unchanged(before, model)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet18", "mobilenet_v3_small", "googlenet", "swin_t", "vit_b_16"]
@@ -298,7 +422,8 @@ def test_a_deep_structure_is_copied() -> None:
 @pytest.mark.parametrize("train", [True, False])
 def test_models_of_torchvision_stay_as_they_are(name: str, train: bool) -> None:
     models = pytest.importorskip("torchvision.models")
-    model, x = models.get_model(name).train(train), torch.randn(2, 3, 224, 224)
+    options = {"init_weights": False} if name == "googlenet" else {}  # its default warns
+    model, x = models.get_model(name, **options).train(train), torch.randn(2, 3, 224, 224)
     before = state_of(model)
     fp.prune(model, x)
     check_unchanged(before, model)

@@ -111,6 +111,50 @@ def test_file_goes_on(program: Program, tmp_path: Path) -> None:
         fp.training.History(path)
 
 
+def test_an_interrupted_file_goes_on(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    rows = filled(program, path).rows
+    whole = path.read_bytes()
+    start = whole.index(b"\n") + 1
+    for end in range(start + 1, len(whole) - 1):
+        path.write_bytes(whole[:end] + b"\0" * (end % 3))
+        with pytest.warns(UserWarning, match=r"history\.jsonl, line 2: the end of the line"):
+            assert fp.training.History(path).rows == rows[:1]
+        assert path.stat().st_size >= end
+    path.write_bytes(whole[:-30])
+    with pytest.warns(UserWarning, match="line 2"):
+        again = fp.training.History(path)
+    again.end_epoch(program)
+    again.end_epoch(program)
+    assert path.read_bytes().startswith(whole[:start])
+    read = fp.training.History(path)
+    assert read.rows == again.rows
+    assert [row.epoch for row in read.rows] == [0, 1, 2]
+
+
+def test_a_last_line_without_its_end_counts(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    rows = filled(program, path).rows
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    again = fp.training.History(path)
+    assert again.rows == rows
+    again.end_epoch(program)
+    assert fp.training.History(path).rows == again.rows
+
+
+@pytest.mark.parametrize("broken", ['{"epoch": 0, "lo\n{}\n', "[1, 2", '{"name": 1', "notes"])
+def test_what_no_crash_leaves_is_refused(program: Program, tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "history.jsonl"
+    filled(program, path)
+    path.write_text(path.read_text() + broken)
+    before = path.read_text()
+    with pytest.raises(fp.FxpruneError, match="does not contain a training history") as error:
+        fp.training.History(path)
+    assert error.value.where.endswith("line 3")
+    assert error.value.do.startswith("remove line 3")
+    assert path.read_text() == before
+
+
 def test_plot(program: Program, tmp_path: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")

@@ -94,6 +94,16 @@ def test_a_model_that_does_not_run_is_remarked() -> None:
     assert "verify.model-not-run" in {r.code for r in result.program.remarks}
 
 
+def test_a_program_that_does_not_run_where_its_model_does_is_an_error() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
+    program = fp.capture(model, x)
+    node = program.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)[1]
+    node.args = (program.graph.find_nodes(op="placeholder")[0], *node.args[1:])
+    program.module.recompile()
+    with pytest.raises(VerifyError, match=r"the program does not run .* on which the model does"):
+        check_capture(model, program)
+
+
 def test_other_precisions() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).to(torch.bfloat16)
     check = compare_model(model, fp.capture(model, torch.randn(3, 4, dtype=torch.bfloat16)))
