@@ -109,7 +109,7 @@ class _Crossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: list[Tensor] = []
 
     def __torch_dispatch__(
@@ -159,7 +159,7 @@ def _look(x: Tensor) -> tuple[Any, ...]:
 
 def _bits(x: Tensor) -> tuple[Any, ...]:
     numbers = x.cpu().view(torch.uint8) if x.dim() else x.cpu().reshape(1).view(torch.uint8)
-    return x.dtype, x.shape, hashlib.blake2b(numbers.numpy()).digest()
+    return x.dtype, x.shape, hashlib.blake2b(numbers.numpy().tobytes()).digest()
 
 
 def _own_types(program: Program, node: fx.Node) -> Types:

@@ -88,7 +88,7 @@ class Features(nn.Module):
         self.register_buffer("back", torch.randn(9, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = Sorted.apply(self.one(x))  # type: ignore[no-untyped-call]
+        y: torch.Tensor = Sorted.apply(self.one(x))
         return self.two(y) + (x @ self.into).relu() @ self.back
 
 
