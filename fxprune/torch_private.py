@@ -371,14 +371,45 @@ def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
         torch._C._EnablePreDispatch(),
         _compiling_state_context(),
         _ignore_backend_decomps(),
+        _before_autograd(_EveryCall(tell, autograd=autograd)),
     ):
-        mode = _EveryCall(tell, autograd=autograd)
-        torch._ops._set_mode_pre_dispatch(mode)  # type: ignore[no-untyped-call]
-        try:
-            yield
-        finally:
-            proxy = torch._C._TorchDispatchModeKey.PROXY
-            torch._ops.unset_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
+        yield
+
+
+class _ChangedCalls(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Calls every operator that Python code calls with other arguments."""
+
+    def __init__(self, change: Callable[..., tuple[Any, Any]]) -> None:
+        super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
+        self._change = change
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        args, kwargs = self._change(func, args, kwargs or {})
+        with torch._C._DisablePythonDispatcher():
+            return func(*args, **kwargs)
+
+
+@contextmanager
+def changed_calls(change: Callable[..., tuple[Any, Any]]) -> Iterator[None]:
+    """Calls each operator with what `change` makes of operator, arguments and keyword arguments."""
+    with (
+        enable_python_dispatcher(),
+        torch._C._EnablePreDispatch(),
+        _before_autograd(_ChangedCalls(change)),
+    ):
+        yield
+
+
+@contextmanager
+def _before_autograd(mode: ProxyTorchDispatchMode) -> Iterator[None]:
+    torch._ops._set_mode_pre_dispatch(mode)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        proxy = torch._C._TorchDispatchModeKey.PROXY
+        torch._ops.unset_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -301,7 +301,7 @@ def _build(
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training
     paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check)]
-    remarks += mode_remark(type(model).__name__, paths, training, check.failure)
+    remarks += mode_remark(model, paths, training, check.failure)
     return build_module(tree, unlifted.graph, training=training), remarks
 
 

@@ -2,22 +2,27 @@
 
 A captured graph spells the dtype and device of every tensor that it creates, also where the model's code took
 them from an input or a parameter. Running that code once more, without data and with another dtype and device,
-shows which is which: those that changed are taken from a tensor of the graph instead.
+shows which is which: those that changed are taken from a tensor of the graph instead. So are numbers that are a limit
+of the dtype, `torch.finfo(x.dtype).min`, `max` or `eps`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.limits import LARGEST_HALF, LIMITS, add_call, follow_limits
 from fxprune.graph.operands import get_argument
+from fxprune.graph.program import describe
 from fxprune.process.state import callers_device
+from fxprune.remark import Remark
 from fxprune.stand_in import stand_in
-from fxprune.torch_private import WithoutData, every_call, fake_result, overload
+from fxprune.torch_private import WithoutData, every_call, overload
 
 _META, _CPU = torch.device("meta"), torch.device("cpu")
 _LIKE = {
@@ -29,27 +34,27 @@ _LIKE = {
 _OTHER_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 _MAY_COPY = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten.to.device)
 _CASTS = (*_MAY_COPY, torch.ops.aten._to_copy.default)
-_ORIGIN = ("nn_module_stack", "stack_trace")
 
 
 class Spelled(NamedTuple):
-    """A call of an operator with its arguments that are a dtype or a device, by name."""
+    """A call of an operator with its arguments that are a dtype, a device or a limit of a dtype, by name."""
 
     op: Any
     literals: dict[str, Any]
 
 
 class Following(NamedTuple):
-    """A call, and those of its literals that change with the network's dtype and device."""
+    """A call, the names of its literals that follow the network, and of its numbers that change with it otherwise."""
 
     call: Spelled
     names: frozenset[str]
+    numbers: frozenset[str] = frozenset()
 
 
 def find_following(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], graph: fx.GraphModule
 ) -> list[Following]:
-    """Returns the calls of a network that spell a dtype or device, in order, with the literals that follow it.
+    """Returns the calls of a network that spell a dtype, a device or a limit, in order, with what follows it.
 
     Args:
         model: the network.
@@ -78,7 +83,7 @@ def find_following(
             before = run()
         if after and _alike(before, after):
             pairs = zip(before, after, strict=True)
-            return [Following(a, _changed(a, b, *change)) for a, b in pairs]
+            return [Following(a, *_changed(a, b, *change)) for a, b in pairs]
     return []
 
 
@@ -102,13 +107,23 @@ def _run(model: WithoutData) -> list[Spelled]:
     return calls
 
 
-def _changed(before: Spelled, after: Spelled, dtype: Any, device: Any) -> frozenset[str]:
+def _changed(
+    before: Spelled, after: Spelled, dtype: Any, device: Any
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Returns the names of the literals that follow, and of the numbers that change otherwise."""
     new = {"dtype": dtype, "device": device}
-    return frozenset(
-        name
-        for name, x in before.literals.items()
-        if x != (y := after.literals.get(name)) and y == new.get(name)
-    )
+    follow, others = set[str](), set[str]()
+    for name, x in before.literals.items():
+        y = after.literals.get(name)
+        if isinstance(x, float):
+            kind = LIMITS[x].kind if x in LIMITS else ""
+            if kind and y in LIMITS and LIMITS[y] == (kind, dtype):
+                follow.add(name)
+            elif y != x:
+                others.add(name)
+        elif x != y and y == new.get(name):
+            follow.add(name)
+    return frozenset(follow), frozenset(others)
 
 
 def _nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
@@ -118,7 +133,7 @@ def _nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
 
 
 def _spelled(node: fx.Node) -> Spelled | None:
-    """Returns the call of a node that spells a dtype or device."""
+    """Returns the call of a node that spells a dtype, a device or a limit."""
     op = overload(node)
     if op is None or op._opname.startswith("_assert"):
         return None
@@ -129,14 +144,42 @@ def _spelled(node: fx.Node) -> Spelled | None:
 def _literals(op: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     names = [a.name for a in op._schema.arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    return {k: v for k, v in given.items() if isinstance(v, torch.dtype | torch.device)}
+    return {k: v for k, v in given.items() if _names_type(v) or _may_be_limit(v)}
 
 
-def follow_sources(graph: fx.Graph, following: Sequence[Following]) -> None:
-    """Takes dtypes and devices that follow the network from a tensor of the graph, where there is one."""
+def _names_type(value: Any) -> bool:
+    return isinstance(value, torch.dtype | torch.device)
+
+
+def _may_be_limit(value: Any) -> bool:
+    """Returns whether a number is a limit of a dtype, or so large that it may be computed from one."""
+    return isinstance(value, float) and (value in LIMITS or LARGEST_HALF < abs(value) < inf)
+
+
+def follow_sources(graph: fx.Graph, following: Sequence[Following]) -> list[Remark]:
+    """Takes what follows the network from a tensor of the graph, where there is one.
+
+    Returns:
+        A remark on each number that changes with the network's dtype, and stays as it is.
+    """
     found = [(node, call) for node in graph.nodes if (call := _spelled(node)) is not None]
-    names = _names([call for _, call in found], following)
-    _take(graph, {node: which for (node, _), which in zip(found, names, strict=True)})
+    known = _known([call for _, call in found], following)
+    pairs = list(zip((node for node, _ in found), known, strict=True))
+    left = _take(graph, {node: one.names for node, one in pairs})
+    left += [(node, name) for node, one in pairs for name in one.numbers]
+    return [_number_fixed(node, name) for node, name in left]
+
+
+def _number_fixed(node: fx.Node, name: str) -> Remark:
+    return Remark(
+        "analysis",
+        "capture.number-fixed",
+        describe(node),
+        f"its argument {name} stays as it was when the program is moved to another dtype",
+        "the model computes this number from the dtype of the network; only torch.finfo(dtype).min, max and eps can "
+        "be taken from a tensor, in operators that accept one there",
+        "capture the model again in the other dtype",
+    )
 
 
 def follow_operands(graph: fx.Graph, call: fx.Node) -> None:
@@ -150,25 +193,29 @@ def follow_operands(graph: fx.Graph, call: fx.Node) -> None:
     _take(graph, {n: frozenset(k for k, x in c.literals.items() if x in known) for n, c in found})
 
 
-def _take(graph: fx.Graph, changes: Mapping[fx.Node, frozenset[str]]) -> None:
-    """Takes the named literals of calls from sources."""
+def _take(graph: fx.Graph, changes: Mapping[fx.Node, frozenset[str]]) -> list[tuple[fx.Node, str]]:
+    """Takes the named literals of calls from sources; returns the numbers for which this is not possible."""
     if not any(changes.values()):
-        return
-    sources = _Sources()
+        return []
+    sources, left = _Sources(), list[tuple[fx.Node, str]]()
     for node in list(graph.nodes):
-        if changes.get(node):
-            _rewrite(node, changes[node], sources)
-        sources.add(node, follows="dtype" in changes.get(node, ()))
+        names = changes.get(node, frozenset())
+        if numbers := {k for k in names if isinstance(get_argument(node, k), float)}:
+            left += [(node, k) for k in follow_limits(node, numbers, sources.find)]
+        if names - numbers:
+            _rewrite(node, names - numbers, sources)
+        sources.add(node, follows="dtype" in names)
+    return left
 
 
-def _names(calls: list[Spelled], following: Sequence[Following]) -> list[frozenset[str]]:
-    """Returns which literals of each call follow; where calls are missing, equal ones must agree on it."""
+def _known(calls: list[Spelled], following: Sequence[Following]) -> list[Following]:
+    """Returns what follows in each call; where calls are missing, equal ones must agree on it."""
     if calls == [f.call for f in following]:
-        return [f.names for f in following]
-    agreed: list[frozenset[str]] = []
+        return list(following)
+    agreed: list[Following] = []
     for call in calls:
-        alike = {f.names for f in following if f.call == call}
-        agreed.append(alike.pop() if len(alike) == 1 else frozenset())
+        alike = {f[1:] for f in following if f.call == call}
+        agreed.append(Following(call, *(alike.pop() if len(alike) == 1 else (frozenset(),))))
     return agreed
 
 
@@ -189,7 +236,9 @@ class _Sources:
         if node.op not in self._nodes or not isinstance(value, torch.Tensor):
             return
         operands = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
-        computed = bool(operands) and _spelled(node) is None and self._known.issuperset(operands)
+        call = _spelled(node)
+        spells = call is not None and any(map(_names_type, call.literals.values()))
+        computed = bool(operands) and not spells and self._known.issuperset(operands)
         if follows or node.op != "call_function" or computed:
             self._nodes[node.op].append(node)
             self._known.add(node)
@@ -232,7 +281,7 @@ def _typed(node: fx.Node, source: fx.Node, sources: _Sources, fixed: dict[str, A
     if not fixed or fixed == {"device": value.device}:
         return source
     with node.graph.inserting_before(node):
-        return _call(node, torch.ops.aten.new_empty.default, (source, [0]), fixed)
+        return add_call(node, torch.ops.aten.new_empty.default, (source, [0]), fixed)
 
 
 def _convert(node: fx.Node, like: fx.Node) -> None:
@@ -242,13 +291,5 @@ def _convert(node: fx.Node, like: fx.Node) -> None:
         node.args, node.kwargs = (node.args[0], like), {}
         return
     with node.graph.inserting_after(node):
-        converted = _call(node, torch.ops.aten.type_as.default, (node, like), {})
+        converted = add_call(node, torch.ops.aten.type_as.default, (node, like), {})
     node.replace_all_uses_with(converted, delete_user_cb=lambda user: user is not converted)
-
-
-def _call(like: fx.Node, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-    name = op.overloadpacket.__name__
-    new = like.graph.create_node("call_function", op, args, kwargs, name)
-    new.meta = {k: like.meta[k] for k in _ORIGIN if k in like.meta}
-    new.meta["val"] = fake_result(op, args, kwargs)
-    return new

@@ -8,6 +8,7 @@ does not keep, and the graph has what it computes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import threading
@@ -25,7 +26,10 @@ from fxprune.remark import Remark
 from fxprune.torch_private import BackwardHookFunction, unrecorded, with_data
 
 NAMESPACE = "fxprune_function"
-_ELSEWHERE = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent))
+_ELSEWHERE = (
+    *(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent)),
+    contextlib.__file__,  # the wrapper of what a context manager decorates
+)
 _TYPES = {torch.SymInt: "SymInt", int: "SymInt", bool: "bool", float: "float", str: "str"}
 _CONSTANTS = (type(None), torch.dtype, torch.device, torch.memory_format, type)
 _library: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrizations
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -146,6 +147,14 @@ def is_torch(kind: type) -> bool:
 def reads_training(kind: type) -> bool:
     """Returns whether a method of the class, or of its bases below nn.Module, names `training`."""
     return any(True for _ in _methods(kind, "training"))
+
+
+def iterates(module: nn.Module) -> bool:
+    """Returns whether the module estimates a spectral norm by power iteration, as a parametrization or by a hook."""
+    hooks = module._forward_pre_hooks.values()
+    return isinstance(module, parametrizations._SpectralNorm) or any(
+        isinstance(hook, SpectralNorm) for hook in hooks
+    )
 
 
 def _hook_reads_training(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx, nn
 
-from fxprune.capture.mode_check import ModeCheck, reads_training
+from fxprune.capture.mode_check import ModeCheck, iterates, reads_training
 from fxprune.graph.mode import MODE, mode_argument
 from fxprune.graph.operands import get_argument
 from fxprune.graph.program import module_path
@@ -36,7 +36,9 @@ def mark_modes(
     return sorted(_unswitchable(graph, known))
 
 
-def mode_remark(name: str, paths: list[str], training: bool, failure: str) -> list[Remark]:
+def mode_remark(
+    model: nn.Module | None, paths: list[str], training: bool, failure: str
+) -> list[Remark]:
     """Returns the remark that lists the modules that keep the mode in which they were captured."""
     if not paths:
         return []
@@ -51,11 +53,15 @@ def mode_remark(name: str, paths: list[str], training: bool, failure: str) -> li
     why = (
         "their Python code reads `self.training`, and a graph records only one of the two outcomes"
     )
+    known = {} if model is None else dict(model.named_modules())
+    if any(iterates(known[path]) for path in paths if path in known):
+        how = "at every call" if training else "never"
+        why += f"; the power iteration of spectral norm runs {how}, after program.train() and eval() alike"
     return [
         Remark(
             "analysis",
             "capture.mode-fixed",
-            name,
+            type(model).__name__,
             f"captured in {mode} mode, in which these modules stay: {shown}",
             why + (f" (not confirmed: {failure})" if failure else ""),
             "capture the model again in the other mode; to train it, write the plan back to the model",

@@ -63,9 +63,9 @@ def normalise(module: fx.GraphModule, following: Sequence[Following] = ()) -> li
     kept = inline_regions(module)
     drop_guards(module.graph)
     trim_meta(module.graph)
-    follow_sources(module.graph, following)
+    fixed = follow_sources(module.graph, following)
     write_copies(module.graph)
-    remarks = kept + make_functional(module.graph)
+    remarks = kept + fixed + make_functional(module.graph)
     if decompose_without_rule(module):
         remarks += make_functional(module.graph)
     free_layouts(module.graph)

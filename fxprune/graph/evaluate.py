@@ -125,7 +125,7 @@ class Evaluator(fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Calls an operator, with casts and new tensors in the run's type."""
         if isinstance(target, torch._ops.OpOverload):
-            args, kwargs = _quiet(target, args, kwargs)
+            args, kwargs = quiet(target, args, kwargs)
             args, kwargs = pytree.tree_map(lambda x: type_in(x, self.dtype), (args, kwargs))
             kwargs = self._created(target, args, kwargs)
             if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
@@ -173,7 +173,7 @@ def type_in(value: Any, precision: torch.dtype) -> Any:
     return value
 
 
-def _quiet(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def quiet(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Returns the arguments of an operator with dropout switched off."""
     for i, argument in enumerate(target._schema.arguments):
         if argument.name in QUIET and i < len(args):

@@ -96,11 +96,6 @@ def _of_tensors(evidence: Evidence, found: Criterion, reduction: str) -> FloatAr
                 for units, value in _by_unit(label.columns, position):
                     value = found.finish(value) if found.finish else value
                     _put(out, count, units, value, reduction)
-    if not count.any():
-        raise ScoreError(
-            f"the criterion {found.name!r} does not apply to any tensor of this network",
-            do="choose another criterion",
-        )
     out = np.where(np.isnan(out), np.inf, out)
     out = out / np.maximum(count, 1) if reduction == "mean" else out
     return np.where(count == 0, np.nan, out)

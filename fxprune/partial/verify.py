@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.analysis.axes import Axes
 from fxprune.errors import VerifyError
+from fxprune.graph.evaluate import quiet
 from fxprune.graph.program import named_tensors
 from fxprune.partial.calls import Call, Signature
 from fxprune.partial.join import get_tensor, path_under
@@ -20,7 +21,7 @@ from fxprune.partial.parts import Part
 from fxprune.plan import Plan
 from fxprune.process.state import callers_device, undisturbed
 from fxprune.stand_in import stand_in
-from fxprune.torch_private import pytree_specs
+from fxprune.torch_private import changed_calls, pytree_specs
 from fxprune.verify import Batch, Check, Silenced, compare_runs, forward_failed, noisy
 from fxprune.write_back import write_tensors
 
@@ -45,20 +46,25 @@ class Silencing:
 
 
 def verify_parts(model: nn.Module, inputs: Inputs, silencing: Silencing, seed: int) -> Check:
-    """Runs both on the inputs; tensors of one repeated value are given noise, the same in both."""
+    """Runs both on the inputs, without dropout; tensors of one repeated value are given noise, the same in both.
+
+    Dropout would draw other numbers for other sizes. Whatever else is random starts from the same random state.
+    """
     dtype = silencing.dtype
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, inputs
     )
 
     def wanted(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
-        with _noisy_copy(model, dtype, seed) as original, _silenced(original, silencing):
+        copied, dropout_off = _noisy_copy(model, dtype, seed), changed_calls(quiet)
+        with copied as original, _silenced(original, silencing), dropout_off:
             return _comparable(original(*args, **kwargs))
 
     def found(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
         with _noisy_copy(model, dtype, seed) as original:
             small = write_tensors(original, silencing.plan, inplace=True)
-            return pytree.tree_leaves(_run_small(small, args, kwargs))
+            with changed_calls(quiet):
+                return pytree.tree_leaves(_run_small(small, args, kwargs))
 
     batches = [Batch(args, kwargs, None)]
     return compare_runs(

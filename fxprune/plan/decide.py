@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from fxprune.analysis.axes import Axes
 from fxprune.analysis.group import Groups
 from fxprune.cost import cost_of
-from fxprune.errors import BudgetError
+from fxprune.errors import BudgetError, ScoreError
 from fxprune.graph.program import Program, module_paths
 from fxprune.importance import Importance, score_units
 from fxprune.plan.build import plan_removal
@@ -15,6 +17,8 @@ from fxprune.plan.choose import Target, choose, find_candidates, ignored_paramet
 from fxprune.plan.plan import Plan
 from fxprune.plan.reasons import frozen_reasons, reasons, refusals
 from fxprune.remark import Remark
+
+_NAMED = 5  # groups in one message
 
 
 def decide(
@@ -39,7 +43,7 @@ def decide(
 
     Raises:
         OptionError: a glob that matches no module.
-        ScoreError: see `score_units`.
+        ScoreError: the criterion scores no unit; see `score_units`.
         BudgetError: nothing can be removed; the target cannot be reached, or is reached with nothing removed.
     """
     if not groups:
@@ -53,6 +57,17 @@ def decide(
         )
     ignored = ignored_parameters(list(axes.params), module_paths(program), ignore)
     scores = score_units(program, axes, groups, how, seed)
+    if all(np.isnan(scores[g.units]).any() for g in groups):
+        raise ScoreError(
+            f"the criterion {how.criterion!r} scores nothing that can be removed",
+            why=_listed(
+                [
+                    f"it says nothing of {', '.join(g.name for g in groups[:_NAMED])}",
+                    *frozen_reasons(axes),
+                ]
+            ),
+            do="choose another criterion, or change what keeps the other axes as they are",
+        )
     candidates = find_candidates(axes, groups, scores, target, ignored)
     units = choose(axes, candidates, scores, target, cost_of(program, axes, target.metric))
     if not units.size:

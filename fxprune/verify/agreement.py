@@ -18,10 +18,11 @@ from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData
-from fxprune.verify.check import Check, Run, compare_runs, least_exact, on_meta
+from fxprune.verify.check import Check, Run, compare_runs, on_meta
 from fxprune.verify.gradients import compare_gradients
 from fxprune.verify.inputs import batches_of
 from fxprune.verify.noise import noisy
+from fxprune.verify.types import ByType
 
 _TEACH = (
     "teach the class that spells a size itself with fxprune.write_back.register_sizes, "
@@ -95,7 +96,8 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
 def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check:
     """Runs a model and a program, both with the model's tensors, on the same random inputs.
 
-    Tensors of one repeated value are given noise. Both run in eval mode, unless the program's mode is fixed.
+    Tensors of one repeated value are given noise. Both run in eval mode, unless the program's mode is fixed. Each
+    output is held to the digits of the least exact type from which a difference may come (`ByType`).
     A second size of a free batch is tried where the model accepts it.
 
     Args:
@@ -111,11 +113,13 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
     noise = noisy(tensors, seed)
     names = program.tensors().keys()
     known = {name: x for name, x in {**tensors, **noise}.items() if name in names}
+    types = ByType(model, program)
     return compare_runs(
-        _running(model, noise, program),
-        _running_program(program, known, model),
+        types.watched(_running(model, noise, program)),
+        types.watched(_running_program(program, known, model)),
         batches_of(program, seed),
-        dtype=least_exact(model, program),
+        dtype=types.dtype,
+        judge=types.judge,
         against="the model",
         seed=seed,
         may_refuse=True,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,24 @@ Tensor = torch.Tensor
 Run = Callable[[tuple[Any, ...], Any], Sequence[Any]]
 """From positional and keyword inputs to flat outputs."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class Judged(NamedTuple):
+    """How far a value is from what it should be.
+
+    Attributes:
+        error: its relative error.
+        dtype: the type in whose digits it should agree.
+        name: which value it is, in words.
+    """
+
+    error: float
+    dtype: torch.dtype
+    name: str
+
+
+Judge = Callable[[Sequence[Any], Sequence[Any]], Iterable[Judged]]
+"""From the outputs found and wanted to what is judged: the outputs, and perhaps more."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,7 @@ def compare_runs(
     dtype: torch.dtype,
     against: str,
     tolerance: float | None = None,
+    judge: Judge | None = None,
     seed: int = 0,
     may_refuse: bool = False,
 ) -> Check:
@@ -130,13 +148,15 @@ def compare_runs(
         dtype: precision of both runs.
         against: what `wanted` is, in words.
         tolerance: largest relative error allowed; by default, that of the precision.
+        judge: says what of the two runs is compared, and in which type; by default, the outputs in `dtype`.
         seed: of random operators.
         may_refuse: whether `wanted` may raise on a second batch, which is then not compared.
 
     Raises:
         Exception: whatever a run raises.
     """
-    worst, where, undefined, tried = 0.0, "", "", list[Batch]()
+    worst, where, undefined, tried = Judged(0.0, dtype, ""), "", "", list[Batch]()
+    allowed = (lambda _: tolerance) if tolerance is not None else TOLERANCE.__getitem__
     for batch in batches:
         try:
             expected = run_batch(wanted, batch, seed)
@@ -146,22 +166,24 @@ def compare_runs(
             break
         tried.append(batch)
         undefined = undefined or _undefined(expected)
-        error, output = _worst(run_batch(found, batch, seed), expected)
-        if error > worst or not where:
-            size = "" if batch.size is None else f"batch {batch.size}, "
-            worst, where = error, f"{output} ({size}error {error:.1e})"
-    allowed = TOLERANCE[dtype] if tolerance is None else tolerance
+        got = run_batch(found, batch, seed)
+        judged = judge(got, expected) if judge else judge_outputs(got, expected, dtype)
+        for one in judged:
+            if not where or one.error / allowed(one.dtype) > worst.error / allowed(worst.dtype):
+                size = "" if batch.size is None else f"batch {batch.size}, "
+                worst, where = one, f"{one.name} ({size}error {one.error:.1e})"
+    ok = worst.error <= allowed(worst.dtype)
     return Check(
-        ok=worst <= allowed,
-        max_relative_error=worst,
-        dtype=str(dtype).removeprefix("torch."),
-        tolerance=allowed,
-        worst_output=where,
+        ok=ok,
+        max_relative_error=worst.error,
+        dtype=str(worst.dtype).removeprefix("torch."),
+        tolerance=allowed(worst.dtype),
+        worst_output=where or "no output",
         first_bad_node="",
         groups=(),
         batches=tuple(b.size for b in tried if b.size is not None),
         against=against,
-        undefined=undefined if worst > allowed else "",
+        undefined="" if ok else undefined,
     )
 
 
@@ -181,15 +203,17 @@ def _undefined(outputs: Sequence[Any]) -> str:
     return next((f"output {i}" for i, x in enumerate(outputs) if is_undefined(x)), "")
 
 
-def _worst(found: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, str]:
-    """The largest error, and the output that has it."""
+def judge_outputs(
+    found: Sequence[Any], wanted: Sequence[Any], dtypes: torch.dtype | Sequence[torch.dtype]
+) -> Iterator[Judged]:
+    """The error of each output, in one type or in one for each."""
+    types = [dtypes] * len(wanted) if isinstance(dtypes, torch.dtype) else dtypes
     if len(found) != len(wanted):
-        return inf, f"{len(found)} outputs in place of {len(wanted)}"
-    errors = [
-        (relative_error(a, b), f"output {i}")
-        for i, (a, b) in enumerate(zip(found, wanted, strict=True))
-    ]
-    return max(errors, key=itemgetter(0), default=(0.0, "no output"))
+        name = f"{len(found)} outputs in place of {len(wanted)}"
+        yield Judged(inf, least_exact(types), name)
+        return
+    for i, (a, b, dtype) in enumerate(zip(found, wanted, types, strict=True)):
+        yield Judged(relative_error(a, b), dtype, f"output {i}")
 
 
 def relative_error(a: Any, b: Any) -> float:
@@ -212,11 +236,9 @@ def relative_error(a: Any, b: Any) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def least_exact(module: torch.nn.Module, program: Program) -> torch.dtype:
-    """The least exact type of the module's tensors and the program's values with a tolerance; else float32."""
-    values = [*named_tensors(module).values(), *(n.meta.get("val") for n in program.nodes)]
-    types = {x.dtype for x in values if isinstance(x, Tensor)} & TOLERANCE.keys()
-    return max(types or {torch.float32}, key=TOLERANCE.__getitem__)
+def least_exact(types: Iterable[torch.dtype]) -> torch.dtype:
+    """The type with the largest tolerance; float32 where none has one."""
+    return max(TOLERANCE.keys() & set(types) or {torch.float32}, key=TOLERANCE.__getitem__)
 
 
 def on_meta(module: torch.nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 import torch
 from torch import nn
 
@@ -38,3 +39,40 @@ def test_what_is_remembered_goes_with_the_program() -> None:
     del program
     gc.collect()
     assert seen() is None
+
+
+class Positions(nn.Module):
+    """A batch norm that takes its statistics over the axis whose positions can be removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 16), nn.BatchNorm1d(3), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_switch_of_the_mode_leaves_nothing_stale(training: bool) -> None:
+    model, x = Positions(), torch.randn(4, 3, 6)
+    switched = fp.capture(model.train(not training), x)
+    fp.prune(switched, keep=0.5)
+    regions = fp.run(switched, None, "linear-regions").remarks
+    switched.train(training)
+    fresh = fp.capture(model.train(training), x)
+    for program in (switched, fresh):
+        (group,) = fp.groups(program)
+        assert group.exact is not training
+        assert fp.prune(program, keep=0.5).report.checks[0].ok
+    assert fp.prune(switched, keep=0.5).plan.removed.tolist() == [
+        *fp.prune(fresh, keep=0.5).plan.removed
+    ]
+    assert fp.run(switched, None, "linear-regions").remarks != regions
+
+
+def test_units_and_plans_are_those_of_both_modes() -> None:
+    program = fp.capture(Positions().train(), torch.randn(4, 3, 6))
+    plan = fp.prune(program, keep=0.5).plan
+    small = fp.shrink(program.eval(), plan)
+    assert not small.training
+    assert fp.verify(program, plan, small).ok

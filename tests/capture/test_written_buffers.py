@@ -29,6 +29,11 @@ def network(norm: Any) -> nn.Sequential:
     return nn.Sequential(norm(nn.Linear(6, 16)), nn.ReLU(), norm(nn.Linear(16, 2)))
 
 
+def _vectors(module: nn.Module) -> dict[str, Tensor]:
+    names = ("_u", "_v")
+    return {n: t.clone() for n, t in module.named_buffers() if n.endswith(names)}
+
+
 class Out(nn.Module):
     """Writes its activations' mean to a buffer, which scales the next activations."""
 
@@ -67,7 +72,15 @@ def test_power_iteration_is_that_of_the_mode(norm: Norm, training: bool) -> None
     model.load_state_dict(state)
     assert torch.equal(found, model(x))
     assert all(torch.equal(t, after[name]) for name, t in model.state_dict().items())
-    assert [r.code for r in program.remarks] == ["capture.mode-fixed"]
+    (remark,) = program.remarks
+    assert remark.code == "capture.mode-fixed"
+    how = "at every call" if training else "never"
+    assert f"the power iteration of spectral norm runs {how}" in remark.why
+    module = program.module.train(not training)
+    estimate, given = _vectors(module), torch.randn(5, 6)
+    module(given)
+    changes = any(not torch.equal(t, estimate[n]) for n, t in _vectors(module).items())
+    assert changes is training
 
 
 def test_a_buffer_given_as_out_is_cut_with_what_is_written() -> None:

@@ -284,3 +284,38 @@ def test_detection() -> None:
     assert "backbone" in partial.parts
     plan = prune(partial)
     assert partial.verify(plan).max_relative_error < 1e-9
+
+
+class Dropping(Sorter):
+    """Drops inside a part and outside of the parts, and has noise of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop_maps, self.drop_rows = nn.Dropout2d(0.3), nn.Dropout(0.3)
+        self.body.narrow = nn.Sequential(nn.Dropout(0.3), self.body.narrow)  # type: ignore
+
+    def forward(self, images: list[torch.Tensor]) -> Any:
+        maps = [
+            torch.dropout(self.drop_maps(self.body(x[None])), 0.2, self.training) for x in images
+        ]
+        found = [self.head(self.drop_rows(m)) + torch.rand(m.shape[-1]) for m in maps]
+        if float(found[0].sum()) > 1e9:
+            found = found[:1]
+        return [{"map": nn.functional.dropout(f * self.scale)} for f in found]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_with_dropout_agrees_in_both_modes(training: bool) -> None:
+    model = Dropping().train(training)
+    drawn = torch.get_rng_state()
+    partial = capture_partial(model, images(8, 6))
+    plan = prune(partial)
+    check = partial.verify(plan)
+    assert check.ok
+    assert check.max_relative_error < 1e-12
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(m.training is training for m in model.modules())
+    kept = {n: dict(c) for n, c in plan.kept.items()}
+    name = "head.narrow.weight"
+    kept[name] = {1: np.roll(kept[name][1], 1)}
+    assert not partial.verify(replace(plan, kept=kept)).ok
