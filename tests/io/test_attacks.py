@@ -483,6 +483,7 @@ FILES: dict[str, tuple[Any, Callable[[Path], object], type[FxpruneError]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*the end of the line is missing")  # of a history
 @pytest.mark.parametrize("kind", FILES)
 def test_other_files_of_fxprune_are_checked_alike(tmp_path: Path, flag: Path, kind: str) -> None:
     data, read, error = FILES[kind]
