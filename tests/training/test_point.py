@@ -25,7 +25,7 @@ def make(ema: Any = None) -> Shrinker:
     tree = program.module
     weights = [p for n, p in tree.named_parameters() if "weight" in n]
     biases = [p for n, p in tree.named_parameters() if "bias" in n]
-    groups = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
     averages = AveragedModel(tree) if ema == "model" else None
     if ema == "mapping":
         averages = {n: p.detach().clone() for n, p in tree.named_parameters()}  # type: ignore[assignment]

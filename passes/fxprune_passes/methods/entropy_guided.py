@@ -10,15 +10,15 @@ from fxprune.graph.program import Program
 from fxprune.observe import OnFraction, observers
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.methods.activations.entropy_layers import EntropyLayer, find_entropy_layers
-from fxprune_passes.methods.activations.entropy_pruning import count_left, prune_by_entropy
+from fxprune_passes.methods.activations.entropy_pruning import prune_by_entropy
 from fxprune_passes.methods.activations.linear_removal import (
     ToIdentity,
     join_linear,
     remove_linear,
 )
+from fxprune_passes.methods.activations.removed import Removed
 from fxprune_passes.methods.measures.counted_steps import CountedSteps
 from fxprune_passes.methods.measures.last_good import LastGood
-from fxprune_passes.methods.measures.layers_left import layers_left
 from fxprune_passes.methods.measures.measure import Measure, in_eval_mode
 from fxprune_passes.methods.method import Method, When, check_options, for_use
 from fxprune_passes.methods.weights.weight_masks import WeightMasks
@@ -38,15 +38,10 @@ class EntropyGuided(Method):
         H_i = -p log2 p - (1 - p) log2 (1 - p)
 
     A rectifier with H_i = 0 for all neurons is linear on the data seen. H_l is the mean over the neurons with
-    0 < p < 1. With W_l the weights before the activation (`find_entropy_layers`), each round takes
-
-        I_l = H_l * mean of |w| over the w in W_l that are not 0       irrelevance
-        R_l = sum_k I_k / I_l                                          infinite where I_l is 0
-        m_l = zeta * sum_k |W_k|_0 * softmax(R)_l                      capped; the excess goes to the others
-
-    weights: the m_l smallest |w| of W_l go to 0 and stay there. The softmax of such ratios is sharp, and a layer
-    may lose all of its weights; with no shortcut around it that cuts the network in two. `most` bounds what one
-    round takes of a layer.
+    0 < p < 1. Of the weights W_l before the activation (`find_entropy_layers`), each round sets the m_l smallest
+    to 0, more where H_l is low; `prune_by_entropy` gives the formula of m_l. It is sharp, and a layer may lose
+    all of its weights; with no shortcut around it that cuts the network in two. `most` bounds what one round
+    takes of a layer.
 
     A round is `epochs_per_round` epochs; activations are counted in the steps of the last one, never in an
     evaluation. Behind it, before weights go, `linearize` takes out what was linear on the data of that epoch: an
@@ -83,6 +78,8 @@ class EntropyGuided(Method):
         fuse: whether linear layers are fused between rounds as well; their optimizer states are reset.
         fuse_when: cheaper: layers are fused, and padding moves, where the fused layer costs no more; always:
             wherever that is exact.
+        between_layers: with `zeta=None`, whether only activations go without which two layers can be fused: not
+            those before or behind a residual addition.
         move_padding: whether padding moves, see above. Values at the border change; a remark says by how much.
         plain_mean: whether H_l is the mean over all neurons; None: with `zeta=None` only.
         ignore: globs of the paths of activations, or of the names of weights, that are left unchanged.
@@ -94,7 +91,6 @@ class EntropyGuided(Method):
         masks: the masks of the pruned weights.
         curve: for each round that has ended, the number of removed activations, the layers gone, and the accuracy;
             empty without `evaluate`.
-        layers_gone: how many convolutions and linear layers fewer `finish_training` gives than at the start.
         done: whether nothing is removed any more.
         round: the number of rounds that have pruned.
 
@@ -119,6 +115,7 @@ class EntropyGuided(Method):
         delta: float | None = None,
         fuse: bool = False,
         fuse_when: When = "cheaper",
+        between_layers: bool = False,
         move_padding: bool = False,
         plain_mean: bool | None = None,
         ignore: Sequence[str] = (),
@@ -151,7 +148,7 @@ class EntropyGuided(Method):
             ),
         )
         self.zeta, self.most, self.fuse, self.fuse_when = zeta, most, fuse, fuse_when
-        self.move_padding = move_padding
+        self.between_layers, self.move_padding = between_layers, move_padding
         self.plain_mean = zeta is None if plain_mean is None else plain_mean
         self.epochs_per_round, self.rounds, self.observe_every = (
             epochs_per_round,
@@ -161,8 +158,6 @@ class EntropyGuided(Method):
         self.ignore, self.verify = tuple(ignore), verify
         self._linearize = Linearize(eps, rise, None if loss is None else in_eval_mode(loss))
         self._last_good = LastGood(evaluate, delta)
-        self._depth = layers_left(shrinker.program, fuse_when)
-        self.layers_gone = 0
         self.curve: list[tuple[int, int, float]] = []
         shrinker.run("insert-observers", verify=verify)
         observers(shrinker.program).freeze()
@@ -180,14 +175,13 @@ class EntropyGuided(Method):
                 where=shrinker.program.name,
                 do='check the remarks of shrinker.run("insert-observers"), and the option `ignore`',
             )
-        self._layers = len(layers)
-        self._names = [name for layer in layers for name in layer.weights]
-        self._weights = count_left(shrinker.program, self._names)
+        self._removed = Removed(shrinker.program, layers, fuse_when)
 
     @property
     def good(self) -> Program | None:
         """A copy of the last program whose accuracy had not fallen; None without `delta`, and after the end."""
-        return self._last_good.point and self._last_good.point.program
+        point = self._last_good.point
+        return None if point is None else point.program
 
     @property
     def round_started(self) -> bool:
@@ -195,9 +189,9 @@ class EntropyGuided(Method):
         return self._epochs == 0 and self.steps == 0
 
     @property
-    def layers_linear(self) -> int:
-        """The number of activations that have been removed."""
-        return self._layers - len(self.layers())
+    def layers_gone(self) -> int:
+        """How many convolutions and linear layers fewer `finish_training` gives than at the start of training."""
+        return self._removed.layers_gone
 
     @property
     def _is_over(self) -> bool:
@@ -207,6 +201,11 @@ class EntropyGuided(Method):
         """The remaining activations with the weights before them."""
         program, key = self.shrinker.program, (find_entropy_layers, self.ignore)
         return remember(program, key, lambda: find_entropy_layers(program, self.ignore))
+
+    def _targets(self) -> list[str]:
+        """The paths of the activations that may still go."""
+        any_one = self.zeta is not None or not self.between_layers
+        return [layer.path for layer in self.layers() if any_one or layer.between_layers]
 
     def _watched(self) -> dict[str, OnFraction]:
         return {layer.path: layer.observer for layer in self.layers()}
@@ -236,22 +235,24 @@ class EntropyGuided(Method):
         self._epochs = self._counts.count = 0
         accuracy = self._last_good.measure(self.shrinker)
         if accuracy is not None:
-            self.curve.append((self.layers_linear, self.layers_gone, accuracy))
+            linear = self._removed.layers_linear(self.layers())
+            self.curve.append((linear, self.layers_gone, accuracy))
         fallen = self._last_good.has_fallen(self.shrinker, accuracy)
-        self.done = fallen or self._is_over or not self.layers()
-        if self.done:
-            changes = self._go_back() if fallen else []
-        else:
+        self.done = fallen or self._is_over or not self._targets()
+        changes: list[Change] = []
+        if fallen:
+            changes = self._go_back()
+        elif not self.done:
             changes = self._end_round()
         self._counts.settle()
-        self.layers_gone = self._depth - layers_left(self.shrinker.program, self.fuse_when)
+        self._removed.count(self.shrinker.program)
         return [change for change in changes if change.changed]
 
     def _go_back(self) -> list[Change]:
         """Trains on from the last good network, with the weights at 0 that were 0 in it."""
         good = self._last_good.take()
         changes = [self.shrinker.go_back(good)] if good else []
-        names = self.shrinker.program.tensors().keys() & set(self._names)
+        names = self.shrinker.program.tensors().keys() & set(self._removed.names)
         if self.zeta is not None and names:
             self.masks.prune(sorted(names), 0)
         return changes
@@ -262,8 +263,9 @@ class EntropyGuided(Method):
         self.entropies = {
             path: one.layer_entropy(plain=self.plain_mean) for path, one in self._watched().items()
         }
-        if self.zeta is None and self.entropies:
-            lowest = min(self.entropies, key=self.entropies.__getitem__)
+        targets = self._targets()
+        if self.zeta is None and targets:
+            lowest = min(targets, key=self.entropies.__getitem__)
             changes.append(self.shrinker.run([ToIdentity(lowest)], verify=self.verify))
         changes += join_linear(
             self.shrinker,
@@ -297,9 +299,9 @@ class EntropyGuided(Method):
         return {
             **entropies,
             **({"accuracy": self.curve[-1][-1]} if self.curve else {}),
-            "layers_linear": self.layers_linear,
+            "layers_linear": self._removed.layers_linear(self.layers()),
             "layers_gone": self.layers_gone,
-            "weights_left": count_left(self.shrinker.program, self._names) / max(1, self._weights),
+            "weights_left": self._removed.weights_left(self.shrinker.program),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -311,8 +313,7 @@ class EntropyGuided(Method):
             "done": self.done,
             "entropies": dict(self.entropies),
             "budgets": dict(self.budgets),
-            "start": (self._layers, list(self._names), self._weights, self._depth),
-            "layers_gone": self.layers_gone,
+            "removed": self._removed.state_dict(),
             "curve": list(self.curve),
             "masks": self.masks.state_dict(),
             "good": self._last_good.state_dict(),
@@ -326,6 +327,5 @@ class EntropyGuided(Method):
         self._counts.count = state["counted"]
         self.done = state["done"]
         self.entropies, self.budgets = dict(state["entropies"]), dict(state["budgets"])
-        self.layers_gone, self.curve = state["layers_gone"], list(state["curve"])
-        self._layers, names, self._weights, self._depth = state["start"]
-        self._names = list(names)
+        self.curve = list(state["curve"])
+        self._removed.load_state_dict(state["removed"])

@@ -20,7 +20,15 @@ def prune_by_entropy(
     zeta: float,
     most: float,
 ) -> dict[str, int]:
-    """Prunes a share of all weights that are left, divided among the layers as `EntropyGuided` describes.
+    """Prunes a share of all weights that are left, more of them where the entropy is low (arXiv 2308.06619).
+
+    With H_l the entropy of the activations behind the weights W_l,
+
+        I_l = H_l * mean of |w| over the w in W_l that are not 0       irrelevance
+        R_l = sum_k I_k / I_l                                          infinite where I_l is 0
+        m_l = zeta * sum_k |W_k|_0 * softmax(R)_l                      capped; the excess goes to the others
+
+    weights: the m_l smallest |w| of W_l go to 0.
 
     Args:
         program: the network in training.
