@@ -429,7 +429,9 @@ def test_training_goes_on_from_the_network_before_the_fall() -> None:
         method.step(loss_of(x, y))
     good = copy.deepcopy(method.shrinker.program)
     method.end_epoch()
-    assert method.good is not None
+    kept = method.good
+    assert kept is not None
+    assert activations(kept) == 2
     assert activations(method.shrinker.program) == 1
     for x, y in data:
         method.step(loss_of(x, y))
