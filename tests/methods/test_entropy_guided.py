@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from functools import cache
 from math import exp, inf, log2
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -478,6 +479,28 @@ def test_weights_of_a_layer_that_comes_back_stay_0() -> None:
     found = method.shrinker.program.tensors()
     assert bool(masks["a.weight"].any())
     assert all(bool((found[n][m] == 0).all()) for n, m in masks.items())
+
+
+def test_going_back_after_going_on_from_files(tmp_path: Path) -> None:
+    method = make(zeta=None, evaluate=accuracies(0.9, 0.89)[0], delta=0.05)
+    for _ in range(2):
+        run_epoch(method, batches())
+    assert method.good is not None
+    fp.save(method.shrinker.program, tmp_path / "program")
+    torch.save(method.state_dict(), tmp_path / "method.pt")
+
+    options = {"zeta": None, "evaluate": accuracies(0.1)[0], "delta": 0.05}
+    again = method_of(fp.load(tmp_path / "program"), **options)
+    again.load_state_dict(torch.load(tmp_path / "method.pt"))
+    assert [linear for linear, *_ in again.curve] == [0, 1]
+    run_epoch(again, batches())
+    assert again.done
+    assert again.shrinker.program.training
+    x = batches()[0][0]
+    assert torch.equal(again.module(x), method.good.module(x))
+    before = again.module.get_parameter("head.weight").detach().clone()
+    run_epoch(again, batches())
+    assert not torch.equal(again.module.get_parameter("head.weight"), before)
 
 
 # Refusals
