@@ -376,6 +376,7 @@ def test_entropy_alone_takes_the_lowest_first() -> None:
     assert not method.masks.masks()
     run_epoch(method, data)
     assert method.done
+    assert method.good is None
     assert method.numbers()["layers_linear"] == 3
     assert activations(method.finish_training()) == 0
 
@@ -400,7 +401,7 @@ def test_the_curve_is_the_accuracy_of_each_round() -> None:
     for _ in range(10):
         started.append(method.round_started)
         run_epoch(method, batches())
-    assert started == [True, False] * 4 + [True, False]
+    assert started == [True, False] * 5  # the last of them after the measurement
     assert modes == [False] * 4
     assert [(linear, accuracy) for linear, _, accuracy in method.curve] == [
         (0, 0.9),
@@ -447,7 +448,6 @@ def test_training_goes_on_from_the_network_before_the_fall() -> None:
     assert not method.shrinker.optimizer.state
     method.module.train()
     assert run_epoch(method, data)
-    assert not method.round_started
     found = dict(method.module.named_parameters())
     assert not any(torch.equal(found[n], w) for n, w in weights.items())
     assert activations(method.finish_training()) == 2
@@ -489,7 +489,7 @@ def test_going_back_after_going_on_from_files(tmp_path: Path) -> None:
     fp.save(method.shrinker.program, tmp_path / "program")
     torch.save(method.state_dict(), tmp_path / "method.pt")
 
-    options = {"zeta": None, "evaluate": accuracies(0.1)[0], "delta": 0.05}
+    options: dict[str, Any] = {"zeta": None, "evaluate": accuracies(0.1)[0], "delta": 0.05}
     again = method_of(fp.load(tmp_path / "program"), **options)
     again.load_state_dict(torch.load(tmp_path / "method.pt"))
     assert [linear for linear, *_ in again.curve] == [0, 1]

@@ -242,7 +242,9 @@ class EntropyGuided(Method):
         changes: list[Change] = []
         if fallen:
             changes = self._go_back()
-        elif not self.done:
+        elif self.done:
+            self._last_good.take()
+        else:
             changes = self._end_round()
         self._counts.settle()
         self._removed.count(self.shrinker.program)
