@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, count
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -154,6 +154,10 @@ class Editor:
             if node.target == name:
                 node.meta["val"] = self._fake(tensor)
         self._replaced = True
+
+    def retype(self, node: fx.Node) -> None:
+        """Infers the example value of a call of a function again, after its arguments have changed."""
+        node.meta["val"] = fake_result(cast(Any, node.target), node.args, node.kwargs)
 
     def replace(self, node: fx.Node, value: fx.Node) -> None:
         """Makes every reader of a node read another node; the old one is removed if nothing needs it."""

@@ -4,6 +4,7 @@ from fxprune.training.adapters import EpochShrinker, lightning_callback, trainer
 from fxprune.training.agree import all_reduced, broadcast_plan, check_agreed, rewrap
 from fxprune.training.errors import TrainingError
 from fxprune.training.history import Epoch, History
+from fxprune.training.point import Point
 from fxprune.training.shrinker import Change, Shrinker
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Epoch",
     "EpochShrinker",
     "History",
+    "Point",
     "Shrinker",
     "TrainingError",
     "all_reduced",

@@ -34,18 +34,38 @@ def move_ema(ema: Ema, after: Program, tensors: Correspondence) -> Callable[[], 
     """
     if isinstance(ema, AveragedModel):
         averaged = _averages(dict(named_tensors(ema.module)), tensors, every=True)
-        module = twin(after, averaged, training=ema.module.training)
+        return _put_in_place(ema, after, tensors, averaged)
+    return _put_in_place(ema, after, tensors, _averages(ema, tensors, every=False))
+
+
+def restart_ema(ema: Ema, after: Program, tensors: Correspondence) -> Callable[[], None]:
+    """Computes averages that start anew from the weights of another program, as `move_ema` does."""
+    copies = {t: _like(t, t.detach().clone()) for t in tensors.after.values()}
+    fresh = {
+        name: copies[t]
+        for name, t in tensors.after.items()
+        if isinstance(ema, AveragedModel)
+        or name in ema
+        or (isinstance(t, nn.Parameter) and t.requires_grad)
+    }
+    return _put_in_place(ema, after, tensors, fresh)
+
+
+def _put_in_place(
+    ema: Ema, after: Program, tensors: Correspondence, averages: dict[str, Tensor]
+) -> Callable[[], None]:
+    if isinstance(ema, AveragedModel):
+        module = twin(after, averages, training=ema.module.training)
 
         def commit() -> None:
             ema.module = module
 
         return commit
-    found = _averages(ema, tensors, every=False)
 
     def commit_mapping() -> None:
-        for name in [n for n in ema if n in tensors.before and n not in found]:
+        for name in [n for n in ema if n in tensors.before and n not in averages]:
             del ema[name]
-        ema.update(found)
+        ema.update(averages)
 
     return commit_mapping
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -25,9 +25,10 @@ from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.checkpoint import read_state, write_state
 from fxprune.training.correspondence import Correspondence, correspond
-from fxprune.training.ema import Ema, move_ema
+from fxprune.training.ema import Ema, move_ema, restart_ema
 from fxprune.training.errors import TrainingError
 from fxprune.training.optimizer_state import OptimizerMove, check_optimizer, move_optimizer
+from fxprune.training.point import Point, return_optimizer
 from fxprune.verify import compare_gradients, compare_programs
 from fxprune.verify.check import on_meta
 
@@ -211,6 +212,37 @@ class Shrinker:
             )
         return self._replace(result.program, result.plans, rewritten, result)
 
+    def point(self) -> Point:
+        """Returns the network as it is now, copied, for `go_back`."""
+        return Point.of(self._program, self.optimizer)
+
+    def go_back(self, point: Point) -> Change:
+        """Goes on from the network of an earlier time; the point becomes the network in training.
+
+        Parameters that have left the optimizer since return to their groups. The states of all parameters of
+        the network are reset, and averages start anew from its weights: both belonged to other values. The
+        options of the groups (learning rates), the scaler and the scheduler stay as they are now.
+
+        Args:
+            point: what `point()` returned earlier. It is used up: take another one to go back again.
+
+        Returns:
+            What changed.
+
+        Raises:
+            TrainingError: the optimizer has another number of groups, or a parameter was frozen or unfrozen
+                since; nothing has changed.
+        """
+        before, after = self._program, point.program
+        _move_to_device_of(before, after)
+        tensors = correspond(before, after, ())
+        move = return_optimizer(self.optimizer, tensors, point.groups)
+        averages = _nothing if self.ema is None else restart_ema(self.ema, after, tensors)
+        self._commit(after, tensors, move, averages)
+        named = {n for names in point.groups for n in names}
+        restarted = tuple(n for n in tensors.before if n in named)
+        return _change(before, after, (), tensors, move, restarted, None)
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of training besides the program: optimizer, averages, scaler, scheduler, random state.
 
@@ -238,16 +270,26 @@ class Shrinker:
         restarted = _restarted(self.optimizer, tensors, rewritten)
         move = move_optimizer(self.optimizer, tensors)
         averages = _nothing if self.ema is None else move_ema(self.ema, after, tensors)
+        self._commit(after, tensors, move, averages)
+        return _change(before, after, plans, tensors, move, restarted, result)
+
+    def _commit(
+        self,
+        after: Program,
+        tensors: Correspondence,
+        move: OptimizerMove,
+        averages: Callable[[], None],
+    ) -> None:
+        """Puts a new program in place, with everything that was computed for it."""
         retired = _hand_over(tensors)
         # From here on nothing can fail.
-        _share_hooks(before.module, after.module)
+        _share_hooks(self._program.module, after.module)
         move.commit()
         averages()
         for old in retired:
             old.grad = None
         self._retire(retired)
         self._program = after
-        return _change(before, after, plans, tensors, move, restarted, result)
 
     def _retire(self, parameters: list[Tensor]) -> None:
         alive = [ref for ref in self._retired if ref() is not None]
@@ -285,6 +327,13 @@ def _captured(
 
 def _nothing() -> None:
     pass
+
+
+def _move_to_device_of(before: Program, after: Program) -> None:
+    """Moves a program that was read from a file to the device on which the network trains."""
+    device = next(before.module.parameters()).device
+    if next(after.module.parameters()).device != device:
+        after.module.to(device)
 
 
 def _change(

@@ -41,7 +41,7 @@ CASES: dict[str, tuple[Callable[[Shrinker], Method], str]] = {
         "stem.weight",
     ),
     "entropy": (
-        lambda s: EntropyGuided(s, 0.3, evaluate=accuracy_of_rank, verify=False),
+        lambda s: EntropyGuided(s, 0.3, evaluate=accuracy_of_rank, delta=0.0, verify=False),
         "stem.weight",
     ),
 }

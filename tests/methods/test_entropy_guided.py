@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from functools import cache
 from math import exp, inf, log2
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,7 +196,7 @@ def test_behind_the_last_round_it_only_trains() -> None:
         shares.append(method.numbers()["weights_left"])
     assert shares[0] > shares[1] == shares[2] == shares[3]
     assert method.round == 2
-    assert not method.done
+    assert method.done
     program = method.shrinker.program
     masks = method.masks.masks()
     assert all(bool((program.tensors()[n][m] == 0).all()) for n, m in masks.items())
@@ -205,7 +206,7 @@ def test_an_epoch_without_steps_ends_no_round() -> None:
     method = make()
     assert method.end_epoch() == []
     assert not method.entropies
-    assert set(method.numbers()) == {"layers_linear", "weights_left"}
+    assert set(method.numbers()) == {"layers_linear", "layers_gone", "weights_left"}
     run_epoch(method, batches())
     assert method.entropies
 
@@ -363,39 +364,93 @@ def accuracies(*values: float) -> tuple[Callable[[nn.Module], float], list[bool]
     return measure, modes
 
 
-def test_entropy_alone_takes_the_lowest_first_until_the_accuracy_falls() -> None:
-    evaluate, modes = accuracies(0.9, 0.89, 0.7)
-    method = make(zeta=None, evaluate=evaluate, delta=0.05)
+def test_entropy_alone_takes_the_lowest_first() -> None:
+    method = make(zeta=None)
+    data = batches()
+    for left in (2, 1, 0):
+        run_epoch(method, data)
+        lowest = min(method.entropies, key=method.entropies.__getitem__)
+        assert lowest not in {layer.path for layer in method.layers()}
+        assert activations(method.shrinker.program) == left
+        assert not method.done
+    assert not method.masks.masks()
+    run_epoch(method, data)
+    assert method.done
+    assert method.good is None
+    assert method.numbers()["layers_linear"] == 3
+    assert activations(method.finish_training()) == 0
+
+
+def test_the_mean_is_plain_where_no_weights_go() -> None:
+    assert make(zeta=None).plain_mean
+    assert not make(zeta=0.5).plain_mean
+    assert not make(zeta=None, plain_mean=False).plain_mean
+    model = Deep()
+    with torch.no_grad():
+        model.one.bias[1:] = 50.0  # seven of eight always on: the lowest plain mean
+    method = make(model, zeta=None)
+    run_epoch(method, batches())
+    assert min(method.entropies, key=method.entropies.__getitem__) == "act2.observer"
+
+
+def test_the_curve_is_the_accuracy_of_each_round() -> None:
+    """Three rounds that remove, and one that retrains after the last removal."""
+    evaluate, modes = accuracies(0.9, 0.5, 0.8, 0.1)
+    method = make(zeta=None, evaluate=evaluate, epochs_per_round=2)
+    started = []
+    for _ in range(10):
+        started.append(method.round_started)
+        run_epoch(method, batches())
+    assert started == [True, False] * 5  # the last of them after the measurement
+    assert modes == [False] * 4
+    assert [(linear, accuracy) for linear, _, accuracy in method.curve] == [
+        (0, 0.9),
+        (1, 0.5),
+        (2, 0.8),
+        (3, 0.1),
+    ]
+    assert method.numbers()["accuracy"] == 0.1
+    assert method.module.training
+
+
+def test_with_a_number_of_rounds_the_last_one_is_measured() -> None:
+    evaluate, _ = accuracies(0.9, 0.8)
+    method = make(zeta=None, evaluate=evaluate, rounds=1)
+    for _ in range(3):
+        run_epoch(method, batches())
+    assert method.done
+    assert [linear for linear, *_ in method.curve] == [0, 1]
+
+
+def test_training_goes_on_from_the_network_before_the_fall() -> None:
+    evaluate, _ = accuracies(0.9, 0.89, 0.7)
+    method = make(zeta=None, evaluate=evaluate, delta=0.05, name="AdamW")
     data = batches()
     run_epoch(method, data)
-    first = min(method.entropies, key=method.entropies.__getitem__)
-    assert first not in {layer.path for layer in method.layers()}
-    assert activations(method.shrinker.program) == 2
-    assert not method.masks.masks()
     for x, y in data:
         method.step(loss_of(x, y))
     good = copy.deepcopy(method.shrinker.program)
     method.end_epoch()
+    kept = method.good
+    assert kept is not None
+    assert activations(kept) == 2
     assert activations(method.shrinker.program) == 1
-    run_epoch(method, data)
+    for x, y in data:
+        method.step(loss_of(x, y))
+    assert len(method.end_epoch()) == 1
     assert method.done
-    assert modes == [False] * 3
-    assert method.module.training
-    assert activations(method.shrinker.program) == 1
-    assert method.good is not None
-    x = data[0][0]
-    assert torch.equal(method.good.eval()(x), good.eval()(x))
+    assert method.round_started
+    assert method.good is None
+    x, y = data[0]
+    assert torch.equal(method.module.eval()(x), good.eval()(x))
+    assert method.numbers()["layers_linear"] == 1
+    weights = {n: p.detach().clone() for n, p in method.module.named_parameters()}
+    assert not method.shrinker.optimizer.state
+    method.module.train()
     assert run_epoch(method, data)
+    found = dict(method.module.named_parameters())
+    assert not any(torch.equal(found[n], w) for n, w in weights.items())
     assert activations(method.finish_training()) == 2
-
-
-def test_entropy_alone_to_the_end() -> None:
-    method = make(zeta=None, evaluate=lambda module: 1.0)
-    for _ in range(5):
-        run_epoch(method, batches())
-    assert method.done
-    assert method.numbers()["layers_linear"] == 3
-    assert activations(method.finish_training()) == 0
 
 
 def test_accuracy_ends_pruning_too() -> None:
@@ -404,7 +459,48 @@ def test_accuracy_ends_pruning_too() -> None:
     for _ in range(4):
         run_epoch(method, batches())
     assert method.done
-    assert method.numbers()["weights_left"] == pytest.approx(0.64, abs=0.03)
+    assert method.numbers()["weights_left"] == pytest.approx(0.8, abs=0.03)  # of the first round
+
+
+def test_weights_of_a_layer_that_comes_back_stay_0() -> None:
+    evaluate, _ = accuracies(0.9, 0.9, 0.1)
+    method = make(zeta=0.2, evaluate=evaluate, delta=0.1)
+    run_epoch(method, batches())
+    with torch.no_grad():
+        method.module.get_parameter("a.bias").fill_(-50.0)
+    for x, y in batches():
+        method.step(loss_of(x, y))
+    masks = method.masks.masks()
+    method.end_epoch()
+    assert "a.weight" not in method.shrinker.program.tensors()
+    run_epoch(method, batches())
+    assert method.done
+    run_epoch(method, batches())
+    found = method.shrinker.program.tensors()
+    assert bool(masks["a.weight"].any())
+    assert all(bool((found[n][m] == 0).all()) for n, m in masks.items())
+
+
+def test_going_back_after_going_on_from_files(tmp_path: Path) -> None:
+    method = make(zeta=None, evaluate=accuracies(0.9, 0.89)[0], delta=0.05)
+    for _ in range(2):
+        run_epoch(method, batches())
+    assert method.good is not None
+    fp.save(method.shrinker.program, tmp_path / "program")
+    torch.save(method.state_dict(), tmp_path / "method.pt")
+
+    options: dict[str, Any] = {"zeta": None, "evaluate": accuracies(0.1)[0], "delta": 0.05}
+    again = method_of(fp.load(tmp_path / "program"), **options)
+    again.load_state_dict(torch.load(tmp_path / "method.pt"))
+    assert [linear for linear, *_ in again.curve] == [0, 1]
+    run_epoch(again, batches())
+    assert again.done
+    assert again.shrinker.program.training
+    x = batches()[0][0]
+    assert torch.equal(again.module(x), method.good.module(x))
+    before = again.module.get_parameter("head.weight").detach().clone()
+    run_epoch(again, batches())
+    assert not torch.equal(again.module.get_parameter("head.weight"), before)
 
 
 # Refusals
@@ -414,7 +510,8 @@ def test_accuracy_ends_pruning_too() -> None:
     ("options", "text"),
     [
         ({"zeta": 0.0}, "zeta is 0.0"),
-        ({"zeta": None}, "evaluate is None"),
+        ({"delta": 0.1}, "evaluate is None"),
+        ({"fuse_when": "never"}, "fuse_when is 'never'"),
         ({"eps": 0.1}, "loss is None"),
         ({"most": 0.0}, "most is 0.0"),
         ({"observe_every": 0}, "observe_every is 0"),

@@ -145,7 +145,7 @@ class Case:
     shrinker: Callable[[Program], Shrinker] = sgd
 
 
-EASIER = {"zeta": None, "evaluate": lambda _: 1.0}
+STOPS = {"evaluate": lambda _: 1.0, "delta": 0.0}
 CASES = [
     *(
         Case("bernoulli", {"estimator": e, "seed": 3, "pick": "cyclic"}, close_a_block)
@@ -153,8 +153,8 @@ CASES = [
     ),
     Case("complexity", {"refresh": 4, "seed": 3}, close_units),
     Case("importance", {"observe_every": 2}),
-    Case("entropy", {"epochs_per_round": 2, "evaluate": lambda _: 1.0}, shrinker=adamw),
-    Case("entropy", EASIER, shrinker=adamw),
+    Case("entropy", {"epochs_per_round": 2, **STOPS}, shrinker=adamw),
+    Case("entropy", {"zeta": None, "move_padding": True, **STOPS}, shrinker=adamw),
 ]
 
 

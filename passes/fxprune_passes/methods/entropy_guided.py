@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
+from typing import Any, get_args
 
 from fxprune.analysis.cache import remember
 from fxprune.graph.program import Program
 from fxprune.observe import OnFraction, observers
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.methods.activations.entropy_layers import EntropyLayer, find_entropy_layers
-from fxprune_passes.methods.activations.linear_removal import ToIdentity, remove_linear
+from fxprune_passes.methods.activations.entropy_pruning import prune_by_entropy
+from fxprune_passes.methods.activations.linear_removal import (
+    ToIdentity,
+    join_linear,
+    remove_linear,
+)
+from fxprune_passes.methods.activations.removed import Removed
 from fxprune_passes.methods.measures.counted_steps import CountedSteps
 from fxprune_passes.methods.measures.last_good import LastGood
 from fxprune_passes.methods.measures.measure import Measure, in_eval_mode
-from fxprune_passes.methods.method import Method, check_options
-from fxprune_passes.methods.weights.weight_budgets import irrelevance_ratios, split_budget
+from fxprune_passes.methods.method import Method, When, check_options, for_use
 from fxprune_passes.methods.weights.weight_masks import WeightMasks
 from fxprune_passes.rewrite.linearize import Linearize
 
@@ -36,15 +38,10 @@ class EntropyGuided(Method):
         H_i = -p log2 p - (1 - p) log2 (1 - p)
 
     A rectifier with H_i = 0 for all neurons is linear on the data seen. H_l is the mean over the neurons with
-    0 < p < 1. With W_l the weights before the activation (`find_entropy_layers`), each round takes
-
-        I_l = H_l * mean of |w| over the w in W_l that are not 0       irrelevance
-        R_l = sum_k I_k / I_l                                          infinite where I_l is 0
-        m_l = zeta * sum_k |W_k|_0 * softmax(R)_l                      capped; the excess goes to the others
-
-    weights: the m_l smallest |w| of W_l go to 0 and stay there. The softmax of such ratios is sharp, and a layer
-    may lose all of its weights; with no shortcut around it that cuts the network in two. `most` bounds what one
-    round takes of a layer.
+    0 < p < 1. Of the weights W_l before the activation (`find_entropy_layers`), each round sets the m_l smallest
+    to 0, more where H_l is low; `prune_by_entropy` gives the formula of m_l. It is sharp, and a layer may lose
+    all of its weights; with no shortcut around it that cuts the network in two. `most` bounds what one round
+    takes of a layer.
 
     A round is `epochs_per_round` epochs; activations are counted in the steps of the last one, never in an
     evaluation. Behind it, before weights go, `linearize` takes out what was linear on the data of that epoch: an
@@ -53,27 +50,38 @@ class EntropyGuided(Method):
     are counted by sign and are never exactly linear: they go with `eps`, where the loss allows it, or
     with `zeta=None`.
 
-    With `zeta=None` the activation of the lowest entropy becomes the identity behind each round, until the
-    accuracy has fallen: a round whose accuracy is more than `delta` below the best one so far ends the method.
-    `done` is true then, nothing changes any more, and `good` is a copy of the last program that had not
-    fallen. `evaluate` ends a method that prunes weights in the same way.
+    With `zeta=None` the activation of the lowest entropy becomes the identity behind each round, and the next
+    round retrains, in EASIER with a learning rate that starts anew: see `round_started`. `curve` is the accuracy
+    at the end of each round against what has been removed.
 
-    A norm in train mode is not affine: layers around an identity are fused in `finish_training`.
+    With `delta`, a round whose accuracy is more than `delta` below the best one so far ends the method: the
+    network of the last round that had not fallen takes the place of the one in training, and training goes on
+    from there. Nothing is removed any more.
+
+    A norm in train mode is not affine: layers around an identity are fused in `finish_training`. Between padded
+    convolutions that is exact only with `move_padding`: as soon as nothing but norms is left between two of
+    them, their padding moves in front of both, and training goes on in that form.
 
     Args:
         shrinker: the shrinker of the network in training; observers are inserted there.
         zeta: the share of the remaining weights that each round prunes; None: by entropy only.
         epochs_per_round: the number of training epochs in each round.
-        rounds: the number of rounds that prune, after which training only continues; None: all rounds prune.
+        rounds: the number of rounds that prune; one more ends with a last measurement, and then training only
+            continues. None: all rounds prune.
         observe_every: count in every n-th step only; units that are always on or off are then known less reliably.
         most: the largest share of the weights of a layer that one round prunes.
         eps: the entropy in bits below which an activation that is not linear may be removed; requires `loss`.
         loss: returns the loss of a module in eval mode on your data.
         rise: by how much that loss may rise in a round.
-        evaluate: returns the accuracy of a module in eval mode; required for `zeta=None`.
-        delta: by how much the accuracy may fall.
+        evaluate: returns the accuracy of a module in eval mode, on data that is neither trained nor tested on.
+        delta: by how much the accuracy may fall, see above; None: by any amount.
         fuse: whether linear layers are fused between rounds as well; their optimizer states are reset.
-        plain_mean: whether H_l is the mean over all neurons.
+        fuse_when: cheaper: layers are fused, and padding moves, where the fused layer costs no more; always:
+            wherever that is exact.
+        between_layers: with `zeta=None`, whether only activations go without which two layers can be fused: not
+            those before or behind a residual addition.
+        move_padding: whether padding moves, see above. Values at the border change; a remark says by how much.
+        plain_mean: whether H_l is the mean over all neurons; None: with `zeta=None` only.
         ignore: globs of the paths of activations, or of the names of weights, that are left unchanged.
         verify: whether each removal is verified.
 
@@ -81,8 +89,9 @@ class EntropyGuided(Method):
         entropies: H_l by the path of the observer, at the end of the last round.
         budgets: m_l by the path of the observer, in the last round.
         masks: the masks of the pruned weights.
-        good: see above; None before the first evaluation.
-        done: whether the accuracy has fallen, or nothing is left to prune.
+        curve: for each round that has ended, the number of removed activations, the layers gone, and the accuracy;
+            empty without `evaluate`.
+        done: whether nothing is removed any more.
         round: the number of rounds that have pruned.
 
     Raises:
@@ -103,9 +112,12 @@ class EntropyGuided(Method):
         loss: Measure | None = None,
         rise: float = 0.0,
         evaluate: Measure | None = None,
-        delta: float = 0.0,
+        delta: float | None = None,
         fuse: bool = False,
-        plain_mean: bool = False,
+        fuse_when: When = "cheaper",
+        between_layers: bool = False,
+        move_padding: bool = False,
+        plain_mean: bool | None = None,
         ignore: Sequence[str] = (),
         verify: bool = True,
     ) -> None:
@@ -125,11 +137,19 @@ class EntropyGuided(Method):
             (
                 "evaluate",
                 evaluate,
-                zeta is not None or evaluate is not None,
-                "given if zeta is None",
+                delta is None or evaluate is not None,
+                "given if delta is given: it measures the accuracy that may fall",
+            ),
+            (
+                "fuse_when",
+                repr(fuse_when),
+                fuse_when in get_args(When),
+                f"one of {', '.join(get_args(When))}",
             ),
         )
-        self.zeta, self.most, self.plain_mean, self.fuse = zeta, most, plain_mean, fuse
+        self.zeta, self.most, self.fuse, self.fuse_when = zeta, most, fuse, fuse_when
+        self.between_layers, self.move_padding = between_layers, move_padding
+        self.plain_mean = zeta is None if plain_mean is None else plain_mean
         self.epochs_per_round, self.rounds, self.observe_every = (
             epochs_per_round,
             rounds,
@@ -138,6 +158,7 @@ class EntropyGuided(Method):
         self.ignore, self.verify = tuple(ignore), verify
         self._linearize = Linearize(eps, rise, None if loss is None else in_eval_mode(loss))
         self._last_good = LastGood(evaluate, delta)
+        self.curve: list[tuple[int, int, float]] = []
         shrinker.run("insert-observers", verify=verify)
         observers(shrinker.program).freeze()
         self.masks = WeightMasks(shrinker)
@@ -154,13 +175,23 @@ class EntropyGuided(Method):
                 where=shrinker.program.name,
                 do='check the remarks of shrinker.run("insert-observers"), and the option `ignore`',
             )
-        self._layers = len(layers)
-        self._names = [name for layer in layers for name in layer.weights]
-        self._weights = self._left(self._names)
+        self._removed = Removed(shrinker.program, layers, fuse_when)
 
     @property
     def good(self) -> Program | None:
-        return self._last_good.program
+        """A copy of the last program whose accuracy had not fallen; None without `delta`, and after the end."""
+        point = self._last_good.point
+        return None if point is None else point.program
+
+    @property
+    def round_started(self) -> bool:
+        """Whether the next step is the first one of a round, or of training behind the last: restart the rate."""
+        return self._epochs == 0 and self.steps == 0
+
+    @property
+    def layers_gone(self) -> int:
+        """How many convolutions and linear layers fewer `finish_training` gives than at the start of training."""
+        return self._removed.layers_gone
 
     @property
     def _is_over(self) -> bool:
@@ -170,6 +201,11 @@ class EntropyGuided(Method):
         """The remaining activations with the weights before them."""
         program, key = self.shrinker.program, (find_entropy_layers, self.ignore)
         return remember(program, key, lambda: find_entropy_layers(program, self.ignore))
+
+    def _targets(self) -> list[str]:
+        """The paths of the activations that may still go."""
+        any_one = self.zeta is not None or not self.between_layers
+        return [layer.path for layer in self.layers() if any_one or layer.between_layers]
 
     def _watched(self) -> dict[str, OnFraction]:
         return {layer.path: layer.observer for layer in self.layers()}
@@ -191,67 +227,83 @@ class EntropyGuided(Method):
         self._counts.roll_back()
 
     def remove(self) -> list[Change]:
-        """After the last epoch of a round: removes linear activations, then prunes weights; otherwise nothing."""
+        """After the last epoch of a round: measures, removes linear activations and prunes; otherwise nothing."""
         self._counts.roll_back()
         self._epochs += 1
-        if self._is_over or self._epochs < self.epochs_per_round:
+        if self.done or self._epochs < self.epochs_per_round:
             return []
         self._epochs = self._counts.count = 0
+        accuracy = self._last_good.measure(self.shrinker)
+        if accuracy is not None:
+            linear = self._removed.layers_linear(self.layers())
+            self.curve.append((linear, self.layers_gone, accuracy))
+        fallen = self._last_good.has_fallen(self.shrinker, accuracy)
+        self.done = fallen or self._is_over or not self._targets()
+        changes: list[Change] = []
+        if fallen:
+            changes = self._go_back()
+        elif self.done:
+            self._last_good.take()
+        else:
+            changes = self._end_round()
+        self._counts.settle()
+        self._removed.count(self.shrinker.program)
+        return [change for change in changes if change.changed]
+
+    def _go_back(self) -> list[Change]:
+        """Trains on from the last good network, with the weights at 0 that were 0 in it."""
+        good = self._last_good.take()
+        changes = [self.shrinker.go_back(good)] if good else []
+        names = self.shrinker.program.tensors().keys() & set(self._removed.names)
+        if self.zeta is not None and names:
+            self.masks.prune(sorted(names), 0)
+        return changes
+
+    def _end_round(self) -> list[Change]:
         observers(self.shrinker.program).all_reduce()
-        self.done = self._last_good.has_fallen(self.shrinker) or not self.layers()
-        if self.done:
-            return []
-        changes = remove_linear(
-            self.shrinker, self._linearize, self.ignore, fuse=self.fuse, verify=self.verify
-        )
+        changes = remove_linear(self.shrinker, self._linearize, self.ignore, verify=self.verify)
         self.entropies = {
             path: one.layer_entropy(plain=self.plain_mean) for path, one in self._watched().items()
         }
-        if self.zeta is not None:
-            self._prune(self.zeta)
-        elif self.entropies:
-            lowest = min(self.entropies, key=self.entropies.__getitem__)
+        targets = self._targets()
+        if self.zeta is None and targets:
+            lowest = min(targets, key=self.entropies.__getitem__)
             changes.append(self.shrinker.run([ToIdentity(lowest)], verify=self.verify))
-        self._counts.settle()
-        self.round += 1
-        return [change for change in changes if change.changed]
-
-    def _prune(self, zeta: float) -> None:
-        layers = [layer for layer in self.layers() if layer.weights]
-        left = [self._left(layer.weights) for layer in layers]
-        ratios = irrelevance_ratios([self._irrelevance(layer) for layer in layers])
-        caps = [int(self.most * count) for count in left]
-        parts = split_budget(round(zeta * sum(left)), ratios, caps)
-        self.budgets = {layer.path: part for layer, part in zip(layers, parts, strict=True)}
-        for layer, part in zip(layers, parts, strict=True):
-            self.masks.prune(layer.weights, part)
-
-    def _irrelevance(self, layer: EntropyLayer) -> float:
-        tensors = self.shrinker.program.tensors()
-        total = sum(
-            float(tensors[n].detach().abs().sum(dtype=torch.float64)) for n in layer.weights
+        changes += join_linear(
+            self.shrinker,
+            self.fuse_when,
+            move_padding=self.move_padding,
+            fuse=self.fuse,
+            verify=self.verify,
         )
-        return self.entropies[layer.path] * total / max(1, self._left(layer.weights))
+        if self.zeta is not None:
+            self.budgets = prune_by_entropy(
+                self.shrinker.program,
+                self.masks,
+                self.layers(),
+                self.entropies,
+                self.zeta,
+                self.most,
+            )
+        self.round += 1
+        return changes
 
-    def _left(self, names: Sequence[str]) -> int:
-        """The number of nonzero elements among some weights that the program still has."""
-        tensors = self.shrinker.program.tensors()
-        return sum(int(tensors[name].count_nonzero()) for name in names if name in tensors)
-
-    def settled(self) -> Program:
-        """A copy of the trained network, or of `good` where the method is done and has one."""
-        return copy.deepcopy(self.good) if self.done and self.good else super().settled()
+    def finish_training(self) -> Program:
+        """A copy of the network for inference, with layers fused according to `fuse_when`; see `for_use`."""
+        return for_use(self.settled(), when=self.fuse_when)
 
     def numbers(self) -> dict[str, float]:
-        """The lowest and the mean entropy of the last round, the removed activations, and the share of weights left."""
+        """Entropies of the last round, removed activations, layers gone, the share of weights left, the accuracy."""
         found = list(self.entropies.values())
         entropies = (
             {"entropy_min": min(found), "entropy_mean": sum(found) / len(found)} if found else {}
         )
         return {
             **entropies,
-            "layers_linear": self._layers - len(self.layers()),
-            "weights_left": self._left(self._names) / max(1, self._weights),
+            **({"accuracy": self.curve[-1][-1]} if self.curve else {}),
+            "layers_linear": self._removed.layers_linear(self.layers()),
+            "layers_gone": self.layers_gone,
+            "weights_left": self._removed.weights_left(self.shrinker.program),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,7 +315,8 @@ class EntropyGuided(Method):
             "done": self.done,
             "entropies": dict(self.entropies),
             "budgets": dict(self.budgets),
-            "start": (self._layers, list(self._names), self._weights),
+            "removed": self._removed.state_dict(),
+            "curve": list(self.curve),
             "masks": self.masks.state_dict(),
             "good": self._last_good.state_dict(),
         }
@@ -276,5 +329,5 @@ class EntropyGuided(Method):
         self._counts.count = state["counted"]
         self.done = state["done"]
         self.entropies, self.budgets = dict(state["entropies"]), dict(state["budgets"])
-        self._layers, names, self._weights = state["start"]
-        self._names = list(names)
+        self.curve = list(state["curve"])
+        self._removed.load_state_dict(state["removed"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -17,7 +17,8 @@ from fxprune.training.history import spell
 
 Tensor = torch.Tensor
 Loss = Callable[[nn.Module], Tensor]
-FOR_USE = "delete-gated | remove-observers | fold-batchnorm | dead-units | fuse-linear | dead-code"
+When = Literal["cheaper", "always"]
+FOR_USE = "delete-gated | remove-observers | fold-batchnorm | dead-units | fuse-linear{when=%s} | dead-code"
 
 
 class Method:
@@ -159,13 +160,18 @@ class Method:
         self.steps = state["steps"]
 
 
-def for_use(program: Program) -> Program:
+def for_use(program: Program, *, when: When = "cheaper", verify: bool = True) -> Program:
     """The network for inference, in eval mode; the given program is switched to eval mode, too.
 
     Gates, observers and constant units are removed, batch norms are folded, and consecutive layers are fused
-    where that is exact and costs no more. Verified.
+    where that is exact.
+
+    Args:
+        program: a trained network.
+        when: cheaper: fuse where the fused layer costs no more than its parts; always: wherever it is exact.
+        verify: whether each pass is verified.
     """
-    return run_pipeline(program.eval(), FOR_USE).program
+    return run_pipeline(program.eval(), FOR_USE % when, verify=verify).program
 
 
 def check_options(*rows: tuple[str, object, bool, str]) -> None:

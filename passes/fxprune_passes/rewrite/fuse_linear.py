@@ -22,6 +22,7 @@ class FuseLinear(Rewrite):
     """Fuses consecutive layers, layers that are summed, and scales and shifts of channels. Exact.
 
     - Consecutive convolutions or linear layers become one, also across a flatten or an average.
+    - The channels between two layers that stay apart become as few as the rank of both weights together.
     - Branches of a sum that read the same value (layers, batch norms in eval mode, the value itself) become
       one layer.
     - A constant that every channel is multiplied by or that is added to it moves into the adjacent layer.

@@ -14,6 +14,7 @@ from fxprune.observe import OnFraction
 from fxprune.structure.activations import Activation, find_activations
 from fxprune.structure.paths import operator
 from fxprune_passes.insert.places.weighted import WEIGHTED, weight_of
+from fxprune_passes.methods.activations.between_layers import is_between_layers
 
 # Bounded above as well: the side of 0 on which they are does not show whether they are linear.
 _SATURATING = frozenset(("sigmoid", "hardsigmoid", "log_sigmoid", "tanh"))
@@ -34,6 +35,11 @@ class EntropyLayer:
     activation: Activation
     observer: OnFraction
     weights: tuple[str, ...]
+
+    @property
+    def between_layers(self) -> bool:
+        """Whether two layers could be fused without the activation; see `is_between_layers`."""
+        return is_between_layers(self.activation)
 
 
 def find_entropy_layers(program: Program, ignore: Sequence[str] = ()) -> list[EntropyLayer]:

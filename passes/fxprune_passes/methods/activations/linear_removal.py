@@ -11,12 +11,15 @@ from fxprune.observe import observers
 from fxprune.pipeline import Context, Keeps, Rewrite
 from fxprune.training import Change, Shrinker
 from fxprune_passes.methods.activations.entropy_layers import find_entropy_layers
+from fxprune_passes.methods.method import When
 from fxprune_passes.rewrite.dead_units_seen import DeadUnitsSeen
+from fxprune_passes.rewrite.fuse_linear import FuseLinear
 from fxprune_passes.rewrite.linearize import Linearize
+from fxprune_passes.rewrite.move_padding import MovePadding
 
 
 def remove_linear(
-    shrinker: Shrinker, linearize: Linearize, ignore: Sequence[str], *, fuse: bool, verify: bool
+    shrinker: Shrinker, linearize: Linearize, ignore: Sequence[str], *, verify: bool
 ) -> list[Change]:
     """Removes the activations that were linear on the observed data, and the units that were never on.
 
@@ -24,7 +27,6 @@ def remove_linear(
         shrinker: the shrinker of the network in training, with observers.
         linearize: the pass that defines which activations count as linear.
         ignore: see `find_entropy_layers`.
-        fuse: whether the layers around an identity are fused; their optimizer states are reset.
         verify: whether each removal is verified.
 
     Returns:
@@ -36,8 +38,29 @@ def remove_linear(
     if idle:
         text = " | ".join(f"remove-observers{{where={path}}}" for path in sorted(idle))
         changes.append(shrinker.run(text, verify=verify))
+    return changes
+
+
+def join_linear(
+    shrinker: Shrinker, when: When, *, move_padding: bool, fuse: bool, verify: bool
+) -> list[Change]:
+    """Prepares the layers between which nothing is left for fusing, or fuses them.
+
+    Args:
+        shrinker: the shrinker of the network in training.
+        when: see `FuseLinear` and `MovePadding`.
+        move_padding: whether padding moves in front of such layers, so that fusing is exact; no weight changes.
+        fuse: whether they are fused; the states of their optimizers are reset.
+        verify: whether fusing is verified.
+
+    Returns:
+        The changes in order; some of them may have changed nothing.
+    """
+    changes: list[Change] = []
+    if move_padding:
+        changes.append(shrinker.run([MovePadding(when=when)], verify=verify))
     if fuse:
-        changes.append(shrinker.run("fuse-linear", rewritten="reset", verify=verify))
+        changes.append(shrinker.run([FuseLinear(when=when)], rewritten="reset", verify=verify))
     return changes
 
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from torch import fx
 
+from fxprune.graph.operands import get_argument
+from fxprune.structure.paths import operator
 from fxprune_passes.rewrite.fuse.compose import (
     chain_bias,
     chain_geometry,
@@ -15,6 +17,7 @@ from fxprune_passes.rewrite.fuse.compose import (
     chain_weight,
 )
 from fxprune_passes.rewrite.fuse.fusion import Fusion
+from fxprune_passes.rewrite.fuse.narrow import narrow_pair
 from fxprune_passes.rewrite.layers.affine_layer import Geometry, Layer, read_layer
 from fxprune_passes.rewrite.layers.layer_call import set_geometry
 from fxprune_passes.rewrite.layers.stored_weights import (
@@ -27,7 +30,7 @@ from fxprune_passes.rewrite.layers.stored_weights import (
 
 
 @dataclass(frozen=True)
-class _Segment:
+class Segment:
     """Some consecutive layers and the layer that would replace them.
 
     Attributes:
@@ -45,15 +48,21 @@ class _Segment:
     objection: str = ""
 
 
-def find_rows(fusion: Fusion) -> Iterator[tuple[Layer, ...]]:
-    """The longest sequences of layers in which each layer is read by the next one only."""
+def find_rows(fusion: Fusion, *, norms: bool = False) -> Iterator[tuple[Layer, ...]]:
+    """The longest sequences of layers in which each layer is read by the next one only.
+
+    Args:
+        fusion: the run of the pass.
+        norms: whether batch norms, in either mode, may lie between two layers.
+    """
     after: dict[fx.Node, Layer] = {}
     layers = [x for n in fusion.editor.nodes if (x := read_layer(n)) is not None]
     for layer in layers:
-        before = read_layer(layer.source)
+        between = nodes_between(layer) if norms else ()
+        before = read_layer(between[-1].args[0] if between else layer.source)
         if before is None:
             continue
-        if why := _row_objection(fusion, before, layer):
+        if why := _row_objection(fusion, before, layer, between):
             fusion.leave(layer.node, f"not fused with {before.node.name}", why, "row")
         else:
             after[before.node] = layer
@@ -66,9 +75,22 @@ def find_rows(fusion: Fusion) -> Iterator[tuple[Layer, ...]]:
             yield tuple(row)
 
 
-def _row_objection(fusion: Fusion, first: Layer, second: Layer) -> str:
-    if len(first.node.users) > 1:
-        return f"{first.node.name} has {len(first.node.users)} readers"
+def nodes_between(layer: Layer) -> tuple[fx.Node, ...]:
+    """The batch norms between a layer and the layer before it, the last one first."""
+    found: list[fx.Node] = []
+    node = layer.source
+    while operator(node) == "batch_norm":
+        found.append(node)
+        node = get_argument(node, "input")
+    return tuple(found)
+
+
+def _row_objection(
+    fusion: Fusion, first: Layer, second: Layer, between: tuple[fx.Node, ...]
+) -> str:
+    for node in (first.node, *between):
+        if len(node.users) > 1:
+            return f"{node.name} has {len(node.users)} readers"
     if first.transposed or second.transposed:
         return "transposed convolutions are not fused"
     if first.geometry.spatial != second.geometry.spatial:
@@ -77,25 +99,32 @@ def _row_objection(fusion: Fusion, first: Layer, second: Layer) -> str:
 
 
 def fuse_row(fusion: Fusion, row: tuple[Layer, ...]) -> bool:
-    """Divides a sequence into the parts with the lowest total cost and fuses each; returns whether any was."""
-    parts = _best(fusion, row)
-    for one, two in pairwise(parts):
-        fusion.leave(
-            two.layers[0].node,
-            f"not fused with {one.layers[-1].node.name}",
-            *_reason(fusion, one, two),
-        )
+    """Fuses the parts of a sequence with the lowest total cost and narrows the others; returns whether it did."""
+    parts = divide_row(fusion, row)
+    narrowed = [_keep_apart(fusion, one, two) for one, two in pairwise(parts)]
     fused = [_fuse(fusion, part) for part in parts if len(part.layers) > 1]
-    return any(fused)
+    return any(narrowed) or any(fused)
 
 
-def _best(fusion: Fusion, row: tuple[Layer, ...]) -> list[_Segment]:
+def _keep_apart(fusion: Fusion, one: Segment, two: Segment) -> bool:
+    """Narrows two adjacent parts, or records why they stay as they are; returns whether they were narrowed."""
+    first, second = one.layers[-1], two.layers[0]
+    single = len(one.layers) == len(two.layers) == 1
+    needed = narrow_pair(fusion, first, second) if single else ""
+    if needed is None:
+        return True
+    why, code = why_apart(fusion, one, two)
+    why = f"{why}; {needed}" if needed else why
+    return fusion.leave(second.node, f"not fused with {first.node.name}", why, code)
+
+
+def divide_row(fusion: Fusion, row: tuple[Layer, ...]) -> list[Segment]:
     """The division with the lowest cost, then the fewest parts; with `when=always` the fewest parts come first."""
-    best: list[tuple[tuple[float, float], list[_Segment]]] = [((0.0, 0.0), [])]
+    best: list[tuple[tuple[float, float], list[Segment]]] = [((0.0, 0.0), [])]
     for end in range(1, len(row) + 1):
         found = []
         for start in range(end):
-            part = _segment(fusion, row[start:end])
+            part = make_segment(fusion, row[start:end])
             if part.objection and not fusion.allow_border:
                 continue
             parts = [*best[start][1], part]
@@ -105,7 +134,8 @@ def _best(fusion: Fusion, row: tuple[Layer, ...]) -> list[_Segment]:
     return best[-1][1]
 
 
-def _segment(fusion: Fusion, layers: tuple[Layer, ...]) -> _Segment:
+def make_segment(fusion: Fusion, layers: tuple[Layer, ...]) -> Segment:
+    """The layer that would replace some consecutive layers."""
     first, *rest = layers
     geometry, biased, objection = first.geometry, _is_biased(fusion, first), ""
     for layer in rest:
@@ -113,26 +143,26 @@ def _segment(fusion: Fusion, layers: tuple[Layer, ...]) -> _Segment:
         geometry = chain_geometry(geometry, layer.geometry)
         biased = biased or _is_biased(fusion, layer)
     cost = fusion.cost.of(geometry, first.source, layers[-1].node)
-    return _Segment(layers, geometry, cost, biased, objection)
+    return Segment(layers, geometry, cost, biased, objection)
 
 
 def _is_biased(fusion: Fusion, layer: Layer) -> bool:
     return layer.bias is not None and not is_zero(layer_bias(fusion.editor, layer))
 
 
-def _reason(fusion: Fusion, one: _Segment, two: _Segment) -> tuple[str, str]:
+def why_apart(fusion: Fusion, one: Segment, two: Segment) -> tuple[str, str]:
     """Why two adjacent parts of a sequence are not fused, and the code of the remark."""
-    whole = _segment(fusion, (*one.layers, *two.layers))
+    whole = make_segment(fusion, (*one.layers, *two.layers))
     if whole.objection and not fusion.allow_border:
         return whole.objection, "border"
     return f"the fused layer would cost {fusion.text(whole.cost, one.cost + two.cost)}", "cost"
 
 
-def _fuse(fusion: Fusion, part: _Segment) -> bool:
+def _fuse(fusion: Fusion, part: Segment) -> bool:
     first, *rest = part.layers
     last = rest[-1]
     names = ", ".join(layer.node.name for layer in part.layers[:-1])
-    old = sum(_segment(fusion, (layer,)).cost for layer in part.layers)
+    old = sum(make_segment(fusion, (layer,)).cost for layer in part.layers)
     costs = fusion.text(part.cost, old)
     if not fusion.allow(last.node, f"fused with {names}", "fused", costs):
         return False
