@@ -45,7 +45,7 @@ def layers(price: float, **options: Any) -> Make:
 
     def make(shrinker: Shrinker, context: Context) -> Method:
         log_g = -price * context.samples
-        chosen = {"rate": 0.02, "settle": 1000, **options}
+        chosen = {"rate": 0.02, "keep_after": 1000, **options}
         return BernoulliLayers(shrinker, context.samples, log_g, seed=context.seed, **chosen)
 
     return make
@@ -55,7 +55,7 @@ def complexity(nu: float, alpha: float, beta: float, rate: float) -> Make:
     """Method 2."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        return ComplexityAware(shrinker, nu, alpha, beta, rate=rate, settle=1000, seed=context.seed)
+        return ComplexityAware(shrinker, nu, alpha, beta, rate=rate, keep_after=1000, seed=context.seed)
 
     return make
 

@@ -64,7 +64,7 @@ class ComplexityAware(StochasticGates):
         alpha: the weight of layers against units, 0 to 1. At 0 only units have gates, at 1 only branches.
         beta: the weight of MACs against parameters, 0 to 1. At 1 only MACs count.
         refresh: the prices are recomputed after this many steps, and after each removal.
-        options: see `StochasticGates`; the estimator for branches is first-order by default, as it is for units.
+        options: see `StochasticGates`; the estimator for branches is the trapezoid by default, as it is for units.
 
     Attributes:
         start_macs: MACs_0, at the batch size of the example.
@@ -83,7 +83,7 @@ class ComplexityAware(StochasticGates):
         beta: float,
         *,
         refresh: int = 10,
-        estimator: Estimator = "first-order",
+        estimator: Estimator = "trapezoid",
         **options: Any,
     ) -> None:
         check_options(
@@ -143,6 +143,9 @@ class ComplexityAware(StochasticGates):
             self._age, self._prices = 0, self._work_out(found)
         self._age += 1
         return self._prices
+
+    def costs_now(self) -> dict[str, Tensor]:
+        return self._work_out(self.gates)
 
     def _work_out(self, found: Mapping[str, Gate]) -> dict[str, Tensor]:
         with torch.enable_grad():

@@ -37,7 +37,7 @@ from fxprune_passes.methods.gates.theta_gradients import Estimator
 from fxprune_passes.methods.method import Loss
 
 Tensor = torch.Tensor
-ESTIMATORS: tuple[Estimator, ...] = ("two-pass", "score", "first-order")
+ESTIMATORS: tuple[Estimator, ...] = ("two-pass", "score", "first-order", "trapezoid")
 
 
 class Priced(StochasticGates):
@@ -296,11 +296,11 @@ def test_all_blocks_may_go_and_training_goes_on() -> None:
     for _ in range(2):
         method.step(loss)
     assert method.end_epoch() == []
-    assert method.numbers() == {"gates": 0.0}
+    assert method.numbers() == {"gates": 0.0, "undecided": 0.0, "last_removal": 1.0}
 
 
 def test_gates_settle_at_1_and_others_at_1_stay() -> None:
-    method, loss = make_conv(settle=2, rate=1e-12)
+    method, loss = make_conv(keep_after=2, rate=1e-12)
     first, second = method.gates
     for values, left in (((1.0, 0.5), 2), ((1.0, 1.0), 1), ((None, 1.0), 0)):
         for path, value in zip((first, second), values, strict=True):
@@ -326,7 +326,7 @@ def test_a_gate_at_1_stays_where_another_closes() -> None:
 
 
 def test_the_last_draw_does_not_matter_to_a_removal() -> None:
-    method, _ = make_conv(settle=1)
+    method, _ = make_conv(keep_after=1)
     for gate, (theta, sample) in zip(method.gates.values(), ((1e-3, 1.0), (1.0, 0.0)), strict=True):
         gate.theta.data.fill_(theta)
         gate.sample.fill_(sample)
@@ -467,7 +467,7 @@ def test_a_gradient_scaler_does_not_scale_the_steps() -> None:
 
 
 def test_going_on_when_all_gates_are_gone() -> None:
-    method, loss = make_conv(settle=1)
+    method, loss = make_conv(keep_after=1)
     for gate in method.gates.values():
         gate.set(1.0)
     method.price = -1.0
@@ -481,7 +481,7 @@ def test_going_on_when_all_gates_are_gone() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"rate": 0.0}, {"theta_tol": 0.0}, {"start": 1.5}, {"settle": 0}, {"remove_every": -1}],
+    [{"rate": 0.0}, {"theta_tol": 0.0}, {"start": 1.5}, {"keep_after": 0}, {"remove_every": -1}],
     ids=str,
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:

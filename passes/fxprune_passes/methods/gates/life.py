@@ -1,0 +1,69 @@
+"""The life of gates: an untouched warm-up, epochs in which they are drawn and learn, and a settled end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fxprune_passes.methods.method import check_options
+
+
+@dataclass
+class Life:
+    """The epochs of gates, and the steps that they consist of.
+
+    Attributes:
+        start_after: the epochs of warm-up.
+        settle_at: the epoch at whose end all gates are decided; None: never.
+        epochs: the epochs of the training, if known.
+        total_steps: the steps of the training, if known.
+        epoch: the completed epochs.
+        steps: the completed steps of all epochs.
+        settled: whether all gates are decided.
+        last_removal: the epoch of the last removal; 0 if there was none.
+    """
+
+    start_after: int = 0
+    settle_at: int | None = None
+    epochs: int | None = None
+    total_steps: int | None = None
+    epoch: int = 0
+    steps: int = 0
+    settled: bool = False
+    last_removal: int = 0
+
+    def __post_init__(self) -> None:
+        at, total = self.settle_at, self.total_steps
+        check_options(
+            ("start_after", self.start_after, self.start_after >= 0, "0 or more epochs"),
+            ("settle_at", at, at is None or at > self.start_after, "later than start_after"),
+            ("epochs", self.epochs, self.epochs is None or self.epochs >= 1, "1 or more"),
+            ("total_steps", total, total is None or total >= 1, "1 or more"),
+        )
+
+    @property
+    def warming(self) -> bool:
+        """Whether gates are still untouched."""
+        return self.epoch < self.start_after and not self.settled
+
+    @property
+    def learning(self) -> bool:
+        """Whether gates are drawn and learn."""
+        return not self.warming and not self.settled
+
+    @property
+    def all_steps(self) -> float:
+        """The steps of the whole training, as far as they are known: from the epochs so far, if not given."""
+        if self.total_steps is not None:
+            return self.total_steps
+        assert self.epochs is not None
+        return self.epochs * self.steps / max(1, self.epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes during training."""
+        return {n: getattr(self, n) for n in ("epoch", "steps", "settled", "last_removal")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)
