@@ -153,6 +153,8 @@ CASES = [
         for e in ("two-pass", "score", "first-order", "trapezoid")
     ),
     Case("complexity", {"refresh": 4, "seed": 3}, close_units),
+    Case("bernoulli", {"rate": "auto", "epochs": 4, "start_after": 1, "settle_at": 4}),
+    Case("complexity", {"rate": "auto", "epochs": 4, "settle_at": 3}),
     Case("importance", {"observe_every": 2}),
     Case("entropy", {"epochs_per_round": 2, "evaluate": lambda _: 1.0}, shrinker=adamw),
     Case("entropy", EASIER, shrinker=adamw),

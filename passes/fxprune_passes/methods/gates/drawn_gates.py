@@ -118,7 +118,7 @@ class DrawnGates(Method):
         thetas = [gate.theta.detach().view(-1) for gate in found.values()]
         uniform = torch.rand(sum(map(len, thetas)), generator=self.generator)
         drawn = uniform.to(thetas[0].device) < torch.cat(thetas)
-        parts = drawn.to(thetas[0].dtype).split([len(theta) for theta in thetas])
+        parts = torch.split(drawn.to(thetas[0].dtype), [len(theta) for theta in thetas])
         torch._foreach_copy_([gate.sample.view(-1) for gate in found.values()], list(parts))
 
     @torch.no_grad()

@@ -131,22 +131,25 @@ def settle_by_data(found: Mapping[str, Gate], measured: Measured, costs: Costs) 
             break
         best.set(1 - best.theta)
         branches.remove(best)
-    if any(bool(mask.any()) for mask in units.values()):
-        for part in range(PARTS):
-            _settle_units({p: found[p] for p in units}, units, part, measured, costs)
+    count = 0
+    parts: dict[str, Tensor] = {}
+    for path, mask in units.items():
+        # Counted through all gates, so that few units of small gates are closed at once.
+        parts[path] = ((count + mask.cumsum(0)) % PARTS).masked_fill(~mask, -1)
+        count += int(mask.sum())
+    for part in range(min(PARTS, count + 1)):
+        _settle_units({p: found[p] for p in units}, parts, part, measured, costs)
 
 
 def _settle_units(
     found: Mapping[str, Gate],
-    undecided_units: Mapping[str, Tensor],
+    parts: Mapping[str, Tensor],
     part: int,
     measured: Measured,
     costs: Costs,
 ) -> None:
-    masks = {
-        p: m & (torch.arange(len(m), device=m.device) % PARTS == part)
-        for p, m in undecided_units.items()
-    }
+    """Decides the units of one part."""
+    masks = {path: own == part for path, own in parts.items()}
     if not any(bool(mask.any()) for mask in masks.values()):
         return
     first, prices = measured.slopes(found), costs()

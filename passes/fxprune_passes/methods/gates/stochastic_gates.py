@@ -125,8 +125,9 @@ class StochasticGates(DrawnGates):
             ("keep_after", keep_after, keep_after >= 1, "1 or more epochs"),
             ("remove_every", remove_every, remove_every >= 0, "0 or more steps"),
         )
-        counts = auto and total_steps is None
-        self.life = Life(max(start_after, int(counts)), settle_at, epochs, total_steps)
+        self.life = Life(start_after, settle_at, epochs, total_steps)
+        if auto and total_steps is None:
+            self.life.start_after = max(1, start_after)
         self.rate, self.unit_rate, self.fall_within = rate, unit_rate, fall_within
         self.start, self.theta_tol, self.settle_on = start, theta_tol, settle_on
         self.keep_after, self.remove_every = keep_after, remove_every
@@ -254,6 +255,7 @@ class StochasticGates(DrawnGates):
         closed = {
             p: mask for p, g in self.gates.items() if bool((mask := self.closing(p, g)).any())
         }
+        opened = [p for p in opened if p not in closed]
         changes = remove_gated(self.shrinker, closed, opened, verify=self.verify)
         self._at_one = {p: n for p, n in self._at_one.items() if p in self.gates}
         if changes:
