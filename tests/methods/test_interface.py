@@ -30,7 +30,9 @@ from fxprune_passes.methods.method import Method
 Make = Callable[..., Any]
 METHODS: dict[str, Make] = {
     "bernoulli": lambda s, **o: BernoulliLayers(s, 1000, -10.0, **{"rate": 0.05, **o}),
-    "complexity": lambda s, **o: ComplexityAware(s, 0.5, 0.5, 0.5, **{"rate": 0.05, **o}),
+    "complexity": lambda s, **o: ComplexityAware(
+        s, **{"nu": 0.5, "alpha": 0.5, "beta": 0.5, "rate": 0.05, **o}
+    ),
     "importance": lambda s, **o: NeuronImportance(s, 0.2, 0.5, **{"warmup": 0, **o}),
     "entropy": lambda s, **o: EntropyGuided(s, **{"zeta": 0.3, **o}),
 }
@@ -155,6 +157,7 @@ CASES = [
     Case("complexity", {"refresh": 4, "seed": 3}, close_units),
     Case("bernoulli", {"rate": "auto", "epochs": 4, "start_after": 1, "settle_at": 4}),
     Case("complexity", {"rate": "auto", "epochs": 4, "settle_at": 3}),
+    Case("complexity", {"nu": None, "keep": 0.6, "rate": None, "settle_at": 4}),
     Case("importance", {"observe_every": 2}),
     Case("entropy", {"epochs_per_round": 2, "evaluate": lambda _: 1.0}, shrinker=adamw),
     Case("entropy", EASIER, shrinker=adamw),

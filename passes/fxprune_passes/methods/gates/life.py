@@ -19,6 +19,7 @@ class Life:
         total_steps: the steps of the training, if known.
         epoch: the completed epochs.
         steps: the completed steps of all epochs.
+        counted: the steps of the first epoch.
         settled: whether all gates are decided.
         last_removal: the epoch of the last removal; 0 if there was none.
     """
@@ -29,6 +30,7 @@ class Life:
     total_steps: int | None = None
     epoch: int = 0
     steps: int = 0
+    counted: int = 0
     settled: bool = False
     last_removal: int = 0
 
@@ -52,16 +54,38 @@ class Life:
         return not self.warming and not self.settled
 
     @property
+    def timed(self) -> bool:
+        """Whether the steps of an epoch are known without counting."""
+        return self.total_steps is not None and self.epochs is not None
+
+    @property
+    def epoch_steps(self) -> float:
+        """The steps of an epoch: as they were given, else as many as the first epoch had."""
+        if self.total_steps is not None and self.epochs is not None:
+            return self.total_steps / self.epochs
+        return self.counted
+
+    @property
     def all_steps(self) -> float:
-        """The steps of the whole training, as far as they are known: from the epochs so far, if not given."""
-        if self.total_steps is not None:
-            return self.total_steps
-        assert self.epochs is not None
-        return self.epochs * self.steps / max(1, self.epoch)
+        """The steps of the whole training; of its first `settle_at` epochs, where `epochs` is not known."""
+        return self.total_steps or (self.epochs or self.settle_at or 0) * self.epoch_steps
+
+    @property
+    def progress(self) -> float:
+        """The part of the learning phase that is over, 0 to 1."""
+        assert self.settle_at is not None
+        first, last = self.start_after * self.epoch_steps, self.settle_at * self.epoch_steps
+        return min(1.0, max(0.0, (self.steps - first) / max(1.0, last - first)))
+
+    def end_epoch(self) -> None:
+        """Counts an epoch."""
+        self.epoch += 1
+        self.counted = self.counted or self.steps
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        return {n: getattr(self, n) for n in ("epoch", "steps", "settled", "last_removal")}
+        names = ("epoch", "steps", "counted", "settled", "last_removal")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""

@@ -40,6 +40,10 @@ class RunningDifferences:
             count.add_(seen).clamp_(max=WINDOW)
             mean.add_(torch.where(seen, (new - mean) / count.clamp(min=1), 0))
 
+    def sizes(self) -> dict[str, Tensor]:
+        """The absolute means of the gates that have an estimate everywhere, by path."""
+        return {p: m.abs() for p, m in self.means.items() if bool((self.counts[p] > 0).all())}
+
     def follow(self, closed: Mapping[str, Tensor], found: Mapping[str, Gate]) -> None:
         """Follows a removal; where other units went than those of closed gates, the mean starts anew.
 

@@ -131,35 +131,61 @@ def settle_by_data(found: Mapping[str, Gate], measured: Measured, costs: Costs) 
             break
         best.set(1 - best.theta)
         branches.remove(best)
-    count = 0
-    parts: dict[str, Tensor] = {}
-    for path, mask in units.items():
-        # Counted through all gates, so that few units of small gates are closed at once.
+    parts = _parts(units)
+    for part in range(PARTS):
+        masks = {path: own == part for path, own in parts.items()}
+        if any(bool(mask.any()) for mask in masks.values()):
+            own, prices = {p: found[p] for p in units}, costs()
+            differences = _flipped(own, masks, measured, measured.slopes(own))
+            for path, mask in masks.items():
+                theta = found[path].theta
+                worth = differences[path] + prices[path].to(theta) < 0
+                found[path].set(torch.where(mask, worth.to(theta), theta))
+
+
+@torch.no_grad()
+def unit_differences(found: Mapping[str, Gate], measured: Measured) -> dict[str, Tensor]:
+    """Half the sum of the slopes at both ends of each unit, by gate path; other units stay at their thetas, 0 or 1.
+
+    A tenth of the units at a time goes to the other end.
+    """
+    parts = _parts({p: torch.ones_like(g.theta, dtype=torch.bool) for p, g in found.items()})
+    first = measured.slopes(found)
+    differences = {path: torch.zeros_like(slope) for path, slope in first.items()}
+    for part in range(PARTS):
+        masks = {path: own == part for path, own in parts.items()}
+        if any(bool(mask.any()) for mask in masks.values()):
+            for path, new in _flipped(found, masks, measured, first).items():
+                differences[path] = torch.where(masks[path], new, differences[path])
+    return differences
+
+
+def _parts(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For each unit of the masks the number of its part, else -1.
+
+    They are counted through all gates, so that few units of small gates go at once.
+    """
+    count, parts = 0, {}
+    for path, mask in masks.items():
         parts[path] = ((count + mask.cumsum(0)) % PARTS).masked_fill(~mask, -1)
         count += int(mask.sum())
-    for part in range(min(PARTS, count + 1)):
-        _settle_units({p: found[p] for p in units}, parts, part, measured, costs)
+    return parts
 
 
-def _settle_units(
+def _flipped(
     found: Mapping[str, Gate],
-    parts: Mapping[str, Tensor],
-    part: int,
+    masks: Mapping[str, Tensor],
     measured: Measured,
-    costs: Costs,
-) -> None:
-    """Decides the units of one part."""
-    masks = {path: own == part for path, own in parts.items()}
-    if not any(bool(mask.any()) for mask in masks.values()):
-        return
-    first, prices = measured.slopes(found), costs()
+    first: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Half the sum of given slopes and of those with some units at their other ends; thetas are restored."""
+    before = {path: gate.theta.clone() for path, gate in found.items()}
     for path, mask in masks.items():
-        found[path].set(torch.where(mask, 1 - found[path].theta, found[path].theta))
+        found[path].set(torch.where(mask, 1 - before[path], before[path]))
     second = measured.slopes(found)
-    for path, mask in masks.items():
-        theta = found[path].theta
-        worth = (first[path] + second[path]) / 2 + prices[path].to(theta) < 0
-        found[path].set(torch.where(mask, worth.to(theta), theta))
+    for path, gate in found.items():
+        gate.set(before[path])
+    return {path: (first[path] + slope) / 2 for path, slope in second.items()}
 
 
 def undecided(gate: Gate) -> Tensor:

@@ -9,20 +9,25 @@ import torch
 
 from fxprune.graph.gate import Gate
 from fxprune.training import Change, Shrinker
+from fxprune_passes.methods.gates.budget import Budget
+from fxprune_passes.methods.gates.budget_settling import settle_to_share
+from fxprune_passes.methods.gates.cost_share import Metric
 from fxprune_passes.methods.gates.drawn_gates import DrawnGates
 from fxprune_passes.methods.gates.gate_removal import remove_gated
 from fxprune_passes.methods.gates.life import Life
-from fxprune_passes.methods.gates.rates import Rate, find_rates
+from fxprune_passes.methods.gates.rates import Rate, Rates
 from fxprune_passes.methods.gates.running_differences import RunningDifferences
 from fxprune_passes.methods.gates.settling import (
     Measured,
     settle_by_data,
     settle_by_means,
 )
-from fxprune_passes.methods.gates.theta_gradients import Estimator, Pick
+from fxprune_passes.methods.gates.theta_gradients import Estimate, Estimator, Pick
 from fxprune_passes.methods.method import Loss, check_options
 
 Tensor = torch.Tensor
+# The share of the training after which a network of a wished size is decided, if not said otherwise.
+DECIDED = 0.6
 
 
 class StochasticGates(DrawnGates):
@@ -49,7 +54,8 @@ class StochasticGates(DrawnGates):
         estimator: the estimator for gates on branches.
         unit_estimator: the estimator for gates on units. Two-pass would evaluate them one at a time.
         rate: the step size in theta; "auto": such that a branch that is worth nothing and has the mean cost falls
-            from `start` to 0 in a share `fall_within` of all steps of the training.
+            from `start` to 0 in a share `fall_within` of all steps of the training; with `keep` "auto" is the
+            mean size of the running means instead of the cost. None: "auto" with `keep`, else 0.01.
         unit_rate: the step size for units; None: such that a unit that is worth nothing falls as fast as such a
             branch; where there are no gates on branches, `rate`.
         fall_within: see `rate`; above 0 and at most 1.
@@ -59,6 +65,9 @@ class StochasticGates(DrawnGates):
         start_after: the epochs of warm-up.
         settle_at: the epoch (the first is 1) at whose end `end_epoch` calls `settle`; None: it never does.
         settle_on: returns the mean loss on data that decide, see `settle`.
+        keep: the wished share of the cost, see `Budget`: the price is found while training, and `settle` brings the
+            network to this share, as near as its gates allow. Without `settle_at`, gates settle after 60 % of `epochs`.
+        metric: the cost that `keep` is about: "macs", "params" or "latency".
         start: the initial theta of inserted gates. Below 1, so that every estimator learns from the first step;
             far above 0, so that the first steps train nearly the whole network. After a warm-up, of all gates
             that are at 1.
@@ -84,7 +93,7 @@ class StochasticGates(DrawnGates):
         *,
         estimator: Estimator = "two-pass",
         unit_estimator: Estimator = "trapezoid",
-        rate: Rate = 0.01,
+        rate: Rate | None = None,
         unit_rate: Rate | None = None,
         fall_within: float = 0.3,
         epochs: int | None = None,
@@ -92,6 +101,8 @@ class StochasticGates(DrawnGates):
         start_after: int = 0,
         settle_at: int | None = None,
         settle_on: Loss | None = None,
+        keep: float | None = None,
+        metric: Metric = "macs",
         start: float = 0.9,
         theta_tol: float = 0.01,
         keep_after: int = 3,
@@ -113,22 +124,31 @@ class StochasticGates(DrawnGates):
             verify=verify,
             seed=seed,
         )
-        rates = {"rate": rate, "unit_rate": unit_rate}
-        auto = "auto" in rates.values()
-        known = total_steps is not None or epochs is not None
+        if rate is None:
+            rate = 0.01 if keep is None else "auto"
+        if keep is not None and settle_at is None and epochs is not None:
+            settle_at = max(start_after + 1, round(DECIDED * epochs))
+        self.life = Life(start_after, settle_at, epochs, total_steps)
+        self.rates = Rates(rate, unit_rate, start, fall_within, self.life)
+        known = (total_steps, epochs, keep) != (None, None, None)
         check_options(
-            *((n, r, _is_rate(r), 'above 0, or "auto"') for n, r in rates.items() if r is not None),
-            ('"auto"', "of unknown length", known or not auto, "used with epochs or total_steps"),
-            ("fall_within", fall_within, 0 < fall_within <= 1, "above 0 and at most 1"),
+            (
+                '"auto"',
+                "of unknown length",
+                known or not self.rates.auto,
+                "used with epochs or total_steps",
+            ),
+            ("keep", keep, keep is None or settle_at is not None, "used with epochs or settle_at"),
             ("theta_tol", theta_tol, 0 < theta_tol < 1, "above 0 and below 1"),
             ("start", start, theta_tol <= start <= 1, "from theta_tol to 1"),
             ("keep_after", keep_after, keep_after >= 1, "1 or more epochs"),
             ("remove_every", remove_every, remove_every >= 0, "0 or more steps"),
         )
-        self.life = Life(start_after, settle_at, epochs, total_steps)
-        if auto and total_steps is None:
+        untimed = self.rates.auto and total_steps is None
+        if untimed or (keep is not None and not self.life.timed):
             self.life.start_after = max(1, start_after)
-        self.rate, self.unit_rate, self.fall_within = rate, unit_rate, fall_within
+        self.budget = None if keep is None else Budget(shrinker.program, keep, metric)
+        self.rate, self.unit_rate = rate, unit_rate
         self.start, self.theta_tol, self.settle_on = start, theta_tol, settle_on
         self.keep_after, self.remove_every = keep_after, remove_every
         self.differences = RunningDifferences()
@@ -146,6 +166,10 @@ class StochasticGates(DrawnGates):
         super().insert()
         for gate in self.gates.values():
             gate.set(1.0 if self.life.warming else self.start)
+
+    def weight(self, theta: Tensor) -> float:
+        """The factor of a price for the gate of a theta."""
+        return 1.0
 
     def costs_now(self) -> dict[str, Tensor]:
         """`costs` at the present thetas, for a subclass whose costs are computed now and then."""
@@ -172,18 +196,34 @@ class StochasticGates(DrawnGates):
         found = self.gates
         if not found or not self.life.learning:
             return
-        estimates, costs = self._estimates(value, loss), self.costs()
-        if self._rates is None:
-            fall = self.start / (self.fall_within * self.life.all_steps) if self._is_auto else 0.0
-            self._rates = find_rates(self.rate, self.unit_rate, costs, fall)
+        estimates = self._estimates(value, loss)
         self.differences.update(estimates)
+        if self.budget is not None:
+            self._follow(self.budget, estimates)
+            return
+        costs = self.costs()
+        if self._rates is None:
+            self._rates = self.rates.find(costs)
         for path, one in estimates.items():
             theta = found[path].theta
             theta.sub_(self._rates[bool(theta.dim())] * one.plus(costs[path])).clamp_(0, 1)
 
-    @property
-    def _is_auto(self) -> bool:
-        return "auto" in (self.rate, self.unit_rate)
+    def _follow(self, budget: Budget, estimates: Mapping[str, Estimate]) -> None:
+        """Steps along the losses alone, and lets the budget find the price."""
+        found, program, sizes = self.gates, self.shrinker.program, self.differences.sizes()
+        if not sizes:
+            return
+        budget.cost.measure(program)
+        rates = self.rates.find(sizes)
+        moved = {path: gate.theta.detach() for path, gate in found.items()}
+        for path, one in estimates.items():
+            theta = moved[path]
+            moved[path] = theta - rates[bool(theta.dim())] * one.times * one.difference
+
+        def pull(theta: Tensor) -> float:
+            return rates[bool(theta.dim())] * self.weight(theta)
+
+        budget.step(program, found, moved, pull, self.life.progress)
 
     def finish(self) -> None:
         """Counts the step, and removes closed gates after every `remove_every` steps."""
@@ -195,7 +235,7 @@ class StochasticGates(DrawnGates):
     def remove(self) -> list[Change]:
         """Removes what closed gates multiply, and the gates that were at 1 for long; moves on in their life."""
         warming = self.life.warming
-        self.life.epoch += 1
+        self.life.end_epoch()
         if warming:
             if self.life.learning:
                 self._start()
@@ -235,11 +275,14 @@ class StochasticGates(DrawnGates):
         """
         found, loss = self._gates_in_train_mode(), loss or self.settle_on
         kept = [(t, t.clone()) for g in found.values() for t in (g.theta, g.sample)]
+        measured = Measured(self.module, loss) if loss is not None and found else None
         try:
-            if loss is None:
+            if measured is None:
                 settle_by_means(found, self.differences, self.costs_now)
-            elif found:
-                settle_by_data(found, Measured(self.module, loss), self.costs_now)
+            else:
+                settle_by_data(found, measured, self.costs_now)
+            if self.budget is not None and found:
+                self._settle_to(self.budget, measured or self.differences)
             changes = self._remove([p for p, g in found.items() if bool((g.theta == 1).all())])
         except BaseException:
             for tensor, old in kept:
@@ -247,6 +290,17 @@ class StochasticGates(DrawnGates):
             raise
         self.life.settled, self._known = True, None
         return changes
+
+    def _settle_to(self, budget: Budget, worth: Measured | RunningDifferences) -> None:
+        found, program = self.gates, self.shrinker.program
+        budget.cost.measure(program)
+        settle_to_share(
+            found,
+            budget.keep,
+            lambda: budget.share(program, found),
+            lambda: budget.slopes(program, found),
+            worth,
+        )
 
     def _count_at_one(self, path: str, gate: Gate) -> int:
         return self._at_one.get(path, 0) + 1 if bool((gate.theta == 1).all()) else 0
@@ -256,8 +310,11 @@ class StochasticGates(DrawnGates):
             p: mask for p, g in self.gates.items() if bool((mask := self.closing(p, g)).any())
         }
         opened = [p for p in opened if p not in closed]
+        open_before = {p: torch.ones_like(g.theta, dtype=torch.bool) for p, g in self.gates.items()}
         changes = remove_gated(self.shrinker, closed, opened, verify=self.verify)
         self._at_one = {p: n for p, n in self._at_one.items() if p in self.gates}
+        if changes and self.budget is not None:
+            self.budget.follow({**open_before, **{p: ~m for p, m in closed.items()}}, self.gates)
         if changes:
             self.differences.follow(closed, self.gates)
         if changes and closed:
@@ -265,8 +322,12 @@ class StochasticGates(DrawnGates):
         return changes
 
     def numbers(self) -> dict[str, float]:
-        """The numbers of `DrawnGates`, and the epoch of the last removal, 0 if there was none."""
-        return {**super().numbers(), "last_removal": float(self.life.last_removal)}
+        """The numbers of `DrawnGates`, the epoch of the last removal (0: none), price and share of a budget."""
+        found = {**super().numbers(), "last_removal": float(self.life.last_removal)}
+        if self.budget is not None:
+            share = self.budget.share(self.shrinker.program, self.gates)
+            found |= {"price": self.budget.price, "expected_share": share}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
@@ -277,6 +338,7 @@ class StochasticGates(DrawnGates):
             "life": self.life.state_dict(),
             "rates": self._rates,
             "differences": self.differences.state_dict(),
+            "budget": None if self.budget is None else self.budget.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -287,7 +349,5 @@ class StochasticGates(DrawnGates):
         self.life.load_state_dict(state["life"])
         self._rates, self._known = state["rates"], None
         self.differences.load_state_dict(state["differences"])
-
-
-def _is_rate(rate: Rate) -> bool:
-    return rate == "auto" or (isinstance(rate, int | float) and 0 < rate < float("inf"))
+        if self.budget is not None:
+            self.budget.load_state_dict(state["budget"])
