@@ -157,7 +157,7 @@ CASES = [
     Case("complexity", {"refresh": 4, "seed": 3}, close_units),
     Case("bernoulli", {"rate": "auto", "epochs": 4, "start_after": 1, "settle_at": 4}),
     Case("complexity", {"rate": "auto", "epochs": 4, "settle_at": 3}),
-    Case("complexity", {"nu": None, "keep": 0.6, "rate": None, "settle_at": 4}),
+    Case("complexity", {"nu": None, "keep": 0.8, "rate": 0.01, "settle_at": 4}),
     Case("importance", {"observe_every": 2}),
     Case("entropy", {"epochs_per_round": 2, "evaluate": lambda _: 1.0}, shrinker=adamw),
     Case("entropy", EASIER, shrinker=adamw),
