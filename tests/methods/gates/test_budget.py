@@ -138,7 +138,7 @@ def by_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("by_size")
 def test_latency_is_that_of_the_blocks_that_are_left() -> None:
-    options = {"epochs": 10, "total_steps": 20, "verify": False}
+    options: dict[str, Any] = {"epochs": 10, "total_steps": 20, "verify": False}
     method = ComplexityAware(shrinker(), keep=0.5, metric="latency", **options)
     budget = method.budget
     assert budget is not None

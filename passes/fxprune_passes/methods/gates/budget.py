@@ -9,7 +9,11 @@ import torch
 
 from fxprune.graph.gate import Gate
 from fxprune.graph.program import Program
+from fxprune_passes.methods.gates.budget_settling import settle_to_share
 from fxprune_passes.methods.gates.cost_share import CostShare, Metric
+from fxprune_passes.methods.gates.running_differences import RunningDifferences
+from fxprune_passes.methods.gates.settling import Measured
+from fxprune_passes.methods.gates.theta_gradients import Estimate
 from fxprune_passes.methods.method import check_options
 
 Tensor = torch.Tensor
@@ -82,6 +86,49 @@ class Budget:
             path: self.price * weight(slope) * slope
             for path, slope in self.slopes(program, found).items()
         }
+
+    def learn(
+        self,
+        program: Program,
+        found: Mapping[str, Gate],
+        estimates: Mapping[str, Estimate],
+        rates: tuple[float, float],
+        weight: Weight,
+        progress: float,
+    ) -> None:
+        """Takes a step along the estimates of the losses, and finds the price at which it meets the target.
+
+        Args:
+            program: the network.
+            found: its gates.
+            estimates: of the differences of their losses.
+            rates: the step sizes for branches and for units.
+            weight: the factor of the price for the gate of a theta.
+            progress: the part of the learning phase that is over, 0 to 1.
+        """
+        self.cost.measure(program)
+        moved = {path: gate.theta.detach() for path, gate in found.items()}
+        for path, one in estimates.items():
+            theta = moved[path]
+            moved[path] = theta - rates[bool(theta.dim())] * one.times * one.difference
+
+        def rate(theta: Tensor) -> float:
+            return rates[bool(theta.dim())] * weight(theta)
+
+        self.step(program, found, moved, rate, progress)
+
+    def settle(
+        self, program: Program, found: Mapping[str, Gate], worth: Measured | RunningDifferences
+    ) -> None:
+        """Brings gates at 0 or 1 to the wished share, see `settle_to_share`."""
+        self.cost.measure(program)
+        settle_to_share(
+            found,
+            self.keep,
+            lambda: self.share(program, found),
+            lambda: self.slopes(program, found),
+            worth,
+        )
 
     @torch.no_grad()
     def step(

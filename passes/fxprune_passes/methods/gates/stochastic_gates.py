@@ -10,7 +10,6 @@ import torch
 from fxprune.graph.gate import Gate
 from fxprune.training import Change, Shrinker
 from fxprune_passes.methods.gates.budget import Budget
-from fxprune_passes.methods.gates.budget_settling import settle_to_share
 from fxprune_passes.methods.gates.cost_share import Metric
 from fxprune_passes.methods.gates.drawn_gates import DrawnGates
 from fxprune_passes.methods.gates.gate_removal import remove_gated
@@ -22,7 +21,7 @@ from fxprune_passes.methods.gates.settling import (
     settle_by_data,
     settle_by_means,
 )
-from fxprune_passes.methods.gates.theta_gradients import Estimate, Estimator, Pick
+from fxprune_passes.methods.gates.theta_gradients import Estimator, Pick
 from fxprune_passes.methods.method import Loss, check_options
 
 Tensor = torch.Tensor
@@ -199,7 +198,9 @@ class StochasticGates(DrawnGates):
         estimates = self._estimates(value, loss)
         self.differences.update(estimates)
         if self.budget is not None:
-            self._follow(self.budget, estimates)
+            if sizes := self.differences.sizes():
+                rates, program = self.rates.find(sizes), self.shrinker.program
+                self.budget.learn(program, found, estimates, rates, self.weight, self.life.progress)
             return
         costs = self.costs()
         if self._rates is None:
@@ -207,23 +208,6 @@ class StochasticGates(DrawnGates):
         for path, one in estimates.items():
             theta = found[path].theta
             theta.sub_(self._rates[bool(theta.dim())] * one.plus(costs[path])).clamp_(0, 1)
-
-    def _follow(self, budget: Budget, estimates: Mapping[str, Estimate]) -> None:
-        """Steps along the losses alone, and lets the budget find the price."""
-        found, program, sizes = self.gates, self.shrinker.program, self.differences.sizes()
-        if not sizes:
-            return
-        budget.cost.measure(program)
-        rates = self.rates.find(sizes)
-        moved = {path: gate.theta.detach() for path, gate in found.items()}
-        for path, one in estimates.items():
-            theta = moved[path]
-            moved[path] = theta - rates[bool(theta.dim())] * one.times * one.difference
-
-        def pull(theta: Tensor) -> float:
-            return rates[bool(theta.dim())] * self.weight(theta)
-
-        budget.step(program, found, moved, pull, self.life.progress)
 
     def finish(self) -> None:
         """Counts the step, and removes closed gates after every `remove_every` steps."""
@@ -282,7 +266,7 @@ class StochasticGates(DrawnGates):
             else:
                 settle_by_data(found, measured, self.costs_now)
             if self.budget is not None and found:
-                self._settle_to(self.budget, measured or self.differences)
+                self.budget.settle(self.shrinker.program, found, measured or self.differences)
             changes = self._remove([p for p, g in found.items() if bool((g.theta == 1).all())])
         except BaseException:
             for tensor, old in kept:
@@ -290,17 +274,6 @@ class StochasticGates(DrawnGates):
             raise
         self.life.settled, self._known = True, None
         return changes
-
-    def _settle_to(self, budget: Budget, worth: Measured | RunningDifferences) -> None:
-        found, program = self.gates, self.shrinker.program
-        budget.cost.measure(program)
-        settle_to_share(
-            found,
-            budget.keep,
-            lambda: budget.share(program, found),
-            lambda: budget.slopes(program, found),
-            worth,
-        )
 
     def _count_at_one(self, path: str, gate: Gate) -> int:
         return self._at_one.get(path, 0) + 1 if bool((gate.theta == 1).all()) else 0
