@@ -20,7 +20,13 @@ def main(epochs: int = 8, steps: int = 40) -> fp.Program:
     shrinker = fp.training.Shrinker(model, optimizer, args=make_batch()[0])
     before = shrinker.program
     # A block must lower the loss by 0.1 = -log_g / samples to stay.
-    method = BernoulliLayers(shrinker, samples=32 * steps, log_g=-0.1 * 32 * steps, rate=0.1)
+    method = BernoulliLayers(
+        shrinker,
+        samples=32 * steps,
+        log_g=-0.1 * 32 * steps,
+        rate=0.1,
+        settle_at=max(1, epochs - 2),
+    )
     return train(method, before, make_batch, epochs, steps)
 
 

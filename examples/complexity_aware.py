@@ -20,7 +20,9 @@ def main(epochs: int = 8, steps: int = 40) -> fp.Program:
     shrinker = fp.training.Shrinker(model, optimizer, args=make_batch()[0])
     before = shrinker.program
     # How much; layers (1) against units (0); compute (1) against parameters (0).
-    method = ComplexityAware(shrinker, nu=1.0, alpha=0.1, beta=1.0, rate=1.0)
+    method = ComplexityAware(
+        shrinker, nu=1.0, alpha=0.1, beta=1.0, rate=1.0, settle_at=max(1, epochs - 2)
+    )
     return train(method, before, make_batch, epochs, steps)
 
 

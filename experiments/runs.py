@@ -40,12 +40,17 @@ def importance(target: float, share: float, **options: Any) -> Make:
     return make
 
 
+def decide_at(context: Context) -> int:
+    """The epoch at whose end gates are decided: after 60 % of the training."""
+    return max(1, round(0.6 * context.epochs))
+
+
 def layers(price: float, **options: Any) -> Make:
     """Method 1: a block stays where leaving it out would raise the loss by more than its price."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
         log_g = -price * context.samples
-        chosen = {"rate": 0.02, "settle": 1000, **options}
+        chosen = {"rate": 0.02, "keep_after": 1000, "settle_at": decide_at(context), **options}
         return BernoulliLayers(shrinker, context.samples, log_g, seed=context.seed, **chosen)
 
     return make
@@ -55,7 +60,17 @@ def complexity(nu: float, alpha: float, beta: float, rate: float) -> Make:
     """Method 2."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        return ComplexityAware(shrinker, nu, alpha, beta, rate=rate, settle=1000, seed=context.seed)
+        return ComplexityAware(
+            shrinker,
+            nu,
+            alpha,
+            beta,
+            rate=rate,
+            unit_rate=rate,
+            keep_after=1000,
+            settle_at=decide_at(context),
+            seed=context.seed,
+        )
 
     return make
 

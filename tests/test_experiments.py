@@ -24,7 +24,9 @@ class StopError(Exception):
 
 
 def layers(shrinker: Shrinker, context: Any) -> Method:
-    return BernoulliLayers(shrinker, context.samples, -20.0, rate=0.5, seed=context.seed)
+    return BernoulliLayers(
+        shrinker, context.samples, -20.0, rate=0.5, settle_at=3, seed=context.seed
+    )
 
 
 def make_run(folder: Path, *, control: str = "") -> Any:

@@ -94,7 +94,7 @@ class Planted(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("estimator", ["two-pass", "score", "first-order"])
+@pytest.mark.parametrize("estimator", ["two-pass", "score", "first-order", "trapezoid"])
 def test_a_useless_block_goes_and_a_needed_one_stays(estimator: Any) -> None:
     """The class is whether two signs agree: no linear layer knows, and one block is enough."""
     torch.manual_seed(0)
@@ -139,6 +139,8 @@ def test_numbers() -> None:
     method = make_conv(1000, -1.0)
     assert method.numbers() == {
         "gates": 2.0,
+        "undecided": 2.0,
+        "last_removal": 0.0,
         "theta_mean": pytest.approx(0.9),
         "theta_min": pytest.approx(0.9),
         "blocks": 2.0,

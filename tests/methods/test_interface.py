@@ -30,7 +30,9 @@ from fxprune_passes.methods.method import Method
 Make = Callable[..., Any]
 METHODS: dict[str, Make] = {
     "bernoulli": lambda s, **o: BernoulliLayers(s, 1000, -10.0, **{"rate": 0.05, **o}),
-    "complexity": lambda s, **o: ComplexityAware(s, 0.5, 0.5, 0.5, **{"rate": 0.05, **o}),
+    "complexity": lambda s, **o: ComplexityAware(
+        s, **{"nu": 0.5, "alpha": 0.5, "beta": 0.5, "rate": 0.05, **o}
+    ),
     "importance": lambda s, **o: NeuronImportance(s, 0.2, 0.5, **{"warmup": 0, **o}),
     "entropy": lambda s, **o: EntropyGuided(s, **{"zeta": 0.3, **o}),
 }
@@ -105,7 +107,8 @@ def test_the_network_for_use(name: str) -> None:
     method.end_epoch()
     x = make_batches(ConvNet, 1)[0][0]
     before = tensors(method.shrinker.program)
-    program, settled = method.finish_training(), method.settled().eval()
+    rounded = {"round_gates": True} if hasattr(method, "gates") else {}
+    program, settled = method.finish_training(**rounded), method.settled().eval()
     assert not program.training
     assert method.module.training
     assert not observers(program)
@@ -149,9 +152,12 @@ STOPS = {"evaluate": lambda _: 1.0, "delta": 0.0}
 CASES = [
     *(
         Case("bernoulli", {"estimator": e, "seed": 3, "pick": "cyclic"}, close_a_block)
-        for e in ("two-pass", "score", "first-order")
+        for e in ("two-pass", "score", "first-order", "trapezoid")
     ),
     Case("complexity", {"refresh": 4, "seed": 3}, close_units),
+    Case("bernoulli", {"rate": "auto", "epochs": 4, "start_after": 1, "settle_at": 4}),
+    Case("complexity", {"rate": "auto", "epochs": 4, "settle_at": 3}),
+    Case("complexity", {"nu": None, "keep": 0.8, "rate": 0.01, "settle_at": 4}),
     Case("importance", {"observe_every": 2}),
     Case("entropy", {"epochs_per_round": 2, **STOPS}, shrinker=adamw),
     Case("entropy", {"zeta": None, "move_padding": True, **STOPS}, shrinker=adamw),

@@ -43,13 +43,14 @@ def test_a_method_that_does_nothing_trains_plainly() -> None:
 def test_gates_that_are_left_are_open_from_one_half_on() -> None:
     method = BernoulliLayers(shrinker(), 100, -10.0)
     assert str(method) == (
-        "BernoulliLayers of ConvNet: gates 2, theta_mean 0.9, theta_min 0.9, blocks 2"
+        "BernoulliLayers of ConvNet: gates 2, undecided 2, theta_mean 0.9, theta_min 0.9, "
+        "last_removal 0, blocks 2"
     )
     low, high = method.gates.values()
     with torch.no_grad():
         low.theta.fill_(0.4)
         high.theta.fill_(0.6)
-    program = method.finish_training()
+    program = method.finish_training(round_gates=True)
     assert gates(program) == {}
     assert (float(low.theta), float(high.theta)) == (0.4, 0.6)
     low.set(0.0)

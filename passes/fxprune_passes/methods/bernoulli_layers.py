@@ -67,6 +67,8 @@ class BernoulliLayers(StochasticGates):
         log_g: log g < 0 for all blocks, or for blocks by globs of the paths of their gates (the first match counts).
         lam: for the early test: weight decay times N.
         kappa: for the early test; None disables it.
+        keep: the wished share of the cost, instead of `samples` and `log_g`: a block then pays a price, the same for
+            all, for its share of the cost, -log g_l = price N cost_l / cost; see `StochasticGates`.
         options: see `StochasticGates`. The estimator is two-pass by default: it is unbiased, has less variance than
             the score function, and learns at 0 and 1 too, at the cost of a second forward pass in each step.
 
@@ -78,26 +80,33 @@ class BernoulliLayers(StochasticGates):
     def __init__(
         self,
         shrinker: Shrinker,
-        samples: int,
-        log_g: float | Mapping[str, float],
+        samples: int | None = None,
+        log_g: float | Mapping[str, float] | None = None,
         *,
         lam: float = 0.0,
         kappa: float | None = None,
+        keep: float | None = None,
         **options: Any,
     ) -> None:
-        self.samples, self.lam, self.kappa = samples, lam, kappa
-        self.log_g = dict(log_g) if isinstance(log_g, Mapping) else {"*": log_g}
+        given = samples is not None and log_g is not None
         check_options(
-            ("samples", samples, samples >= 1, "1 or more"),
+            ("samples", samples, samples is None or samples >= 1, "1 or more"),
+            ("keep", keep, given == (keep is None), "used instead of samples and log_g"),
+        )
+        self.samples, self.lam, self.kappa = samples or 1, lam, kappa
+        self.log_g = dict(log_g) if isinstance(log_g, Mapping) else {"*": -1.0 if log_g is None else log_g}
+        check_options(
             *(("log_g", v, isfinite(v) and v < 0, "below 0") for v in self.log_g.values()),
             ("lam", lam, lam >= 0, "0 or more"),
             ("kappa", kappa, kappa is None or kappa > 0, "above 0, or None"),
         )
-        super().__init__(shrinker, **options)
+        super().__init__(shrinker, keep=keep, **options)
         for path in self.gates:
             self._log_g_of(path)
 
     def costs(self) -> dict[str, Tensor]:
+        if self.budget is not None:
+            return self.budget.costs(self.shrinker.program, self.gates, self.weight)
         return {
             path: torch.full_like(gate.theta, -self._log_g_of(path) / self.samples)
             for path, gate in self.gates.items()

@@ -9,15 +9,14 @@ import torch
 
 from fxprune.analysis.cache import remember, solved
 from fxprune.analysis.group import Groups, find_groups
-from fxprune.cost import node_macs
 from fxprune.errors import OptionError
-from fxprune.graph.gate import Gate, gate_nodes, gates
-from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.gate import Gate
 from fxprune.graph.program import Program
 from fxprune.structure.blocks import find_blocks
-from fxprune.structure.expected_cost import Expected, ExpectedCost
+from fxprune.structure.expected_cost import Expected
 from fxprune.training import Change, Shrinker, TrainingError
 from fxprune_passes.insert.insert_gates import Scope
+from fxprune_passes.methods.gates.cost_share import blocks_around, expected_cost, present_cost
 from fxprune_passes.methods.gates.gate_removal import remove_gated
 from fxprune_passes.methods.gates.stochastic_gates import StochasticGates
 from fxprune_passes.methods.gates.theta_gradients import Estimator
@@ -60,11 +59,12 @@ class ComplexityAware(StochasticGates):
 
     Args:
         shrinker: see `StochasticGates`.
-        nu: the strength of pruning, > 0.
+        nu: the strength of pruning, > 0; None with `keep`.
         alpha: the weight of layers against units, 0 to 1. At 0 only units have gates, at 1 only branches.
         beta: the weight of MACs against parameters, 0 to 1. At 1 only MACs count.
+        keep: the wished share of the cost, instead of nu and beta; alpha still weighs the two kinds of gates.
         refresh: the prices are recomputed after this many steps, and after each removal.
-        options: see `StochasticGates`; the estimator for branches is first-order by default, as it is for units.
+        options: see `StochasticGates`; the estimator for branches is the trapezoid by default, as it is for units.
 
     Attributes:
         start_macs: MACs_0, at the batch size of the example.
@@ -78,27 +78,29 @@ class ComplexityAware(StochasticGates):
     def __init__(
         self,
         shrinker: Shrinker,
-        nu: float,
-        alpha: float,
-        beta: float,
+        nu: float | None = None,
+        alpha: float = 0.5,
+        beta: float = 1.0,
         *,
+        keep: float | None = None,
         refresh: int = 10,
-        estimator: Estimator = "first-order",
+        estimator: Estimator = "trapezoid",
         **options: Any,
     ) -> None:
         check_options(
-            ("nu", nu, 0 < nu < float("inf"), "a number above 0"),
+            ("nu", nu, nu is None or 0 < nu < float("inf"), "a number above 0"),
+            ("keep", keep, (nu is None) != (keep is None), "used instead of nu"),
             ("alpha", alpha, 0 <= alpha <= 1, "from 0 (units only) to 1 (layers only)"),
             ("beta", beta, 0 <= beta <= 1, "from 0 (parameters only) to 1 (MACs only)"),
             ("refresh", refresh, refresh >= 1, "1 or more steps"),
         )
-        self.nu, self.alpha, self.beta, self.refresh = nu, alpha, beta, refresh
+        self.nu, self.alpha, self.beta, self.refresh = nu or 0.0, alpha, beta, refresh
         wanted: dict[Scope, bool] = {"block": alpha > 0, "inner": alpha < 1}
         self.insertion = tuple(scope for scope, want in wanted.items() if want)
         self.start_macs, self.start_params = present_cost(shrinker.program)
         self._prices: dict[str, Tensor] = {}
         self._age = 0
-        super().__init__(shrinker, estimator=estimator, **options)
+        super().__init__(shrinker, estimator=estimator, keep=keep, **options)
         self._groups = _gated_groups(shrinker.program, self.gates)
 
     @classmethod
@@ -138,52 +140,54 @@ class ComplexityAware(StochasticGates):
         )
 
     def costs(self) -> dict[str, Tensor]:
+        if self.budget is not None:
+            return self.costs_now()
         found = self.gates
         if self._age % self.refresh == 0 or self._prices.keys() != found.keys():
             self._age, self._prices = 0, self._work_out(found)
         self._age += 1
         return self._prices
 
+    def costs_now(self) -> dict[str, Tensor]:
+        if self.budget is not None:
+            return self.budget.costs(self.shrinker.program, self.gates, self.weight)
+        return self._work_out(self.gates)
+
     def _work_out(self, found: Mapping[str, Gate]) -> dict[str, Tensor]:
+        if not found:
+            return {}
         with torch.enable_grad():
             thetas = {p: g.theta.detach().clone().requires_grad_() for p, g in found.items()}
-            share = self._share(self._expected(thetas))
+            share = self._share(expected_cost(self.shrinker.program, thetas))
             slopes = torch.autograd.grad(share, list(thetas.values()), allow_unused=True)
         return {
-            path: torch.zeros_like(theta) if slope is None else self._weight(theta) * slope
+            path: torch.zeros_like(theta) if slope is None else self.nu * self.weight(theta) * slope
             for (path, theta), slope in zip(thetas.items(), slopes, strict=True)
         }
 
-    def _weight(self, theta: Tensor) -> float:
-        return self.nu * (1 - self.alpha if theta.dim() else self.alpha)
+    def weight(self, theta: Tensor) -> float:
+        return 1 - self.alpha if theta.dim() else self.alpha
 
     def _share(self, expected: Expected) -> Tensor:
         macs, params = expected.macs / self.start_macs, expected.params / self.start_params
         return self.beta * macs + (1 - self.beta) * params
 
-    def _expected(self, thetas: Mapping[str, Tensor]) -> Expected:
-        program = self.shrinker.program
-        cost = remember(program, ExpectedCost, lambda: ExpectedCost(program, solved(program)))
-        others = {p: g.settled() for p, g in gates(program).items() if p not in thetas}
-        return cost({**others, **thetas})
-
     def closing(self, path: str, gate: Gate) -> Tensor:
         low = super().closing(path, gate)
-        inside = [p for p, around in self._around().items() if around == path]
+        inside = [p for p, around in blocks_around(self.shrinker.program).items() if around == path]
         return low | any(self._is_empty(p) for p in inside) if inside else low
 
     def _is_empty(self, path: str) -> bool:
         return bool(super().closing(path, self.gates[path]).all())
 
-    def _around(self) -> dict[str, str]:
-        """For each unit gate by path, the path of the gate on the nearest block around it."""
-        program = self.shrinker.program
-        return remember(program, _blocks_around, lambda: _blocks_around(program, self.gates))
-
     @torch.no_grad()
     def _remove(self, opened: list[str]) -> list[Change]:
         for path, gate in self.gates.items():
-            if gate.theta.dim() and path not in self._around() and self._is_empty(path):
+            if (
+                gate.theta.dim()
+                and path not in blocks_around(self.shrinker.program)
+                and self._is_empty(path)
+            ):
                 last = gate.theta.argmax()
                 gate.theta[last] = gate.sample[last] = 1
         changes = super()._remove(opened)
@@ -195,7 +199,7 @@ class ComplexityAware(StochasticGates):
         """MACs and parameters, expected and present, as shares of the start; remaining blocks and gated units."""
         program = self.shrinker.program
         with torch.no_grad():
-            expected = self._expected({p: g.theta for p, g in self.gates.items()})
+            expected = expected_cost(program, {p: g.theta for p, g in self.gates.items()})
         macs, params = present_cost(program)
         return {
             **super().numbers(),
@@ -222,24 +226,6 @@ class ComplexityAware(StochasticGates):
         found = self.gates
         self._prices = {p: v.to(found[p].theta.device) for p, v in state["prices"].items()}
         self._age, self._groups = state["age"], frozenset(state["groups"])
-
-
-def present_cost(program: Program) -> tuple[int, int]:
-    """The MACs at the batch size of the example, and the number of parameters without those of gates."""
-    named = program.module.named_parameters()
-    sizes = (p.numel() for name, p in named if not is_inside_leaf(program.module, name))
-    return sum(node_macs(program).values()), sum(sizes)
-
-
-def _blocks_around(program: Program, found: Mapping[str, Gate]) -> dict[str, str]:
-    places = gate_nodes(program)
-    blocks = [b for b in find_blocks(program) if str(b.branch.target) in found]
-    around: dict[str, str] = {}
-    for block in sorted(blocks, key=lambda b: b.depth):
-        for path, gate in found.items():
-            if gate.theta.dim() and all(place in block.nodes for place in places[path]):
-                around[path] = str(block.branch.target)
-    return around
 
 
 def _groups(program: Program) -> Groups:

@@ -37,7 +37,7 @@ from fxprune_passes.methods.gates.theta_gradients import Estimator
 from fxprune_passes.methods.method import Loss
 
 Tensor = torch.Tensor
-ESTIMATORS: tuple[Estimator, ...] = ("two-pass", "score", "first-order")
+ESTIMATORS: tuple[Estimator, ...] = ("two-pass", "score", "first-order", "trapezoid")
 
 
 class Priced(StochasticGates):
@@ -67,6 +67,16 @@ class Four(nn.Module):
             x = x + block(x)
         found: Tensor = self.head(x)
         return found
+
+
+class Affine(Four):
+    """Its output is affine in each gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3)) for _ in range(4)
+        )
 
 
 class Dropped(Four):
@@ -203,6 +213,98 @@ def test_first_order_is_exact_where_the_loss_is_affine_and_biased_elsewhere() ->
         assert (found - expected).abs()[:at].max() > 1e-3
 
 
+def mean_slope(method: StochasticGates, loss: Loss, at: int) -> float:
+    """(J'(0) + J'(1)) / 2 in one gate, by central differences and enumeration of the others."""
+    gate, step, found = list(method.gates.values())[at], 1e-5, 0.0
+    theta = gate.theta.item()
+    for bits, weight in patterns(method):
+        values = []
+        for moved in (bits[at] - step, bits[at] + step):
+            gate.sample.fill_(moved)
+            values.append(loss(method.module).item())
+        own = theta if bits[at] else 1 - theta
+        found += weight / own * (values[1] - values[0]) / (2 * step) / 2
+    return found
+
+
+def test_the_trapezoid_estimates_the_mean_of_the_slopes_at_both_ends() -> None:
+    method, loss = make_four(estimator="trapezoid")
+    found = expected_estimate(method, loss)
+    slopes = [mean_slope(method, loss, i) + Priced.price for i in range(4)]
+    expected = torch.tensor(slopes, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_the_trapezoid_is_exact_where_the_loss_is_quadratic() -> None:
+    method, loss = make_four(Affine, estimator="trapezoid")
+    expected = true_gradient(method, loss)
+    torch.testing.assert_close(expected_estimate(method, loss), expected, rtol=0, atol=1e-13)
+    plain, loss = make_four(Affine, estimator="first-order")
+    assert (expected_estimate(plain, loss) - expected).abs().max() > 1e-2
+
+
+def test_the_trapezoid_at_the_ends_is_half_of_the_slope_that_is_drawn() -> None:
+    for theta in (0.0, 1.0):
+        found = {}
+        for estimator in ("trapezoid", "first-order"):
+            method, loss = make_four(estimator=estimator)
+            for gate in method.gates.values():
+                gate.set(theta)
+            found[estimator] = expected_estimate(method, loss) - Priced.price
+        torch.testing.assert_close(found["trapezoid"], found["first-order"] / 2)
+
+
+class Normed(nn.Module):
+    """A block that ends in a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3), nn.BatchNorm1d(3))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(x + self.block(x))
+        return found
+
+
+def test_the_slope_of_a_trained_block_behind_a_norm_is_blind() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 3).double()
+    classes = loss_of(x, (x[:, 0] * x[:, 1] > 0).long())
+    program = run_pipeline(small(Normed), "insert-gates{kind=bernoulli}", verify=False).program
+    weights = [p for n, p in program.module.named_parameters() if "gate" not in n]
+
+    def loss(module: nn.Module) -> Tensor:
+        """With weight decay: a separable task has no minimum."""
+        return classes(module) + 1e-3 * torch.stack([w.square().sum() for w in weights]).sum()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss(program.module).backward()  # type: ignore[no-untyped-call]
+        return loss(program.module).item()
+
+    optimizer = torch.optim.LBFGS(
+        weights, max_iter=400, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+    next(iter(gates(program).values())).draws = False
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    found = {}
+    for estimator in ("first-order", "trapezoid", "two-pass"):
+        method = make(copy.deepcopy(program), estimator=estimator)
+        (gate,) = method.gates.values()
+        gate.set(0.5)
+        for drawn in (1.0, 0.0):
+            method.begin()
+            gate.sample.fill_(drawn)
+            value = classes(method.module)
+            value.backward()  # type: ignore[no-untyped-call]
+            (estimate,) = method.gradient(value.detach(), classes).values()
+            found[estimator, drawn] = estimate.item() - Priced.price
+    assert found["two-pass", 1.0] < -0.3
+    assert abs(found["first-order", 1.0]) < 0.02
+    assert (found["trapezoid", 1.0] + found["trapezoid", 0.0]) / 2 < -0.15
+
+
 @pytest.mark.parametrize("pick", ["random", "cyclic"])
 def test_each_gate_has_its_turn(pick: Any) -> None:
     method, loss = make_four(pick=pick)
@@ -296,11 +398,11 @@ def test_all_blocks_may_go_and_training_goes_on() -> None:
     for _ in range(2):
         method.step(loss)
     assert method.end_epoch() == []
-    assert method.numbers() == {"gates": 0.0}
+    assert method.numbers() == {"gates": 0.0, "undecided": 0.0, "last_removal": 1.0}
 
 
 def test_gates_settle_at_1_and_others_at_1_stay() -> None:
-    method, loss = make_conv(settle=2, rate=1e-12)
+    method, loss = make_conv(keep_after=2, rate=1e-12)
     first, second = method.gates
     for values, left in (((1.0, 0.5), 2), ((1.0, 1.0), 1), ((None, 1.0), 0)):
         for path, value in zip((first, second), values, strict=True):
@@ -326,7 +428,7 @@ def test_a_gate_at_1_stays_where_another_closes() -> None:
 
 
 def test_the_last_draw_does_not_matter_to_a_removal() -> None:
-    method, _ = make_conv(settle=1)
+    method, _ = make_conv(keep_after=1)
     for gate, (theta, sample) in zip(method.gates.values(), ((1e-3, 1.0), (1.0, 0.0)), strict=True):
         gate.theta.data.fill_(theta)
         gate.sample.fill_(sample)
@@ -467,7 +569,7 @@ def test_a_gradient_scaler_does_not_scale_the_steps() -> None:
 
 
 def test_going_on_when_all_gates_are_gone() -> None:
-    method, loss = make_conv(settle=1)
+    method, loss = make_conv(keep_after=1)
     for gate in method.gates.values():
         gate.set(1.0)
     method.price = -1.0
@@ -481,7 +583,7 @@ def test_going_on_when_all_gates_are_gone() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"rate": 0.0}, {"theta_tol": 0.0}, {"start": 1.5}, {"settle": 0}, {"remove_every": -1}],
+    [{"rate": 0.0}, {"theta_tol": 0.0}, {"start": 1.5}, {"keep_after": 0}, {"remove_every": -1}],
     ids=str,
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,14 +11,19 @@ import torch.distributed as dist
 from torch import nn
 
 from fxprune.graph.gate import Gate
-from fxprune.graph.leaf import Leaf
-from fxprune.process.random_state import random_state, set_random_state
+from fxprune.process.random_state import random_state
 from fxprune.training import TrainingError, all_reduced
+from fxprune_passes.methods.gates.unchanged import unchanged
 from fxprune_passes.methods.method import Loss
 
 Tensor = torch.Tensor
-Estimator = Literal["two-pass", "score", "first-order"]
+Estimator = Literal["two-pass", "score", "first-order", "trapezoid"]
 Pick = Literal["random", "cyclic"]
+
+# The estimators that read dJ/dxi from the backward pass.
+SLOPES: tuple[Estimator, ...] = ("first-order", "trapezoid")
+# The least probability by which a slope is divided.
+LEAST = 0.05
 
 # The weight of past losses in the running baseline of the score function.
 DECAY = 0.9
@@ -33,7 +37,6 @@ class Step:
         module: the network.
         value: its loss at the sampled gates `[]`.
         loss: the function that returned it.
-        costs: c by gate path, shaped like theta.
         scale: the factor by which the gradients were scaled.
         may_overflow: whether steps with gradients that are not finite are skipped.
     """
@@ -41,22 +44,47 @@ class Step:
     module: nn.Module
     value: Tensor
     loss: Loss
-    costs: Mapping[str, Tensor]
     scale: float = 1.0
     may_overflow: bool = False
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What one step says about a gate.
+
+    Attributes:
+        difference: the estimate of `E[J | xi_l = 1] - E[J | xi_l = 0]`, shaped like theta.
+        times: how many steps it stands for, shaped like theta or one number: B where B gates take turns, 0 for
+            a gate whose turn it is not.
+    """
+
+    difference: Tensor
+    times: Tensor | float = 1.0
+
+    def plus(self, cost: Tensor) -> Tensor:
+        """The estimate of the gradient of the objective: the difference and its cost, as often as it counts."""
+        return self.times * (self.difference + cost)
+
+
 class ThetaGradients:
-    """Estimates `E[J | xi_l = 1] - E[J | xi_l = 0] + c_l` from one sample of xi.
+    """Estimates `E[J | xi_l = 1] - E[J | xi_l = 0]` from one sample of xi.
 
     - two-pass: `(2 xi_l - 1) (J(xi) - J(xi with xi_l flipped))`, exact in xi_l, for one l in each step; it needs
-      another forward pass without gradients, on the same random numbers. The B gates take turns: the derivative
-      of the chosen gate, including c_l, is multiplied by B, and the other gates do not change. This is unbiased,
+      another forward pass without gradients, on the same random numbers. The B gates take turns: the estimate
+      of the chosen gate counts B times, including c_l, and the other gates do not change. This is unbiased,
       and no gate falls by its cost alone between its turns. It is also defined at theta 0 and 1.
     - score: `(J(xi) - b) (xi_l - theta_l) / (theta_l (1 - theta_l))`, where b is the running mean of the previous
-      losses (REINFORCE, Williams 1992): unbiased for 0 < theta_l < 1, with a large variance. At 0 and 1 it is c_l.
+      losses (REINFORCE, Williams 1992): unbiased for 0 < theta_l < 1, with a large variance. At 0 and 1 it is 0.
     - first-order: `dJ/dxi_l` at the sampled xi, which the backward pass provides (Bengio et al., arXiv 1308.3432).
-      Exact where J is affine in xi_l, otherwise biased: a reconstruction of what the papers leave open.
+      Exact where J is affine in xi_l, otherwise biased: a reconstruction of what the papers leave open. At xi = 1
+      it is the sum of w dJ/dw over the weights w that a gate multiplies, which training drives to 0: it does not
+      see what a trained branch or unit is worth.
+    - trapezoid (a reconstruction): `dJ/dxi_l / (2 theta_l)` where xi_l = 1 and `dJ/dxi_l / (2 (1 - theta_l))` where
+      xi_l = 0, at the cost of first-order. Its expectation is `(J'(0) + J'(1)) / 2`, the trapezoidal rule for the
+      integral of J' from 0 to 1; exact where J is quadratic in xi_l. Denominators are at least 2 * 0.05, so that
+      a draw of small probability makes no leap; within 0.05 of an end, the slope at the other end counts less
+      accordingly. At theta 1 only xi = 1 is drawn, and it estimates J'(1) / 2; at theta 0, J'(0) / 2. So a gate
+      at 1 sees half of the blind slope, and its cost lowers it until it is drawn at 0 again.
 
     Losses and gradients are averaged over processes.
 
@@ -81,20 +109,22 @@ class ThetaGradients:
 
     def estimate(
         self, estimator: Estimator, group: Mapping[str, Gate], step: Step
-    ) -> dict[str, Tensor]:
-        """Estimates the gradients of a group of gates, including costs.
+    ) -> dict[str, Estimate]:
+        """Estimates the differences of a group of gates.
 
         Returns:
-            The estimates by gate path, shaped like theta; without the gates that are not estimated in this step.
+            The estimates by gate path; without the gates that are not estimated in this step.
 
         Raises:
             TrainingError: a loss or a gradient is not finite.
         """
         if estimator == "two-pass":
             return self._two_pass(group, step)
-        return self._score(group, step) if estimator == "score" else _first_order(group, step)
+        if estimator == "score":
+            return self._score(group, step)
+        return _from_slopes(group, step, trapezoid=estimator == "trapezoid")
 
-    def _two_pass(self, group: Mapping[str, Gate], step: Step) -> dict[str, Tensor]:
+    def _two_pass(self, group: Mapping[str, Gate], step: Step) -> dict[str, Estimate]:
         count = sum(gate.theta.numel() for gate in group.values())
         path, at = _locate(group, self._next(count))
         gate = group[path]
@@ -103,11 +133,11 @@ class ThetaGradients:
         one.copy_(1 - drawn)
         other = self._again(step)
         one.copy_(drawn)
-        difference = (2 * drawn - 1) * _mean(step.value - other).to(drawn.dtype)
-        _check_finite(difference, f"the loss with {path} flipped")
-        found = torch.zeros_like(gate.theta)
-        found.view(-1)[at] = count * (difference + step.costs[path].view(-1)[at])
-        return {path: found}
+        difference = (2 * drawn - 1) * mean_of_all(step.value - other).to(drawn.dtype)
+        check_finite(difference, f"the loss with {path} flipped")
+        times = torch.zeros_like(gate.theta)
+        times.view(-1)[at] = count
+        return {path: Estimate(difference.expand_as(times), times)}
 
     def _next(self, count: int) -> int:
         """The number of the gate whose turn it is."""
@@ -120,18 +150,13 @@ class ThetaGradients:
     def _again(self, step: Step) -> Tensor:
         """The loss on the random numbers of the forward pass of this step; no state of the network changes."""
         assert self._random is not None
-        now = random_state()
-        with _kept(step.module):
-            set_random_state(self._random)
-            try:
-                return step.loss(step.module).detach()
-            finally:
-                set_random_state(now)
+        with unchanged(step.module, self._random):
+            return step.loss(step.module).detach()
 
-    def _score(self, group: Mapping[str, Gate], step: Step) -> dict[str, Tensor]:
+    def _score(self, group: Mapping[str, Gate], step: Step) -> dict[str, Estimate]:
         exact = torch.promote_types(step.value.dtype, torch.float32)
-        value, baseline = _mean(step.value.to(exact)), self.baseline
-        _check_finite(value, "the loss")
+        value, baseline = mean_of_all(step.value.to(exact)), self.baseline
+        check_finite(value, "the loss")
         self.baseline = value if baseline is None else DECAY * baseline + (1 - DECAY) * value
         if baseline is None:  # with the first loss alone there is no baseline to compare it with
             return {}
@@ -140,18 +165,24 @@ class ThetaGradients:
             theta = gate.theta.detach()
             score = (gate.sample - theta) / (theta * (1 - theta))
             inside = (theta > 0) & (theta < 1)
-            found[path] = torch.where(inside, score, 0) * (value - baseline) + step.costs[path]
+            found[path] = Estimate(torch.where(inside, score, 0) * (value - baseline))
         return found
 
 
-def _first_order(group: Mapping[str, Gate], step: Step) -> dict[str, Tensor]:
-    flat = _mean(torch.cat([_gradient(gate).view(-1) for gate in group.values()])) / step.scale
+def _from_slopes(group: Mapping[str, Gate], step: Step, *, trapezoid: bool) -> dict[str, Estimate]:
+    flat = (
+        mean_of_all(torch.cat([_gradient(gate).view(-1) for gate in group.values()])) / step.scale
+    )
     if step.may_overflow and not bool(torch.isfinite(flat).all()):
         return {}  # the scaler skips this step for the weights, too
-    _check_finite(flat, "the gradient in theta")
+    check_finite(flat, "the gradient in theta")
+    if trapezoid:
+        drawn = torch.cat([gate.sample.view(-1) for gate in group.values()])
+        theta = torch.cat([gate.theta.detach().view(-1) for gate in group.values()])
+        flat = flat / (2 * torch.where(drawn > 0.5, theta, 1 - theta).clamp(min=LEAST))
     sizes = [gate.theta.numel() for gate in group.values()]
     parts = zip(group.items(), torch.split(flat, sizes), strict=True)
-    return {path: part.view_as(gate.theta) + step.costs[path] for (path, gate), part in parts}
+    return {path: Estimate(part.view_as(gate.theta)) for (path, gate), part in parts}
 
 
 def _locate(group: Mapping[str, Gate], number: int) -> tuple[str, int]:
@@ -167,31 +198,19 @@ def _gradient(gate: Gate) -> Tensor:
     return torch.zeros_like(gate.theta) if gate.theta.grad is None else gate.theta.grad
 
 
-def _mean(value: Tensor) -> Tensor:
+def mean_of_all(value: Tensor) -> Tensor:
     """The mean over all processes."""
     if not dist.is_initialized():
         return value
     return all_reduced({"value": value})["value"] / dist.get_world_size()
 
 
-@contextmanager
-def _kept(module: nn.Module) -> Iterator[None]:
-    """Restores buffers such as running statistics afterwards, and freezes observers in the meantime."""
-    leaves = [m for m in module.modules() if isinstance(m, Leaf) and not m.frozen]
-    inside = {b for leaf in leaves for b in leaf.buffers()}
-    before = [(b, b.clone()) for b in module.buffers() if b not in inside]
-    for leaf in leaves:
-        leaf.frozen = True
-    try:
-        yield
-    finally:
-        for leaf in leaves:
-            leaf.frozen = False
-        for buffer, old in before:
-            buffer.copy_(old)
+def check_finite(value: Tensor, what: str) -> None:
+    """Checks a loss or a gradient that thetas would follow.
 
-
-def _check_finite(value: Tensor, what: str) -> None:
+    Raises:
+        TrainingError: it is not finite.
+    """
     if not bool(torch.isfinite(value).all()):
         raise TrainingError(
             f"{what} is not finite",

@@ -1,0 +1,155 @@
+"""What a gated network is expected to cost, as a share of what it cost at the start."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from fxprune.analysis.cache import remember, solved
+from fxprune.cost import node_macs
+from fxprune.graph.gate import Gate, gate_nodes, gates
+from fxprune.graph.leaf import is_inside_leaf
+from fxprune.graph.program import Program
+from fxprune.process.random_state import random_state_kept
+from fxprune.report.latency import compare_latency
+from fxprune.structure.blocks import find_blocks
+from fxprune.structure.expected_cost import Expected, ExpectedCost
+from fxprune_passes.methods.gates.theta_gradients import mean_of_all
+from fxprune_passes.methods.method import for_use
+
+Tensor = torch.Tensor
+Metric = Literal["macs", "params", "latency"]
+
+
+class CostShare:
+    """The expected MACs, parameters or latency of a network, relative to the network at the start.
+
+    MACs and parameters are those of `fxprune.structure.expected_cost`: at thetas of 0 and 1 they are exact. Latency
+    is a model (**a reconstruction**): a block takes the time by which the network gets faster without it, times the
+    share of the block's gated units that is left; everything else takes the rest. It is measured once, for each block
+    alone, in eval mode on the example inputs.
+
+    Args:
+        program: the network at the start.
+        metric: `macs`, at the batch size of the example, `params` or `latency`.
+
+    Attributes:
+        start: MACs and parameters of the network at the start.
+        times: for latency: the share of each block in the time of the whole, by the path of its gate.
+        around: for latency: the gate of the block around each unit gate, by path.
+        sizes: for latency: the number of gates by the paths of all gates at the start.
+        ends: for latency: the share of open gates when a gate was removed, by its path.
+    """
+
+    def __init__(self, program: Program, metric: Metric) -> None:
+        self.metric = metric
+        self.start = present_cost(program)
+        self.times: dict[str, float] = {}
+        self.around: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
+        self.ends: dict[str, float] = {}
+
+    def __call__(self, program: Program, thetas: Mapping[str, Tensor]) -> Tensor:
+        """The expected share `[]`, differentiable in the thetas.
+
+        Args:
+            program: the network at present.
+            thetas: by gate path, for all or some of its gates; others are as they are settled.
+        """
+        if self.metric == "latency":
+            return self._latency(thetas)
+        expected, (macs, params) = expected_cost(program, thetas), self.start
+        return expected.macs / macs if self.metric == "macs" else expected.params / params
+
+    def _latency(self, thetas: Mapping[str, Tensor]) -> Tensor:
+        total = torch.ones((), dtype=torch.float64)
+        opened = {path: total.new_tensor(end) for path, end in self.ends.items()}
+        for path, theta in thetas.items():
+            if path not in self.sizes:
+                continue  # nothing is measured yet
+            opened[path] = theta.double().sum().cpu() / self.sizes[path]
+        for path, time in self.times.items():
+            inside = [opened[p] for p, block in self.around.items() if block == path]
+            left = torch.stack(inside).mean() if inside else total.new_ones(())
+            total = total - time * (1 - opened[path] * left)
+        return total
+
+    def measure(self, program: Program, *, rounds: int = 9) -> None:
+        """Measures the time of each block, where latency asks for it and it is not known yet."""
+        if self.metric != "latency" or self.times:
+            return
+        found = gates(program)
+        self.around = dict(blocks_around(program))
+        self.sizes = {path: gate.theta.numel() for path, gate in found.items()}
+        paths = [path for path, gate in found.items() if not gate.theta.dim()]
+        with random_state_kept():
+            whole = _without(program, None)
+            shares = [
+                1 - compare_latency(whole, _without(program, path), rounds=rounds).ratio
+                for path in paths
+            ]
+        agreed = mean_of_all(torch.tensor(shares, dtype=torch.float64).clamp(min=1e-3))
+        self.times = dict(zip(paths, agreed.tolist(), strict=True))
+
+    def follow(self, before: Mapping[str, Tensor], found: Mapping[str, Gate]) -> None:
+        """Notes the gates that a removal took.
+
+        Args:
+            before: which thetas were open before, as booleans by gate path.
+            found: the gates that are left.
+        """
+        for path, opened in before.items():
+            if path not in found and path in self.sizes:
+                self.ends[path] = int(opened.sum()) / self.sizes[path]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is measured and noted."""
+        names = ("start", "times", "around", "sizes", "ends")
+        return {name: copy.copy(getattr(self, name)) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        for name, value in state.items():
+            setattr(self, name, copy.copy(value))
+
+
+def _without(program: Program, path: str | None) -> Program:
+    """The network for inference with all gates open, but for one branch."""
+    twin = copy.deepcopy(program)
+    for name, gate in gates(twin).items():
+        gate.set(0.0 if name == path else 1.0)
+    return for_use(twin)
+
+
+def expected_cost(program: Program, thetas: Mapping[str, Tensor]) -> Expected:
+    """Expected MACs and parameters where some gates have given thetas, and others are as they are settled."""
+    cost = remember(program, ExpectedCost, lambda: ExpectedCost(program, solved(program)))
+    others = {p: g.settled() for p, g in gates(program).items() if p not in thetas}
+    return cost({**others, **thetas})
+
+
+def present_cost(program: Program) -> tuple[int, int]:
+    """The MACs at the batch size of the example, and the number of parameters without those of gates."""
+    named = program.module.named_parameters()
+    sizes = (p.numel() for name, p in named if not is_inside_leaf(program.module, name))
+    return sum(node_macs(program).values()), sum(sizes)
+
+
+def blocks_around(program: Program) -> dict[str, str]:
+    """For each unit gate by path, the path of the Bernoulli gate on the nearest block around it."""
+    return remember(program, blocks_around, lambda: _blocks_around(program))
+
+
+def _blocks_around(program: Program) -> dict[str, str]:
+    places = gate_nodes(program)
+    found = {p: g for p, g in gates(program).items() if g.kind == "bernoulli"}
+    blocks = [b for b in find_blocks(program) if str(b.branch.target) in found]
+    around: dict[str, str] = {}
+    for block in sorted(blocks, key=lambda b: b.depth):
+        for path, gate in found.items():
+            if gate.theta.dim() and all(place in block.nodes for place in places[path]):
+                around[path] = str(block.branch.target)
+    return around
