@@ -58,9 +58,7 @@ def layers_to(keep: float, metric: str = "latency", **options: Any) -> Make:
 
     def make(shrinker: Shrinker, context: Context) -> Method:
         chosen = {**_life(context), "rate": 0.02, "start": 1.0, **options}
-        return BernoulliLayers(
-            shrinker, context.samples, keep=keep, metric=metric, seed=context.seed, **chosen
-        )
+        return BernoulliLayers(shrinker, keep=keep, metric=metric, seed=context.seed, **chosen)
 
     return make
 
@@ -86,11 +84,25 @@ def complexity(nu: float, alpha: float, beta: float = 1.0, **options: Any) -> Ma
     """Method 2: two-pass for blocks, trapezoids for units; warm-up and decisions as in `layers`."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        chosen = {"estimator": "two-pass", "unit_estimator": "trapezoid"}
-        chosen |= {"rate": 0.02, "unit_rate": 0.3, "start": 1.0, **_life(context), **options}
+        chosen = {**_both(context), **options}
         return ComplexityAware(shrinker, nu, alpha, beta, seed=context.seed, **chosen)
 
     return make
+
+
+def complexity_to(keep: float, alpha: float, metric: str = "latency", **options: Any) -> Make:
+    """Method 2 at a size: the price is found while it trains."""
+
+    def make(shrinker: Shrinker, context: Context) -> Method:
+        chosen = {"keep": keep, "metric": metric, **_both(context), **options}
+        return ComplexityAware(shrinker, alpha=alpha, seed=context.seed, **chosen)
+
+    return make
+
+
+def _both(context: Context) -> dict[str, Any]:
+    rates = {"rate": 0.02, "unit_rate": 0.3, "start": 1.0}
+    return {"estimator": "two-pass", "unit_estimator": "trapezoid", **rates, **_life(context)}
 
 
 def _life(context: Context) -> dict[str, Any]:

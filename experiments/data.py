@@ -79,8 +79,8 @@ class Data:
 
     def to(self, device: str) -> Data:
         """On a device, whole."""
-        parts = (p.to(device) for p in (self.train, self.held, self.test))
-        return Data(self.name, *parts, augment=self.augment)
+        train, held, test = (p.to(device) for p in (self.train, self.held, self.test))
+        return Data(self.name, train, held, test, self.augment)
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training samples once, shuffled, whole batches only; chance is drawn on their device."""
@@ -195,7 +195,7 @@ def _kept(file: Path) -> list[Part]:
 
 
 def _text(text: bytes, length: int) -> Data:
-    """Pieces of a text, each with the bytes that follow; a tenth from the end is the test, a twentieth before it is held."""
+    """Pieces of a text, each with the bytes that follow; the last tenth is the test, a twentieth before it is held."""
     count = (len(text) - 1) // length
     numbers = torch.frombuffer(bytearray(text[: count * length + 1]), dtype=torch.uint8)
     whole = Part(numbers[:-1].view(count, length), numbers[1:].long().view(count, length))

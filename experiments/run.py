@@ -1,7 +1,7 @@
 """Trains and measures what is missing of the experiments, and writes docs/results.md.
 
-python experiments/run.py --only MNIST     the runs of some tables
-python experiments/run.py --latency        then, on an idle machine: the latencies of all networks that came out
+python experiments/run.py --only "MNIST*"    the runs of some tables
+python experiments/run.py --latency          then, on an idle machine: the latencies of the networks that came out
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import argparse
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ import torch
 from benchmarks.commit import commit
 from experiments import page, timing
 from experiments.data import load
-from experiments.runs import TASKS
 from experiments.store import Peer, Row, Store, name_of
+from experiments.tables import TASKS
 from experiments.task import Arm, Task
 from experiments.training import OutOfTimeError, Run
 
@@ -37,7 +37,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     store = Store(options.folder, options.full)
-    tasks = [t for t in TASKS if re.search(options.only, t.name)]
+    tasks = [t for t in TASKS if fnmatchcase(t.name, options.only)]
     if options.one:
         print(json.dumps(_one(options.one, store, options)))
         return
@@ -52,7 +52,9 @@ def main() -> None:
 def _train(task: Task, store: Store, options: argparse.Namespace) -> None:
     """The runs of a table; those of controls come behind the others, since they need what these came to."""
     for stage in (False, True):
-        arms = [a for a in task.arms if bool(a.control) == stage and re.search(options.arm, a.name)]
+        arms = [
+            a for a in task.arms if bool(a.control) == stage and fnmatchcase(a.name, options.arm)
+        ]
         cells = [(a, s) for s in task.seeds[: options.seeds] for a in arms]
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda c: _cell(task, c[0], c[1], store, options), cells))
@@ -146,8 +148,8 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add: Any = parser.add_argument
-    add("--only", default="", help="tables whose heading matches this")
-    add("--arm", default="", help="arms whose name matches this")
+    add("--only", default="*", help="glob of the headings of tables")
+    add("--arm", default="*", help="glob of the names of arms")
     add("--seeds", type=int, default=3, help="how many of each table's")
     add("--jobs", type=int, default=os.cpu_count() or 2, help="processes at once")
     add("--threads", type=int, default=1, help="of each process")

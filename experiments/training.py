@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -35,8 +36,8 @@ Tensor = torch.Tensor
 PAUSE = 120.0
 # Of the example inputs, and so of latencies.
 EXAMPLE = 64
-# Held-out samples that a method may look at.
-LOOK = 1_000
+# Held-out samples that a method may look at: images, or pieces of text.
+LOOK = {4: 1_000, 2: 100}
 
 
 class OutOfTimeError(Exception):
@@ -81,7 +82,7 @@ class Run:
         shutil.rmtree(self.running, ignore_errors=True)
         history = loop.history.rows
         macs = [loop.macs, *(r.macs for r in history)]
-        cuts = [i for i, (a, b) in enumerate(zip(macs, macs[1:], strict=False), 1) if b != a]
+        cuts = [i for i, (a, b) in enumerate(pairwise(macs), 1) if b != a]
         return {
             **row,
             "last_removal": cuts[-1] if cuts else 0,
@@ -116,19 +117,14 @@ class _Loop:
         self.extra = max(1, run.length.epochs // 5) if late else 0
         self.epochs = run.length.epochs + self.extra
         at = run.running / "at.json"
-        place = json.loads(at.read_text()) if at.exists() else {"epoch": 0, "seconds": 0.0}
-        self.epoch, self.clock = place["epoch"], place["seconds"]
+        place = json.loads(at.read_text()) if at.exists() else {}
+        self.epoch: int = place.get("epoch", 0)
+        self.clock: float = place.get("seconds", 0.0)
         program = self._program(start)
-        self.macs = place.get("macs") or size_of(program).macs
+        self.macs: int = place.get("macs", size_of(program).macs)
         gated = {f"{path}.theta" for path in gates(program)}
         trained = [p for n, p in program.module.named_parameters() if n not in gated]
-        make = {
-            "SGD": lambda: torch.optim.SGD(
-                trained, task.rate, momentum=0.9, weight_decay=task.decay
-            ),
-            "AdamW": lambda: torch.optim.AdamW(trained, task.rate, weight_decay=task.decay),
-        }
-        optimizer = make[task.optimizer]()
+        optimizer = self._optimizer(trained)
         self.shrinker = Shrinker(program, optimizer, scheduler=LambdaLR(optimizer, self._rate))
         self.history = History(run.running / "history.jsonl")
         began = self._now()
@@ -142,6 +138,12 @@ class _Loop:
             self.history.rows[:] = self.history.rows[: self.epoch]
         self.clock += self._now() - began
         self.saved = time.perf_counter()
+
+    def _optimizer(self, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+        task = self.run.task
+        if task.optimizer == "AdamW":
+            return torch.optim.AdamW(trained, task.rate, weight_decay=task.decay)
+        return torch.optim.SGD(trained, task.rate, momentum=0.9, weight_decay=task.decay)
 
     def _program(self, start: Program) -> Program:
         run = self.run
