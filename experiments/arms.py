@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from experiments.task import Context
 from fxprune.training import Shrinker
 from fxprune_passes.methods import (
@@ -46,9 +48,8 @@ def layers(price: float, **options: Any) -> Make:
     """
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        log_g = -price * context.samples
-        chosen = {**_life(context), "rate": 0.02, "start": 1.0, **options}
-        return BernoulliLayers(shrinker, context.samples, log_g, seed=context.seed, **chosen)
+        chosen = {**_life(context), **options}
+        return BernoulliLayers(shrinker, context.samples, -price * context.samples, **chosen)
 
     return make
 
@@ -57,25 +58,7 @@ def layers_to(keep: float, metric: str = "latency", **options: Any) -> Make:
     """Method 1 at a size: the price is found while it trains."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        chosen = {**_life(context), "rate": 0.02, "start": 1.0, **options}
-        return BernoulliLayers(shrinker, keep=keep, metric=metric, seed=context.seed, **chosen)
-
-    return make
-
-
-def first_order_layers(price: float) -> Make:
-    """Method 1 as it was: gates from the first step on, with first-order slopes, rounded behind training."""
-
-    def make(shrinker: Shrinker, context: Context) -> Method:
-        log_g = -price * context.samples
-        return BernoulliLayers(
-            shrinker,
-            context.samples,
-            log_g,
-            seed=context.seed,
-            rate=0.02,
-            estimator="first-order",
-        )
+        return BernoulliLayers(shrinker, keep=keep, metric=metric, **{**_life(context), **options})
 
     return make
 
@@ -84,8 +67,8 @@ def complexity(nu: float, alpha: float, beta: float = 1.0, **options: Any) -> Ma
     """Method 2: two-pass for blocks, trapezoids for units; warm-up and decisions as in `layers`."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        chosen = {**_both(context), **options}
-        return ComplexityAware(shrinker, nu, alpha, beta, seed=context.seed, **chosen)
+        chosen = {**UNITS, **_life(context), **options}
+        return ComplexityAware(shrinker, nu, alpha, beta, **chosen)
 
     return make
 
@@ -94,24 +77,25 @@ def complexity_to(keep: float, alpha: float, metric: str = "latency", **options:
     """Method 2 at a size: the price is found while it trains."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        chosen = {"keep": keep, "metric": metric, **_both(context), **options}
-        return ComplexityAware(shrinker, alpha=alpha, seed=context.seed, **chosen)
+        chosen = {**UNITS, **_life(context), **options}
+        return ComplexityAware(shrinker, alpha=alpha, keep=keep, metric=metric, **chosen)
 
     return make
 
 
-def _both(context: Context) -> dict[str, Any]:
-    rates = {"rate": 0.02, "unit_rate": 0.3, "start": 1.0}
-    return {"estimator": "two-pass", "unit_estimator": "trapezoid", **rates, **_life(context)}
+UNITS = {"estimator": "two-pass", "unit_estimator": "trapezoid", "unit_rate": 0.3}
 
 
 def _life(context: Context) -> dict[str, Any]:
-    epochs = context.epochs
     return {
-        "start_after": max(1, epochs // 5),
-        "settle_at": max(2, epochs * 3 // 5),
+        "rate": 0.02,
+        "start": 1.0,
+        "start_after": max(1, context.epochs // 5),
+        "settle_at": max(2, context.epochs * 3 // 5),
         "settle_on": context.loss,
-        "keep_after": epochs,
+        "keep_after": context.epochs,
+        "insert": not context.resumed,
+        "seed": context.seed,
     }
 
 
@@ -123,7 +107,7 @@ def entropy(zeta: float | None, rounds: int, **options: Any) -> Make:
         if zeta is None:
             chosen |= {"evaluate": context.accuracy}
         elif "eps" in chosen:
-            chosen |= {"loss": lambda module: float(context.loss(module).detach())}
+            chosen |= {"loss": torch.no_grad()(lambda module: float(context.loss(module)))}
         epochs = max(1, context.epochs // rounds)
         return EntropyGuided(shrinker, zeta, epochs_per_round=epochs, rounds=rounds - 1, **chosen)
 

@@ -38,6 +38,7 @@ class Context:
         samples: training images.
         epochs: in all.
         seed: of the run.
+        resumed: whether it goes on from a checkpoint: gates that are gone must not come back.
         accuracy: of a module, on samples that are held out of training, so few that a round can afford it.
         loss: the same `[]`, with gradients.
     """
@@ -46,6 +47,7 @@ class Context:
     samples: int
     epochs: int
     seed: int
+    resumed: bool
     accuracy: Callable[[nn.Module], float] = field(compare=False)
     loss: Callable[[nn.Module], Tensor] = field(compare=False)
 

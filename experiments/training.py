@@ -202,10 +202,8 @@ class _Loop:
         return 0.1 * SCHEDULES["cosine"]((step - plain) / max(1, self.extra * self.steps))
 
     def _context(self) -> Context:
-        inputs, labels = (
-            self.data.scaled(self.data.held[:LOOK].inputs),
-            self.data.held.labels[:LOOK],
-        )
+        held = self.data.held[: LOOK[self.data.held.inputs.dim()]]
+        inputs, labels = self.data.scaled(held.inputs), held.labels
 
         def accuracy(module: nn.Module) -> float:
             with torch.no_grad():
@@ -214,10 +212,9 @@ class _Loop:
         def loss(module: nn.Module) -> Tensor:
             return cross_entropy(module(inputs).flatten(0, -2), labels.flatten())
 
-        run = self.run
-        return Context(
-            self.steps, len(self.data.train), run.length.epochs, run.seed, accuracy, loss
-        )
+        run, samples = self.run, len(self.data.train)
+        epochs, resumed = run.length.epochs, self.epoch > 0
+        return Context(self.steps, samples, epochs, run.seed, resumed, accuracy, loss)
 
     def _now(self) -> float:
         """Seconds of work: of the processor, which other processes do not add to; on an accelerator, of the clock."""
