@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,84 +11,110 @@ from pathlib import Path
 import torch
 from torch.nn.functional import pad
 from torchvision import datasets
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, resize
+
+from experiments.text import torch_docs
 
 Tensor = torch.Tensor
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CACHE = Path.home() / ".cache" / "fxprune"
+# Samples that are held out of training; whatever is chosen is chosen on them.
+HELD = 5_000
 _TORCHVISION: dict[str, Callable[..., datasets.VisionDataset]] = {
     "mnist": datasets.MNIST,
     "fashion-mnist": datasets.FashionMNIST,
     "cifar10": datasets.CIFAR10,
     "cifar100": datasets.CIFAR100,
 }
-NAMES = ("cifar10-jpeg", *_TORCHVISION)
+NAMES = ("cifar10-jpeg", "cifar10-jpeg-16", "torch-docs", *_TORCHVISION)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Samples and what is to be said of them.
+
+    Attributes:
+        inputs: images `[n, channels, height, width]`, or bytes of text `[n, length]`; uint8.
+        labels: classes `[n]`, or the bytes that follow `[n, length]`; int64.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, where: Tensor | slice) -> Part:
+        return Part(self.inputs[where], self.labels[where])
+
+    def to(self, device: str) -> Part:
+        """On a device."""
+        return Part(self.inputs.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Images as bytes and their classes.
+    """A data set in three parts.
 
     Attributes:
         name: see `NAMES`.
-        images: of training, uint8 `[n, channels, height, width]`.
-        labels: of training `[n]`.
-        test_images: like images.
-        test_labels: like labels.
-        augment: crop out of a border of 4 and flip, at random.
+        train: what weights are learned from.
+        held: what everything else is chosen on; no network is trained on it.
+        test: read once, behind all choices.
+        augment: move over a border by an eighth of the width and flip, at random.
     """
 
     name: str
-    images: Tensor
-    labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    augment: bool
+    train: Part
+    held: Part
+    test: Part
+    augment: bool = False
 
     def limit(self, count: int | None) -> Data:
-        """With `count` training images only, the same for every run."""
-        if count is None or count >= len(self.images):
+        """With `count` training samples only, the same for every run."""
+        if count is None or count >= len(self.train):
             return self
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(0))
-        chosen = order[:count].to(self.images.device)
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
+        return replace(self, train=self.train[order[:count].to(self.train.inputs.device)])
 
     def to(self, device: str) -> Data:
         """On a device, whole."""
-        names = ("images", "labels", "test_images", "test_labels")
-        return replace(self, **{n: getattr(self, n).to(device) for n in names})
+        train, held, test = (p.to(device) for p in (self.train, self.held, self.test))
+        return Data(self.name, train, held, test, self.augment)
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training images once, shuffled, whole batches only."""
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
+        """The training samples once, shuffled, whole batches only; chance is drawn on their device."""
+        device = self.train.inputs.device
+        generator = torch.Generator(device).manual_seed(seed)
+        order = torch.randperm(len(self.train), generator=generator, device=device)
         for at in range(0, len(order) - size + 1, size):
-            chosen = order[at : at + size]
-            images = self.images[chosen]
-            if self.augment:
-                images = augmented(images, generator)
-            yield self.scaled(images), self.labels[chosen]
+            part = self.train[order[at : at + size]]
+            inputs = augmented(part.inputs, generator) if self.augment else part.inputs
+            yield self.scaled(inputs), part.labels
 
-    def scaled(self, images: Tensor) -> Tensor:
-        """Numbers about 0 with a spread about 1, float32."""
-        return images.float().sub_(128).div_(64) if self.augment else images.float().div_(255)
+    def scaled(self, inputs: Tensor) -> Tensor:
+        """As the network takes them: images as numbers of a spread about 1, float32; bytes as int64."""
+        if inputs.dim() == 2:
+            return inputs.long()
+        return inputs.float().sub_(128).div_(64) if self.augment else inputs.float().div_(255)
 
     def example(self, size: int) -> Tensor:
         """A batch as the network takes it."""
-        return self.scaled(self.images[:size])
+        return self.scaled(self.train.inputs[:size])
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to 4 pixels over a border of the mean, and flipped or not."""
+    """Each image moved by up to an eighth of its width over a border of the mean, and flipped or not."""
     n, _, height, width = images.shape
-    moves = torch.randint(9, (2, n), generator=generator)
-    flip = torch.rand(n, generator=generator) < 0.5
-    rows = moves[0][:, None] + torch.arange(height)
-    columns = moves[1][:, None] + torch.arange(width)
+    border, device = width // 8, images.device
+    moves = torch.randint(2 * border + 1, (2, n), generator=generator, device=device)
+    flip = torch.rand(n, generator=generator, device=device) < 0.5
+    rows = moves[0][:, None] + torch.arange(height, device=device)
+    columns = moves[1][:, None] + torch.arange(width, device=device)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
-    where = [t.to(images.device) for t in (torch.arange(n), rows, columns)]
-    wide = pad(images, (4, 4, 4, 4), value=128).permute(0, 2, 3, 1)
-    found = wide[where[0][:, None, None], where[1][:, :, None], where[2][:, None, :]]
+    wide = pad(images, (border,) * 4, value=128).permute(0, 2, 3, 1)
+    which = torch.arange(n, device=device)[:, None, None]
+    found = wide[which, rows[:, :, None], columns[:, None, :]]
     return found.permute(0, 3, 1, 2).contiguous()
 
 
@@ -96,47 +123,81 @@ def load(name: str, folder: Path | None = None) -> Data:
 
     Args:
         name: see `NAMES`.
-        folder: where torchvision's own layout lies; the two sets that are at hand need none.
+        folder: where torchvision's own layout lies; the sets that are at hand need none.
 
     Raises:
         SystemExit: it is not there.
     """
     root = folder or SHARED
     try:
+        if name == "torch-docs":
+            return _text(torch_docs(), length=128)
         if name in _TORCHVISION:
-            return _of(name, *(_TORCHVISION[name](root, train=t) for t in (True, False)))
-        return _cifar10_jpeg(root)
+            parts = [_of(_TORCHVISION[name](root, train=train)) for train in (True, False)]
+        else:
+            parts = _cifar10_jpeg(root, 16 if name.endswith("16") else 32)
+        return held_out(name, *parts, augment="cifar" in name)
     except (RuntimeError, FileNotFoundError) as error:
         raise SystemExit(
             f"{name} is not in {root}: {error}; give its folder with --data"
         ) from error
 
 
-def _of(name: str, train: datasets.VisionDataset, test: datasets.VisionDataset) -> Data:
-    parts: list[Tensor] = []
-    for part in (train, test):
-        images = torch.as_tensor(part.data)
-        images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
-        parts += [images.contiguous(), torch.as_tensor(part.targets)]
-    return Data(name, parts[0], parts[1], parts[2], parts[3], augment="cifar" in name)
+def held_out(name: str, train: Part, test: Part, *, augment: bool = False) -> Data:
+    """Takes `HELD` of the training samples out, a tenth at most; the same ones for every seed."""
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))
+    count = min(HELD, len(train) // 10)
+    return Data(name, train[order[count:]], train[order[:count]], test, augment)
 
 
-def _cifar10_jpeg(root: Path) -> Data:
-    """CIFAR-10 as JPEGs in an archive, unpacked and decoded once."""
+def _of(part: datasets.VisionDataset) -> Part:
+    images = torch.as_tensor(part.data)
+    images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
+    return Part(images.contiguous(), torch.as_tensor(part.targets))
+
+
+def _cifar10_jpeg(root: Path, size: int) -> list[Part]:
+    """CIFAR-10 as JPEGs in an archive, unpacked, decoded and made smaller once."""
     kept = CACHE / "cifar10.pt"
     if not kept.exists():
         folder = CACHE / "cifar10"
         if not folder.exists():
             with tarfile.open(root / "cifar10-jpeg.tar.xz") as archive:
                 archive.extractall(folder, filter="data")
-        parts: list[Tensor] = []
-        for part in ("train", "test"):
-            (found,) = [p for p in folder.rglob(part) if p.is_dir()]
-            pairs = list(datasets.ImageFolder(str(found)))
-            parts += [
-                torch.stack([pil_to_tensor(image) for image, _ in pairs]),
-                torch.tensor([label for _, label in pairs]),
-            ]
-        torch.save(parts, kept)
-    parts = torch.load(kept)
-    return Data("cifar10-jpeg", parts[0], parts[1], parts[2], parts[3], augment=True)
+        _keep(kept, [_folder(folder, part) for part in ("train", "test")])
+    if size == 32:
+        return _kept(kept)
+    small = CACHE / f"cifar10-{size}.pt"
+    if not small.exists():
+        large = _kept(kept)
+        _keep(
+            small, [Part(resize(p.inputs, [size, size], antialias=True), p.labels) for p in large]
+        )
+    return _kept(small)
+
+
+def _folder(folder: Path, name: str) -> Part:
+    (found,) = [p for p in folder.rglob(name) if p.is_dir()]
+    images, labels = zip(*datasets.ImageFolder(str(found)), strict=True)
+    return Part(torch.stack([pil_to_tensor(image) for image in images]), torch.tensor(labels))
+
+
+def _keep(file: Path, parts: list[Part]) -> None:
+    """Written whole or not at all: several processes may come first at once."""
+    part = file.with_suffix(f".{os.getpid()}")
+    torch.save([t for p in parts for t in (p.inputs, p.labels)], part)
+    part.replace(file)
+
+
+def _kept(file: Path) -> list[Part]:
+    train, train_labels, test, test_labels = torch.load(file)
+    return [Part(train, train_labels), Part(test, test_labels)]
+
+
+def _text(text: bytes, length: int) -> Data:
+    """Pieces of a text, each with the bytes that follow; the last tenth is the test, a twentieth before it is held."""
+    count = (len(text) - 1) // length
+    numbers = torch.frombuffer(bytearray(text[: count * length + 1]), dtype=torch.uint8)
+    whole = Part(numbers[:-1].view(count, length), numbers[1:].long().view(count, length))
+    test, held = count * 9 // 10, count * 17 // 20
+    return Data("torch-docs", whole[:held], whole[held:test], whole[test:])

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from torchvision import models
 
 Tensor = torch.Tensor
@@ -87,18 +88,21 @@ class BasicBlock(nn.Module):
         return torch.relu(self.shortcut(x) + y)
 
 
-def resnet_cifar(depth: int, classes: int = 10) -> nn.Sequential:
-    """ResNet-20, 32, 44, 56, ... for images of 32x32 (He et al., arXiv 1512.03385, section 4.2)."""
+def resnet_cifar(
+    depth: int, widths: tuple[int, int, int] = (16, 32, 64), classes: int = 10
+) -> nn.Sequential:
+    """ResNet-20, 32, 44, 56, ... for small images (He et al., arXiv 1512.03385, section 4.2)."""
     blocks: list[nn.Module] = []
-    before = 16
-    for width, stride in ((16, 1), (32, 2), (64, 2)):
+    first, _, last = widths
+    before = first
+    for width, stride in zip(widths, (1, 2, 2), strict=True):
         for i in range((depth - 2) // 6):
             blocks.append(BasicBlock(before, width, stride if i == 0 else 1))
             before = width
     return nn.Sequential(
-        *(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU()),
         nn.Sequential(*blocks),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)),
     )
 
 
@@ -118,14 +122,98 @@ def vgg16_cifar(classes: int = 10) -> nn.Module:
     return model
 
 
+class Attention(nn.Module):
+    """Self-attention of several heads, with or without a mask of the future."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        parts = self.qkv(x).view(n, length, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        y = scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out(y.transpose(1, 2).reshape(n, length, width))  # type: ignore[no-any-return]
+
+
+def transformer(blocks: int, width: int, heads: int, *, causal: bool) -> nn.Sequential:
+    """Blocks of attention and of two linear layers with a GELU, norms first; a norm behind them."""
+
+    def block() -> nn.Module:
+        mlp = nn.Sequential(
+            nn.LayerNorm(width),
+            *(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)),
+        )
+        attention = nn.Sequential(nn.LayerNorm(width), Attention(width, heads, causal=causal))
+        return nn.Sequential(Residual(attention), Residual(mlp))
+
+    return nn.Sequential(*(block() for _ in range(blocks)), nn.LayerNorm(width))
+
+
+class Gpt(nn.Module):
+    """A language model over bytes: `[n, length]` to scores `[n, length, 256]`."""
+
+    def __init__(
+        self, blocks: int = 6, width: int = 128, heads: int = 4, length: int = 128
+    ) -> None:
+        super().__init__()
+        self.bytes, self.places = nn.Embedding(256, width), nn.Embedding(length, width)
+        self.blocks = transformer(blocks, width, heads, causal=True)
+        self.head = nn.Linear(width, 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        where = torch.arange(x.shape[1], device=x.device)
+        return self.head(self.blocks(self.bytes(x) + self.places(where)))  # type: ignore[no-any-return]
+
+
+class Vit(nn.Module):
+    """A vision transformer for images of 16x16 in patches of 4x4, with the mean over patches at its end."""
+
+    def __init__(self, blocks: int = 12, width: int = 64, heads: int = 4, patch: int = 4) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.places = nn.Parameter(0.02 * torch.randn(1, (16 // patch) ** 2, width))
+        self.blocks = transformer(blocks, width, heads, causal=False)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        return self.head(self.blocks(y).mean(1))  # type: ignore[no-any-return]
+
+
+def vgg16_small(classes: int = 10) -> nn.Sequential:
+    """The 13 convolutions of VGG-16 with a quarter of the widths and batch norms, for images of 16x16."""
+    layers: list[nn.Module] = []
+    before = 3
+    for width, count in ((16, 2), (32, 2), (64, 3), (128, 3), (128, 3)):
+        for _ in range(count):
+            layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        if width < 128:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes))
+
+
+NARROW = (8, 16, 32)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "MLP 784-50-30-10": lambda: mlp(784, 50, 30, 10),
     "MLP of 6 layers": lambda: mlp(784, 128, 128, 128, 128, 128, 10),
     "LeNet-5": lenet5,
     "residual MLP": residual_mlp,
     "simple CNN": simple_cnn,
+    "narrow ResNet-8": lambda: resnet_cifar(8, NARROW),
+    "narrow ResNet-14": lambda: resnet_cifar(14, NARROW),
+    "narrow ResNet-20": lambda: resnet_cifar(20, NARROW),
+    "narrow ResNet-56": lambda: resnet_cifar(56, NARROW),
+    "ResNet-8": lambda: resnet_cifar(8),
+    "ResNet-14": lambda: resnet_cifar(14),
     "ResNet-20": lambda: resnet_cifar(20),
     "ResNet-56": lambda: resnet_cifar(56),
+    "narrow VGG-16": vgg16_small,
+    "ViT of 12 blocks": Vit,
+    "GPT of 6 blocks": Gpt,
     "ResNet-18": resnet18_cifar,
     "VGG-16": vgg16_cifar,
 }

@@ -1,67 +1,109 @@
-"""The tables of docs/results.md; the text around them is written by hand."""
+"""docs/results.md: for each table its claim, a picture, the verdicts of its targets, and the numbers behind them."""
 
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from tabulate import tabulate
 
 from benchmarks.page import renew
-from experiments.runs import TASKS
+from experiments.columns import Cells
+from experiments.plots import plot
+from experiments.store import Store
+from experiments.tables import TASKS
+from experiments.targets import Verdict, spread
 from experiments.task import Task
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 Row = dict[str, Any]
-COUNTED = {"params": "parameters", "macs": "MACs"}
-HEAD = ("", "seeds", "test %", "train %", "parameters", "MACs", "layers", "latency", "step")
+WORDS = {True: "yes", False: "**no**", None: "open"}
 
 
-def write(rows: Sequence[Row], *, full: bool) -> None:
-    """Puts the tables that there are rows for between the marks of their names in the page."""
-    kind = "full" if full else "quick"
-    of_task = {t: [r for r in rows if r["task"] == t.name] for t in TASKS}
-    blocks = {f"{t.name} ({kind})": table(t, own, full=full) for t, own in of_task.items() if own}
+def write(store: Store) -> None:
+    """Renews the blocks of the tables that there are rows for; the text around them is written by hand."""
+    kind = "full" if store.full else "quick"
+    blocks = {}
+    count = 0
+    for task in TASKS:
+        rows = store.rows([task])
+        if rows:
+            cells = Cells(list(rows.values()), store.latencies(rows))
+            blocks[f"{task.name} ({kind})"] = section(task, cells, full=store.full)
+            count += len(rows)
     renew(FILE, blocks)
-    print(f"{FILE.name}: {len(rows)} runs, {kind}")
+    print(f"{FILE.name}: {count} runs, {kind}")
 
 
-def table(task: Task, rows: Sequence[Row], *, full: bool) -> str:
-    """Mean and spread of the seeds of each arm."""
-    length = task.full if full else task.quick
+def section(task: Task, cells: Cells, *, full: bool) -> str:
+    """Claim, picture, verdicts, table."""
+    name = f"results-{re.sub(r'[^a-z0-9]+', '-', task.name.lower())}{'-full' * full}.png"
+    drawn = plot(task, cells, FILE.parent / name)
+    picture = f"![accuracy against latency: {task.name}]({name})" if drawn else ""
+    verdicts = [target.judge(cells) for target in task.targets]
+    parts = (task.claim, picture, _verdicts(verdicts), _how(task, cells.rows, full=full))
+    return "\n\n".join(text for text in (*parts, table(task, cells)) if text)
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> str:
+    if not verdicts:
+        return ""
+    lines = [(v.target, WORDS[v.reached], v.figures) for v in verdicts]
+    return tabulate(lines, ("target", "reached", "figures"), "github", disable_numparse=True)
+
+
+def _how(task: Task, rows: Sequence[Row], *, full: bool) -> str:
+    """The regime, and what the rows were made with."""
+    regime = task.regime(task.full if full else task.quick)
+    samples = (
+        "all training samples" if regime["samples"] is None else f"{regime['samples']:,} samples"
+    )
+    how = (
+        f"{task.network}, {regime['epochs']} epochs of {samples}, batch {task.batch}, {task.optimizer}, "
+        f"{task.schedule} rate {task.rate:g}, weight decay {task.decay:g}."
+    )
+    command = f'python experiments/run.py{" --full" * full} --only "{task.name}"'
+    commits = ", ".join(sorted({r["commit"] for r in rows}))
+    versions = ", ".join(sorted({f"torch {r['torch']}, {r['device']}" for r in rows}))
+    made = f"`{command}`, {versions}, Python {platform.python_version()}, commits {commits}."
+    return " ".join(text for text in (how, task.note, made) if text)
+
+
+def table(task: Task, cells: Cells) -> str:
+    """Mean and standard deviation over the seeds of each arm."""
+    text = task.data == "torch-docs"
+    shown = {
+        "test %": ("test", 2),
+        "held-out %": ("held", 2),
+        "train %": ("train", 2),
+        "bits per byte": ("bits", 3),
+        "MACs": ("MACs", 3),
+        "parameters": ("parameters", 3),
+        "latency 1": ("latency eager 1", 2),
+        "latency 64": ("latency eager 64", 2),
+        "compiled 1": ("latency compiled 1", 2),
+        "compiled 64": ("latency compiled 64", 2),
+        "layers": ("layers", 1),
+        "blocks": ("blocks", 1),
+        "undecided": ("undecided", 1),
+        "last removal": ("last removal", 2),
+        "time": ("seconds", 2),
+    }
+    if text:
+        del shown["test %"], shown["held-out %"], shown["train %"]
+    else:
+        del shown["bits per byte"]
     lines = []
     for arm in task.arms:
-        own = [r for r in rows if r["arm"] == arm.name]
-        if own:
-            lines.append([arm.name, len(own), *_numbers(own)])
-    images = "all training images" if length.images is None else f"{length.images:,} images"
-    how = (
-        f"{length.epochs} epochs of {images}, batch {task.batch}, learning rate {task.rate}, "
-        f"weight decay {task.decay:g}; controls have the same number of {COUNTED[task.metric]}."
-    )
-    command = f'python experiments/run.py{" --full" if full else ""} --only "{task.name}"'
-    commits = ", ".join(sorted({r["commit"] for r in rows}))
-    python = platform.python_version()
-    made = f"`{command}`, torch {rows[0]['torch']}, Python {python}, {rows[0]['device']}, commits {commits}."
-    shown = tabulate(lines, HEAD, tablefmt="github", disable_numparse=True)
-    return "\n\n".join(text for text in (how, task.note, made, shown) if text)
-
-
-def _numbers(rows: Sequence[Row]) -> list[str]:
-    def of(value: Any, digits: int, scale: float = 1.0) -> str:
-        found = [scale * value(r) for r in rows]
-        spread = f" ± {stdev(found):,.{digits}f}" if len(found) > 1 else ""
-        return f"{mean(found):,.{digits}f}{spread}"
-
-    return [
-        of(lambda r: r["test"], 2, 100),
-        of(lambda r: r["train"], 2, 100),
-        of(lambda r: r["parameters"], 0),
-        of(lambda r: r["macs"] / r["dense"]["macs"], 3),
-        of(lambda r: r["layers"], 1),
-        of(lambda r: r["latency"], 2),
-        of(lambda r: r["step"], 2),
-    ]
+        seeds = cells.of(arm.name, "MACs")
+        if seeds:
+            found = [(cells.of(arm.name, column), digits) for column, digits in shown.values()]
+            numbers = [spread(list(v.values()), d) if v else "" for v, d in found]
+            lines.append([arm.name, str(len(seeds)), *numbers])
+    head = ["", "seeds", *shown]
+    filled = [i for i in range(len(head)) if i < 2 or any(line[i] for line in lines)]
+    kept = [[line[i] for i in filled] for line in lines]
+    return tabulate(kept, [head[i] for i in filled], "github", disable_numparse=True)

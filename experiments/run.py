@@ -1,131 +1,172 @@
 """Trains and measures what is missing of the experiments, and writes docs/results.md.
 
-python experiments/run.py --only MNIST
+python experiments/run.py --only "MNIST*"    the runs of some tables
+python experiments/run.py --latency          then, on an idle machine: the latencies of the networks that came out
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import re
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.commit import commit
-from experiments import page
+from experiments import page, timing
 from experiments.data import load
-from experiments.runs import TASKS
+from experiments.store import Peer, Row, Store, name_of
+from experiments.tables import TASKS
 from experiments.task import Arm, Task
-from experiments.training import Run
+from experiments.training import OutOfTimeError, Run
 
-ROOT = Path(__file__).resolve().parents[1]
-ROWS = ROOT / "experiments" / "rows.jsonl"
-RUNNING = ROOT / "experiments" / ".running"
-Row = dict[str, Any]
+HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
     """Reads the options; one process for each run."""
     options = _options()
+    torch.set_num_threads(options.threads)
+    store = Store(options.folder, options.full)
+    tasks = [t for t in TASKS if fnmatchcase(t.name, options.only)]
     if options.one:
-        print(json.dumps(_one(options)))
+        print(json.dumps(_one(options.one, store, options)))
         return
-    if not options.render:
-        tasks = [t for t in TASKS if re.search(options.only, t.name)]
+    if options.latency:
+        timing.measure(store, tasks, compiled=options.compile, device=options.device)
+    elif not options.render:
         for task in tasks:
-            for stage in (False, True):  # controls need the sizes that the others came to
-                arms = [a for a in task.arms if bool(a.control) == stage]
-                cells = [(task, a, s) for a in arms for s in range(options.seeds)]
-                with ThreadPoolExecutor(options.jobs) as pool:
-                    list(pool.map(lambda c: _cell(c[0], c[1], c[2], options), cells))
-    page.write(list(rows(options.full)), full=options.full)
+            _train(task, store, options)
+    page.write(store)
 
 
-def rows(full: bool) -> Iterator[Row]:
-    """The newest good row of each cell."""
-    found: dict[str, Row] = {}
-    for line in ROWS.read_text().splitlines() if ROWS.exists() else ():
-        row = json.loads(line)
-        if row["ok"] and row["full"] == full:
-            found[row["name"]] = row
-    yield from found.values()
+def _train(task: Task, store: Store, options: argparse.Namespace) -> None:
+    """The runs of a table; those of controls come behind the others, since they need what these came to."""
+    for stage in (False, True):
+        arms = [
+            a for a in task.arms if bool(a.control) == stage and fnmatchcase(a.name, options.arm)
+        ]
+        cells = [(a, s) for s in task.seeds[: options.seeds] for a in arms]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(lambda c: _cell(task, c[0], c[1], store, options), cells))
 
 
-def _name(task: Task, arm: Arm, seed: int) -> str:
-    return f"{task.name}/{arm.name}/{seed}"
-
-
-def _cell(task: Task, arm: Arm, seed: int, options: argparse.Namespace) -> None:
+def _cell(task: Task, arm: Arm, seed: int, store: Store, options: argparse.Namespace) -> None:
     """One run in a process of its own, where its row is missing; a failure is a row too."""
-    known = {row["name"]: row for row in rows(options.full)}
-    name = _name(task, arm, seed)
-    if name in known:
+    known = store.rows([task])
+    name = name_of(task, arm, seed)
+    if name in known or time.time() > options.deadline:
         return
-    keep = 1.0
-    if arm.like:
-        like = known.get(_name(task, next(a for a in task.arms if a.name == arm.like), seed))
-        if like is None:
-            print(f"{name}: left out, {arm.like} has no row", flush=True)
-            return
-        key = {"params": "parameters", "macs": "macs"}[task.metric]
-        keep = like[key] / like["dense"][key]
+    if arm.control and not _peer(task, arm, seed, store):
+        print(f"{name}: left out, there is no finished run of {arm.control.like}", flush=True)
+        return
     began = time.time()
-    command = [sys.executable, __file__, "--one", name, "--keep", str(keep)]
-    command += ["--device", options.device] + ["--full"] * options.full
-    if options.data:
-        command += ["--data", str(options.data)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, __file__, "--one", name, *_passed_on(options)]
+    threads = {"OMP_NUM_THREADS": str(options.threads)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **threads}
+    )
     lines = done.stdout.strip().splitlines()
-    tail = done.stderr.strip().splitlines()[-12:]
-    row: Row = {"ok": False, "why": tail}
+    row: Row = {"ok": False, "why": done.stderr.strip().splitlines()[-12:]}
     if done.returncode == 0 and lines:
         row = json.loads(lines[-1])
+    if row.get("later"):
+        print(f"{name}: goes on with the next call", flush=True)
+        return
+    length = task.full if options.full else task.quick
     row |= {"name": name, "task": task.name, "arm": arm.name, "seed": seed, "full": options.full}
-    row |= {"keep": keep, "commit": commit(), "torch": torch.__version__, "device": options.device}
-    with ROWS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    state = f"test {100 * row['test']:.2f}" if row["ok"] else f"FAILED {row['why'][-1:]}"
-    print(f"{name} {time.time() - began:.0f} s {state}", flush=True)
+    row |= {
+        "regime": task.regime(length),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    row |= {"commit": commit(), "torch": torch.__version__, "device": options.device}
+    store.add("rows.jsonl", row)
+    print(f"{name} {time.time() - began:.0f} s {_said(row)}", flush=True)
 
 
-def _one(options: argparse.Namespace) -> Row:
+def _said(row: Row) -> str:
+    if not row["ok"]:
+        return f"FAILED {row['why'][-1:]}"
+    macs = row["macs"] / row["dense"]["macs"]
+    left = f"MACs {macs:.2f}, blocks {row['blocks_left']}, undecided {row['undecided']}"
+    return f"held {100 * row['held']:.2f}, {left}, last removal {row['last_removal']}"
+
+
+def _peer(task: Task, arm: Arm, seed: int, store: Store) -> Peer | None:
+    """The run that a control is like, where it is finished and its networks are there."""
+    if arm.control is None:
+        return None
+    like = next(a for a in task.arms if a.name == arm.control.like)
+    name = name_of(task, like, seed)
+    row, folder = store.rows([task]).get(name), store.finished(name)
+    return Peer(row, folder) if row and (folder / "final").exists() else None
+
+
+def _one(name: str, store: Store, options: argparse.Namespace) -> Row:
     """The work of a process."""
-    title, arm_name, seed = options.one.rsplit("/", 2)
+    title, arm_name, seed = name.rsplit("/", 2)
     task = next(t for t in TASKS if t.name == title)
     arm = next(a for a in task.arms if a.name == arm_name)
-    length = task.full if options.full else task.quick
-    folder = RUNNING / re.sub(r"[^\w.-]+", "_", f"{options.one}-{options.full}")
-    data = load(task.data, options.data).to(options.device)
+    length = task.full if store.full else task.quick
+    peer = _peer(task, arm, int(seed), store)
+    run = Run(
+        task,
+        arm,
+        int(seed),
+        length,
+        store.running(name),
+        store.finished(name),
+        peer,
+        options.deadline,
+    )
     try:
-        run = Run(task, arm, int(seed), length, options.keep, folder)
-        return {"ok": True, **run.train(data, options.device)}
+        return {"ok": True, **run.train(load(task.data, options.data), options.device)}
+    except OutOfTimeError:
+        return {"ok": False, "later": True}
     except Exception:
         return {"ok": False, "why": traceback.format_exc().splitlines()[-12:]}
+
+
+def _passed_on(options: argparse.Namespace) -> list[str]:
+    command = ["--device", options.device, "--folder", str(options.folder)]
+    command += ["--threads", str(options.threads), "--deadline", str(options.deadline)]
+    command += ["--full"] * options.full
+    return command + (["--data", str(options.data)] if options.data else [])
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="tables whose heading matches this")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
-    parser.add_argument("--full", action="store_true", help="the papers' lengths; for a GPU")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--data", type=Path, help="folder of data sets in torchvision's own layout")
-    parser.add_argument("--render", action="store_true", help="write the page, run nothing")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--keep", type=float, default=1.0, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    add: Any = parser.add_argument
+    add("--only", default="*", help="glob of the headings of tables")
+    add("--arm", default="*", help="glob of the names of arms")
+    add("--seeds", type=int, default=3, help="how many of each table's")
+    add("--jobs", type=int, default=os.cpu_count() or 2, help="processes at once")
+    add("--threads", type=int, default=1, help="of each process")
+    add("--full", action="store_true", help="the papers' lengths; for a GPU")
+    add("--device", default="cpu")
+    add("--data", type=Path, help="folder of data sets in torchvision's own layout")
+    add("--folder", type=Path, default=HERE, help="of rows, checkpoints and networks")
+    add("--minutes", type=float, default=math.inf, help="stop at checkpoints behind so long")
+    add("--latency", action="store_true", help="time the networks that came out, train nothing")
+    add("--compile", action="store_true", help="with --latency: under torch.compile, too")
+    add("--render", action="store_true", help="write the page, run nothing")
+    add("--one", help=argparse.SUPPRESS)
+    add("--deadline", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.deadline is None:
+        options.deadline = time.time() + 60 * options.minutes
+    return options
 
 
 if __name__ == "__main__":

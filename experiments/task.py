@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
+from experiments.targets import Target
 from fxprune.training import Shrinker
 from fxprune_passes.methods.method import Method
+
+Kind = Literal["scratch", "blocks", "random", "magnitude", "magnitude after", "uniform"]
+Measure = Literal["macs", "params", "latency"]
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,52 @@ class Context:
         samples: training images.
         epochs: in all.
         seed: of the run.
-        accuracy: of a module, on training images that are few enough for each round.
-        loss: the same.
+        resumed: whether it goes on from a checkpoint: gates that are gone must not come back.
+        accuracy: of a module, on samples that are held out of training, so few that a round can afford it.
+        loss: the same `[]`, with gradients.
     """
 
     steps: int
     samples: int
     epochs: int
     seed: int
+    resumed: bool
     accuracy: Callable[[nn.Module], float] = field(compare=False)
-    loss: Callable[[nn.Module], float] = field(compare=False)
+    loss: Callable[[nn.Module], Tensor] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What another arm is compared with: the same budget, spent in another way.
+
+    Attributes:
+        kind: what is done. `scratch`: the arm's final structure is trained from new weights. `blocks`: as many
+            blocks as the arm's go in the same epochs, chosen at random. `random` and `magnitude`: units go, all in
+            the epoch of the arm's last removal, of each group the same share or the smallest of all. `magnitude
+            after`: the same behind training, and a fifth of the epochs more follow. `uniform`: the dense network
+            with all widths scaled, from new weights.
+        like: name of the arm.
+        equal: what the two networks have in common.
+    """
+
+    kind: Kind
+    like: str
+    equal: Measure = "macs"
+
+    def __str__(self) -> str:
+        same = {"scratch": "", "blocks": ""}.get(self.kind, f" at its {WORDS[self.equal]}")
+        return f"{NAMES[self.kind]}{same}, as {self.like}"
+
+
+WORDS: dict[Measure, str] = {"macs": "MACs", "params": "parameters", "latency": "latency"}
+NAMES: dict[Kind, str] = {
+    "scratch": "its structure from scratch",
+    "blocks": "random blocks",
+    "random": "random units",
+    "magnitude": "magnitude",
+    "magnitude after": "magnitude behind training",
+    "uniform": "uniform width",
+}
 
 
 @dataclass(frozen=True)
@@ -53,15 +93,14 @@ class Arm:
     Attributes:
         name: in the table.
         make: the method, over the network that trains; None: plain training.
-        control: "random": units at random go in the middle of training; "magnitude": the smallest ones go
-            behind it, and a fifth of the epochs more follow; "": neither.
-        like: the arm whose final size a control takes.
+        control: what it is a control of, and how.
+        network: instead of the task's, see `networks.NETWORKS`.
     """
 
     name: str
     make: Callable[[Shrinker, Context], Method] | None = None
-    control: Literal["", "random", "magnitude"] = ""
-    like: str = ""
+    control: Control | None = None
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,10 +115,15 @@ class Task:
         full: how long in the paper, or as near as is sensible.
         arms: in the order of the table; a control stands behind the arm that it is like.
         prepare: pipeline that the network goes through first, as `insert-skips`.
-        metric: what "the same size" is about.
-        rate: learning rate of SGD with momentum 0.9, falling to 0 by a cosine.
+        rate: learning rate of SGD with momentum 0.9; of a one-cycle schedule its peak.
+        schedule: of the rate: a cosine to 0, or one cycle (Smith and Topin, arXiv 1708.07120).
+        optimizer: SGD with momentum 0.9, or AdamW.
         decay: weight decay.
-        batch: images of a step.
+        batch: samples of a step.
+        seeds: of the runs.
+        final: whether the test set is read. A task that prices are chosen in reads the validation set alone.
+        claim: of the papers.
+        targets: what the rows are held to.
         note: what a reader must know.
     """
 
@@ -90,16 +134,25 @@ class Task:
     full: Length
     arms: tuple[Arm, ...]
     prepare: str = ""
-    metric: Literal["params", "macs"] = "params"
     rate: float = 0.05
+    schedule: Literal["cosine", "one-cycle"] = "cosine"
+    optimizer: Literal["SGD", "AdamW"] = "SGD"
     decay: float = 1e-4
     batch: int = 128
+    seeds: tuple[int, ...] = (0, 1, 2)
+    final: bool = True
+    claim: str = ""
+    targets: tuple[Target, ...] = ()
     note: str = ""
 
+    def regime(self, length: Length) -> dict[str, Any]:
+        """How its runs are trained; a row of another regime does not count."""
+        names = ("network", "data", "prepare", "rate", "schedule", "optimizer", "decay", "batch")
+        trained = {name: getattr(self, name) for name in names}
+        return {**trained, "epochs": length.epochs, "samples": length.images, "final": self.final}
 
-def controls(like: str) -> tuple[Arm, Arm]:
-    """Random pruning, and magnitude pruning behind training, to the size that an arm came to."""
-    return (
-        Arm(f"random, as {like}", control="random", like=like),
-        Arm(f"magnitude, as {like}", control="magnitude", like=like),
-    )
+
+def controls(like: str, *wanted: Kind | tuple[Kind, Measure]) -> tuple[Arm, ...]:
+    """Controls of an arm, each with what is equal (MACs where nothing is said)."""
+    found = [Control(w, like) if isinstance(w, str) else Control(w[0], like, w[1]) for w in wanted]
+    return tuple(Arm(str(control), control=control) for control in found)

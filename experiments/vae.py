@@ -108,7 +108,7 @@ def test_loss(program: Program, data: Data) -> tuple[float, float]:
     """Both parts of the loss on the test images, the noise the same in every call."""
     training = program.training
     program.eval()
-    x = data.scaled(data.test_images)
+    x = data.scaled(data.test.inputs)
     noise = torch.randn(len(x), LATENT, generator=torch.Generator().manual_seed(0))
     pixels, divergence = parts_of_loss(program(x, noise), x)
     program.train(training)
@@ -120,7 +120,7 @@ def draw(programs: dict[str, Program], rows: Sequence[Row], data: Data) -> None:
     """The curves, and test images beside what each network makes of them."""
     plt = import_module("matplotlib.pyplot")
     count = 8
-    x = data.scaled(data.test_images[:count])
+    x = data.scaled(data.test.inputs[:count])
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(1, 1.6))
     for row in rows:
         style = {"color": "C0" if row["arm"] == "dense" else "C1"}

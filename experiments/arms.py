@@ -1,0 +1,114 @@
+"""The methods as they are put to work in runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from experiments.task import Context
+from fxprune.training import Shrinker
+from fxprune_passes.methods import (
+    BernoulliLayers,
+    ComplexityAware,
+    EntropyGuided,
+    NeuronImportance,
+)
+from fxprune_passes.methods.method import Method
+
+# Epochs behind the last round of method 3: with more of them, whatever went is learned again and nothing is compared.
+RECOVERY = 3
+Make = Callable[[Shrinker, Context], Method]
+
+
+def importance(target: float, share: float, **options: Any) -> Make:
+    """Method 3, as in the paper: every step counts; rounds end `RECOVERY` epochs before training does."""
+
+    def make(shrinker: Shrinker, context: Context) -> Method:
+        rounds = math.ceil(target / share - 1e-9)
+        return NeuronImportance(
+            shrinker,
+            share,
+            target,
+            warmup=max(1, context.epochs - rounds - RECOVERY),
+            seed=context.seed,
+            verify=False,
+            **{"observe_every": 1, **options},
+        )
+
+    return make
+
+
+def layers(price: float, **options: Any) -> Make:
+    """Method 1: a block stays where leaving it out would raise the loss by more than its price.
+
+    A fifth of training is a warm-up, and behind three fifths of it every gate is decided on held-out samples.
+    """
+
+    def make(shrinker: Shrinker, context: Context) -> Method:
+        chosen = {**_life(context), **options}
+        return BernoulliLayers(shrinker, context.samples, -price * context.samples, **chosen)
+
+    return make
+
+
+def layers_to(keep: float, metric: str = "latency", **options: Any) -> Make:
+    """Method 1 at a size: the price is found while it trains."""
+
+    def make(shrinker: Shrinker, context: Context) -> Method:
+        return BernoulliLayers(shrinker, keep=keep, metric=metric, **{**_life(context), **options})
+
+    return make
+
+
+def complexity(nu: float, alpha: float, beta: float = 1.0, **options: Any) -> Make:
+    """Method 2: two-pass for blocks, trapezoids for units; warm-up and decisions as in `layers`."""
+
+    def make(shrinker: Shrinker, context: Context) -> Method:
+        chosen = {**UNITS, **_life(context), **options}
+        return ComplexityAware(shrinker, nu, alpha, beta, **chosen)
+
+    return make
+
+
+def complexity_to(keep: float, alpha: float, metric: str = "latency", **options: Any) -> Make:
+    """Method 2 at a size: the price is found while it trains."""
+
+    def make(shrinker: Shrinker, context: Context) -> Method:
+        chosen = {**UNITS, **_life(context), **options}
+        return ComplexityAware(shrinker, alpha=alpha, keep=keep, metric=metric, **chosen)
+
+    return make
+
+
+UNITS = {"estimator": "two-pass", "unit_estimator": "trapezoid", "unit_rate": 0.3}
+
+
+def _life(context: Context) -> dict[str, Any]:
+    return {
+        "rate": 0.02,
+        "start": 1.0,
+        "start_after": max(1, context.epochs // 5),
+        "settle_at": max(2, context.epochs * 3 // 5),
+        "settle_on": context.loss,
+        "keep_after": context.epochs,
+        "insert": not context.resumed,
+        "seed": context.seed,
+    }
+
+
+def entropy(zeta: float | None, rounds: int, **options: Any) -> Make:
+    """Method 4; with `zeta=None` EASIER. Rounds are of equal length; the last but one removes, the last recovers."""
+
+    def make(shrinker: Shrinker, context: Context) -> Method:
+        chosen = dict(options)
+        if zeta is None:
+            chosen |= {"evaluate": context.accuracy}
+        elif "eps" in chosen:
+            chosen |= {"loss": torch.no_grad()(lambda module: float(context.loss(module)))}
+        epochs = max(1, context.epochs // rounds)
+        return EntropyGuided(shrinker, zeta, epochs_per_round=epochs, rounds=rounds - 1, **chosen)
+
+    return make

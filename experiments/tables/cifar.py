@@ -1,0 +1,193 @@
+"""Residual networks and VGG-16 on CIFAR-10 (JPEG)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from experiments.arms import (
+    complexity,
+    complexity_to,
+    entropy,
+    importance,
+    layers,
+    layers_to,
+)
+from experiments.tables.common import CLAIM, DENSE, above, decided
+from experiments.targets import Above, AtMost, Near
+from experiments.task import Arm, Length, Task, controls
+
+# First-order slopes from the first step on; what is undecided in the end is rounded.
+AS_IT_WAS = {"estimator": "first-order", "start": 0.9, "start_after": 0, "settle_at": None}
+M1, M2 = "layers, price 0.05", "layers and units, nu 1"
+M1_HALF = "layers, half of the latency"
+M2_HALF = "layers and units, half of the latency"
+NARROW = Task(
+    "CIFAR-10 (JPEG) at 16x16, narrow ResNet-20",
+    network="narrow ResNet-20",
+    data="cifar10-jpeg-16",
+    quick=Length(10),
+    full=Length(160),
+    arms=(
+        DENSE,
+        Arm(M1, layers(0.05)),
+        *controls(M1, "scratch", "blocks", "random", ("random", "latency")),
+        *controls(M1, "magnitude", ("magnitude", "latency"), ("magnitude after", "latency")),
+        *controls(M1, ("uniform", "latency")),
+        Arm(M1_HALF, layers_to(0.5)),
+        Arm(M2, complexity(1.0, 0.8)),
+        *controls(M2, "scratch", ("random", "latency"), ("magnitude", "latency")),
+        Arm("layers alone, nu 1", complexity(1.0, 1.0)),
+        Arm("units alone, nu 1", complexity(1.0, 0.0)),
+        Arm(M2_HALF, complexity_to(0.5, 0.8)),
+        *controls(M2_HALF, ("magnitude", "latency")),
+        Arm("layers alone, half of the latency", complexity_to(0.5, 1.0)),
+        Arm("units alone, half of the latency", complexity_to(0.5, 0.0)),
+        Arm("layers, price 0.05, as they were", layers(0.05, **AS_IT_WAS)),
+        Arm("ResNet-14", network="narrow ResNet-14"),
+        Arm("ResNet-8", network="narrow ResNet-8"),
+    ),
+    rate=0.2,
+    schedule="one-cycle",
+    decay=5e-4,
+    claim=CLAIM,
+    targets=(
+        *decided(M1),
+        AtMost(M1, "latency", 0.5),
+        Above(M1, "dense", -2.0),
+        *above(M1, 1.0, "blocks"),
+        *above(M1, 0.0, "scratch", "random", "magnitude"),
+        *above(M1, 5.0, ("uniform", "latency")),
+        *above(M1, 0.0, ("random", "latency"), ("magnitude", "latency")),
+        Near(M1_HALF, "latency", 0.5),
+        *decided(M2),
+        *(
+            Above(arm, f"{alone} alone, {price}", equal_latency=True)
+            for arm, price in ((M2, "nu 1"), (M2_HALF, "half of the latency"))
+            for alone in ("layers", "units")
+        ),
+        *above(M2, 0.0, ("magnitude", "latency")),
+        *above(M2_HALF, 0.0, ("magnitude", "latency")),
+        Near(M2_HALF, "latency", 0.5),
+    ),
+    note="`as they were`: first-order slopes from the first step on, and gates rounded behind training.",
+)
+CHOICE = replace(
+    NARROW,
+    name=f"{NARROW.name}, prices",
+    arms=(
+        DENSE,
+        *(Arm(f"layers, price {p:g}", layers(p)) for p in (0.03, 0.05, 0.08)),
+        *(Arm(f"layers and units, nu {nu:g}", complexity(nu, 0.8)) for nu in (0.5, 1.0, 2.0)),
+    ),
+    seeds=(100,),
+    final=False,
+    claim="",
+    targets=(),
+    note="Prices are chosen here: on the held-out images, with a seed that no other table has.",
+)
+
+
+def _compared(of: Task) -> Task:
+    """The arms that every residual network is compared in."""
+    arms = (
+        DENSE,
+        Arm(M1, layers(0.05)),
+        *controls(M1, "scratch", "blocks", ("magnitude", "latency"), ("uniform", "latency")),
+        Arm(M2, complexity(1.0, 0.8)),
+        *controls(M2, "scratch", ("magnitude", "latency")),
+    )
+    targets = (
+        *decided(M1),
+        Above(M1, "dense", -2.0),
+        *above(M1, 1.0, "blocks"),
+        *above(M1, 0.0, "scratch"),
+        *above(M1, 5.0, ("uniform", "latency")),
+        *decided(M2),
+        *above(M2, 0.0, ("magnitude", "latency")),
+    )
+    return replace(of, arms=(*arms, *of.arms), targets=targets, claim=CLAIM)
+
+
+RESNET20 = _compared(
+    replace(
+        NARROW,
+        name="CIFAR-10 (JPEG) at 16x16, ResNet-20",
+        network="ResNet-20",
+        quick=Length(30),
+        arms=(Arm("ResNet-14", network="ResNet-14"), Arm("ResNet-8", network="ResNet-8")),
+        note="",
+    )
+)
+DEEP = _compared(
+    replace(
+        NARROW,
+        name="CIFAR-10 (JPEG) at 16x16, narrow ResNet-56",
+        network="narrow ResNet-56",
+        arms=(Arm("ResNet-20", network="narrow ResNet-20"),),
+        note="",
+    )
+)
+VGG = _compared(
+    replace(
+        NARROW,
+        name="CIFAR-10 (JPEG) at 16x16, narrow VGG-16 with shortcuts",
+        network="narrow VGG-16",
+        prepare="insert-skips",
+        quick=Length(20),
+        arms=(),
+        rate=0.1,
+        note="A quarter of the widths, with norms; `insert-skips` puts a shortcut around each layer first.",
+    )
+)
+LARGE = tuple(
+    _compared(
+        replace(
+            NARROW,
+            name=f"CIFAR-10 (JPEG), {network}",
+            network=network,
+            data="cifar10-jpeg",
+            quick=Length(30),
+            arms=(),
+            note="For an accelerator: `--device cuda`.",
+        )
+    )
+    for network in ("ResNet-20", "ResNet-56")
+)
+DEPTH = replace(
+    NARROW,
+    name=f"{NARROW.name}, method 4",
+    arms=(
+        DENSE,
+        Arm("EASIER", entropy(None, 5, delta=0.03)),
+        Arm("entropy, zeta 0.5", entropy(0.5, 5, most=0.9, eps=0.95, rise=0.1)),
+        *controls("EASIER", "scratch", ("magnitude", "latency")),
+        *controls("entropy, zeta 0.5", "scratch", ("magnitude", "latency")),
+    ),
+    claim=(
+        "The papers claim (method 4, arXiv 2308.06619 and EASIER) that activations of low entropy can be made linear, "
+        "and the layers around them fused, without loss of accuracy."
+    ),
+    targets=(Above("EASIER", "dense", -1.0), Above("entropy, zeta 0.5", "dense", -1.0)),
+    note="The sizes of the entropy-guided networks count the weights that are 0.",
+)
+SIMPLE = Task(
+    "CIFAR-10 (JPEG), simple CNN",
+    network="simple CNN",
+    data="cifar10-jpeg",
+    quick=Length(10, 5_000),
+    full=Length(100),
+    arms=(
+        DENSE,
+        Arm("importance, 41%", importance(0.41, 0.1)),
+        Arm("random rounds, 41%", importance(0.41, 0.1, criterion="random")),
+        *controls("importance, 41%", "scratch", "random", "magnitude"),
+    ),
+    rate=0.02,
+    claim="The paper claims (method 3) that 41 % of the neurons can go while the training accuracy stays at .9140.",
+    targets=(
+        Above("importance, 41%", "random rounds, 41%"),
+        *above("importance, 41%", 0.0, "random", "magnitude"),
+    ),
+    note="Two convolution blocks and three linear layers from 2048, as the paper describes its network.",
+)
+TASKS: tuple[Task, ...] = (CHOICE, NARROW, RESNET20, DEEP, VGG, *LARGE, DEPTH, SIMPLE)
