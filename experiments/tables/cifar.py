@@ -19,8 +19,8 @@ from experiments.task import Arm, Length, Task, controls
 # First-order slopes from the first step on; what is undecided in the end is rounded.
 AS_IT_WAS = {"estimator": "first-order", "start": 0.9, "start_after": 0, "settle_at": None}
 M1, M2 = "layers, price 0.05", "layers and units, nu 1"
-M1_HALF = "layers, half of the latency"
-M2_HALF = "layers and units, half of the latency"
+M1_HALF = "layers, keep half of the latency"
+M2_HALF = "layers and units, keep half of the latency"
 NARROW = Task(
     "CIFAR-10 (JPEG) at 16x16, narrow ResNet-20",
     network="narrow ResNet-20",
@@ -40,8 +40,8 @@ NARROW = Task(
         Arm("units alone, nu 1", complexity(1.0, 0.0)),
         Arm(M2_HALF, complexity_to(0.5, 0.8)),
         *controls(M2_HALF, ("magnitude", "latency")),
-        Arm("layers alone, half of the latency", complexity_to(0.5, 1.0)),
-        Arm("units alone, half of the latency", complexity_to(0.5, 0.0)),
+        Arm("layers alone, keep half of the latency", complexity_to(0.5, 1.0)),
+        Arm("units alone, keep half of the latency", complexity_to(0.5, 0.0)),
         Arm("layers, price 0.05, as they were", layers(0.05, **AS_IT_WAS)),
         Arm("ResNet-14", network="narrow ResNet-14"),
         Arm("ResNet-8", network="narrow ResNet-8"),
@@ -62,7 +62,7 @@ NARROW = Task(
         *decided(M2),
         *(
             Above(arm, f"{alone} alone, {price}", equal_latency=True)
-            for arm, price in ((M2, "nu 1"), (M2_HALF, "half of the latency"))
+            for arm, price in ((M2, "nu 1"), (M2_HALF, "keep half of the latency"))
             for alone in ("layers", "units")
         ),
         *above(M2, 0.0, ("magnitude", "latency")),
