@@ -94,7 +94,9 @@ class BernoulliLayers(StochasticGates):
             ("keep", keep, given == (keep is None), "used instead of samples and log_g"),
         )
         self.samples, self.lam, self.kappa = samples or 1, lam, kappa
-        self.log_g = dict(log_g) if isinstance(log_g, Mapping) else {"*": -1.0 if log_g is None else log_g}
+        self.log_g = (
+            dict(log_g) if isinstance(log_g, Mapping) else {"*": -1.0 if log_g is None else log_g}
+        )
         check_options(
             *(("log_g", v, isfinite(v) and v < 0, "below 0") for v in self.log_g.values()),
             ("lam", lam, lam >= 0, "0 or more"),
