@@ -22,6 +22,7 @@ from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
+from fxprune.capture.numbers import number_remarks
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
@@ -97,6 +98,7 @@ def capture(
             *remarks,
             *more,
             *functions.remarks(),
+            *number_remarks(model, suspects.numbers),
             *cache_remarks(type(model).__name__, traced.out_spec),
         ),
     )

@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.limits import LARGEST_HALF, LIMITS, add_call, follow_limits
+from fxprune.graph.mode import is_counter
 from fxprune.graph.operands import get_argument
 from fxprune.graph.program import describe
 from fxprune.process.state import callers_device
@@ -231,9 +232,9 @@ class _Sources:
         self._known = set[fx.Node]()
 
     def add(self, node: fx.Node, *, follows: bool) -> None:
-        """Adds a node whose value is a tensor of the network's dtype."""
+        """Adds a node whose value is a tensor of the network's dtype, but for the counter of a batch norm."""
         value = node.meta.get("val")
-        if node.op not in self._nodes or not isinstance(value, torch.Tensor):
+        if node.op not in self._nodes or not isinstance(value, torch.Tensor) or is_counter(node):
             return
         operands = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
         call = _spelled(node)

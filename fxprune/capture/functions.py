@@ -1,9 +1,10 @@
 """Custom autograd Functions and hooks on gradients, which a graph of operators does not show.
 
-While a capture records, `torch.autograd.Function.apply` is observed in its thread. A Function whose backward
-is wanted becomes an operator of its own, so that the graph calls it like any other; of all else that gives
-a network gradients of its own, a remark is left. A checkpoint is not such a thing: it computes again what it
-does not keep, and the graph has what it computes.
+While a capture records, `torch.autograd.Function.apply` is observed in its thread, and so is each `forward`, since
+a model may hold an `apply` that it looked up before. A Function whose backward is wanted becomes an operator of
+its own, so that the graph calls it like any other; of all else that gives a network gradients of its own, a remark
+is left. A checkpoint is not such a thing: it computes again what it does not keep, and the graph has what it
+computes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,9 @@ class Functions:
         self._name, self._keep = name, keep
         self._dropped: dict[str, str] = {}
         self._inside = False
+        self._applied: Any = (
+            None  # the Function that runs its own forward, after `_call` has seen it
+        )
 
     @contextmanager
     def observed(self) -> Iterator[None]:
@@ -76,6 +81,12 @@ class Functions:
                 return _apply(cls, *args, **kwargs)
             return self._call(cls, args, kwargs)
 
+        def forward(cls: Any, own: Any, *args: Any) -> Any:
+            if threading.get_ident() != thread or self._inside or self._applied is cls:
+                return own(*args)
+            context = () if _has_setup(cls) else args[:1]
+            return self._call(cls, args[len(context) :], {}, lambda *a: own(*context, *a))
+
         def register_hook(tensor: torch.Tensor, *args: Any) -> Any:
             if threading.get_ident() == thread and not self._inside and not tensor.is_leaf:
                 self._drop("a hook on the gradient of a tensor", "hooks are no operators")
@@ -84,7 +95,8 @@ class Functions:
         torch.autograd.Function.apply = classmethod(apply)
         torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]
         try:
-            yield
+            with _forwards_replaced(forward):
+                yield
         finally:
             torch.autograd.Function.apply = _APPLY
             torch.Tensor.register_hook = hook  # type: ignore[method-assign]
@@ -104,7 +116,14 @@ class Functions:
             for where, why in self._dropped.items()
         ]
 
-    def _call(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(
+        self,
+        cls: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        plainly: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Calls a Function as an operator, or leaves a remark and calls it plainly."""
         if cls is CheckpointFunction:
             run, _, *inputs = args
             return run(*inputs)
@@ -120,7 +139,11 @@ class Functions:
                 f"the autograd Function {cls.__qualname__}",
                 "what its forward computes was captured, and its backward was not",
             )
-        return _apply(cls, *args, **kwargs)
+        before, self._applied = self._applied, cls
+        try:
+            return plainly(*args) if plainly else _apply(cls, *args, **kwargs)
+        finally:
+            self._applied = before
 
     def _called(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls the operator that calls the Function."""
@@ -147,6 +170,38 @@ class Functions:
 
     def _drop(self, what: str, why: str) -> None:
         self._dropped.setdefault(f"{what} in {self._name}{_line()}", why)
+
+
+def _has_setup(cls: Any) -> bool:
+    """Whether forward gets no context, since `setup_context` does."""
+    return cls.setup_context is not torch.autograd.Function.setup_context
+
+
+@contextmanager
+def _forwards_replaced(forward: Callable[..., Any]) -> Iterator[None]:
+    """Calls `forward(cls, own, *args)` in place of the forward `own` of each Function outside torch."""
+    every = set(_subclasses(torch.autograd.Function))
+    owns = {
+        cls: (vars(cls).get("forward"), cls.forward)
+        for cls in every
+        if cls.__module__.partition(".")[0] != "torch"
+    }
+    try:
+        for cls, (_, own) in owns.items():
+            cls.forward = staticmethod(partial(forward, cls, own))
+        yield
+    finally:
+        for cls, (before, _) in owns.items():
+            if before is not None:
+                cls.forward = before
+            elif "forward" in vars(cls):
+                del cls.forward
+
+
+def _subclasses(cls: Any) -> Iterator[Any]:
+    for one in cls.__subclasses__():
+        yield one
+        yield from _subclasses(one)
 
 
 def _line() -> str:

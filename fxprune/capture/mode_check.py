@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.failure import first_line
+from fxprune.capture.numbers import changed_numbers
 from fxprune.process.state import callers_device
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData, module_hooks
@@ -70,10 +71,14 @@ class Suspects:
         ]
         self._outermost = _outermost(model, self.paths)
         self._calls: list[_Call] = []
+        self.numbers: dict[str, str] = {}
 
     @contextmanager
     def watch(self, twin: nn.Module) -> Iterator[None]:
-        """Records the inputs of the outermost suspects of a stand-in; those of an earlier run are discarded."""
+        """Records what a stand-in does that its graph does not show; what an earlier run did is forgotten.
+
+        These are the inputs of the outermost suspects, and the numbers in attributes that change (`numbers`).
+        """
         self._calls.clear()
         hooks = [
             twin.get_submodule(path).register_forward_pre_hook(
@@ -83,6 +88,7 @@ class Suspects:
         ]
         try:
             yield
+            self.numbers = changed_numbers(self._model, twin)
         finally:
             for hook in hooks:
                 hook.remove()

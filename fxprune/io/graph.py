@@ -18,6 +18,7 @@ from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE
 from fxprune.graph.program import Program, share_tensors, source_line
+from fxprune.io.arguments import misfit
 from fxprune.io.identifier import check_identifier, is_identifier, read_identifier
 from fxprune.io.nesting import read_nesting, write_nesting
 from fxprune.io.operators import operator_text, read_operator
@@ -238,7 +239,10 @@ class _GraphReader:
             if "kwargs" in facts
             else {}
         )
-        node = graph.create_node(op, self._target(root, op, facts["target"]), args, kwargs, name)
+        target = self._target(root, op, facts["target"])
+        if isinstance(target, torch._ops.OpOverload) and (why := misfit(target, args, kwargs)):
+            row.fail(f"calls {target} with {why}", "save it again")
+        node = graph.create_node(op, target, args, kwargs, name)
         if node.name != name:
             facts["name"].fail(f"is {name[:80]!r}, which Python's own code uses", "save it again")
         self._nodes[name] = node

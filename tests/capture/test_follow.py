@@ -211,3 +211,20 @@ def test_limits_of_a_saved_and_pruned_network_follow(tmp_path: Path) -> None:
     module = fp.load(tmp_path / "net").module
     single = module(x)
     torch.testing.assert_close(module.half()(x.half()).float(), single, rtol=1e-2, atol=1e-2)
+
+
+def test_the_counter_of_a_norm_gives_no_type() -> None:
+    class Numbered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.conv(x)).flatten(2).sum(1)
+            at = torch.arange(y.shape[1], device=y.device)
+            return y * at.to(y.dtype) + at
+
+    outcome = fp.prune(Numbered().eval(), torch.randn(2, 3, 4, 4), keep=0.6, multiple_of=1)
+    assert outcome.plan.removed.size
+    counters = [n for n in outcome.program.nodes if "num_batches" in str(n.target)]
+    assert all("type_as" not in str(u.target) for n in counters for u in n.users)

@@ -104,12 +104,24 @@ def hooked(_: Net, x: Tensor) -> Tensor:
     return y
 
 
+# Looked up before any capture: what they call is torch's own `apply`.
+sign, reverse, multiply = Sign.apply, Reversed.apply, Two.apply
+
+
+def two_before(net: Net, x: Tensor) -> Tensor:
+    y, positive = multiply(x, net.b(x))
+    return y * positive
+
+
 KEPT: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "sign": lambda _, x: Sign.apply(x),
     "twice": lambda _, x: Sign.apply(x) + x * Sign.apply(x),
     "reversed": lambda _, x: Reversed.apply(x, 0.5),
     "two": two,
     "flip": lambda _, x: Flip.apply(x),
+    "sign, looked up before": lambda _, x: sign(x),
+    "reversed, looked up before": lambda _, x: reverse(x, 0.5),
+    "two, looked up before": two_before,
     "teacher": teacher,
     "straight through": lambda _, x: x + (x.sign() - x).detach(),
     "reentrant": lambda net, x: checkpoint(net.b, x.relu(), use_reentrant=True),
@@ -137,7 +149,10 @@ def test_a_program_captured_in_train_mode_has_the_models_gradients(name: str) ->
     assert check.ok
 
 
-@pytest.mark.parametrize(("name", "pruned"), [("sign", True), ("reversed", True), ("flip", False)])
+@pytest.mark.parametrize(
+    ("name", "pruned"),
+    [("sign", True), ("reversed", True), ("flip", False), ("sign, looked up before", True)],
+)
 def test_only_a_pointwise_function_lets_units_through(name: str, pruned: bool) -> None:
     model, x = Net(KEPT[name]).train(), torch.randn(3, 8)
     groups = fp.groups(fp.capture(model, x))
@@ -158,17 +173,21 @@ def test_a_hook_on_a_gradient_is_named(training: bool) -> None:
 def test_functions_are_as_before_after_a_capture_that_failed() -> None:
     def fails(_: Net, x: Tensor) -> Tensor:
         assert vars(torch.autograd.Function)["apply"] is not APPLY
+        assert vars(Sign)["forward"] is not before
         raise ZeroDivisionError
+
+    before = vars(Sign)["forward"]
 
     with pytest.raises(CaptureError):
         fp.capture(Net(fails), torch.randn(3, 8))
     assert vars(torch.autograd.Function)["apply"] is APPLY
+    assert vars(Sign)["forward"] is before
 
 
 def test_another_thread_calls_functions_as_ever() -> None:
     x, functions = torch.ones(2, requires_grad=True), Functions("Net", keep=False)
     with functions.observed():
-        thread = threading.Thread(target=lambda: Sign.apply(x).sum().backward())
+        thread = threading.Thread(target=lambda: (Sign.apply(x) + sign(x)).sum().backward())
         thread.start()
         thread.join()
     assert x.grad is not None

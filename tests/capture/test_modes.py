@@ -186,3 +186,29 @@ class Caller(nn.Module):
 def test_a_mode_read_outside_of_a_modules_call_is_seen(kind: type[nn.Module]) -> None:
     (remark,) = capture(nn.Sequential(kind()), torch.randn(2, 4)).remarks
     assert remark.code == "capture.mode-fixed"
+
+
+class Counting(nn.Module):
+    """Divides by a number that it changes at every call."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.layer, self.names = nn.Linear(4, 4), names
+        self.rate = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name in self.names:
+            setattr(self, name, getattr(self, name, 0) + 1)
+        return self.layer(x) / self.rate
+
+
+@pytest.mark.parametrize("names", [(), ("rate",), ("calls",), ("rate", "calls")])
+def test_a_number_that_forward_changes_is_remarked(names: tuple[str, ...]) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Counting(names))
+    program = capture(model, torch.randn(2, 4))
+    assert sorted(r.where for r in program.remarks) == sorted(
+        f"Sequential, attribute 1.{name}" for name in names
+    )
+    assert {r.code for r in program.remarks} <= {"capture.number-changed"}
+    assert model[1].rate == 1.0
+    assert not hasattr(model[1], "calls")

@@ -259,6 +259,10 @@ GRAPHS: dict[str, Change] = {
     "an argument named by code": lambda d: entry(d, "call_function").update(
         kwargs={f"a={CODE}": 1}
     ),
+    "a word for a tensor": lambda d: call(d, "aten.linear.default")["args"].__setitem__(2, "s0"),
+    "an argument too many": lambda d: call(d, "aten.relu.default")["args"].append(1),
+    "an argument too few": lambda d: call(d, "aten.relu.default")["args"].clear(),
+    "an argument that is none": lambda d: call(d, "aten.relu.default").update(kwargs={"x": 1}),
     "a value of code": lambda d: entry(d, "call_function").update(args=[{"eval": CODE}]),
     "two kinds in one": lambda d: entry(d, "call_function").update(
         args=[{"node": "x", "float": "inf"}]
