@@ -64,10 +64,10 @@ def make(shrinker: Shrinker, wish: Settings) -> GradualMagnitude:
     return GradualMagnitude(shrinker, wish, **wish.options)
 
 
-def main(epochs: int = 8, steps: int = 40) -> fp.training.Smaller:
+def main(epochs: int = 5, steps: int = 20) -> fp.training.Smaller:
     torch.manual_seed(0)
     data = [make_batch() for _ in range(steps)]
-    held_out = [make_batch() for _ in range(8)]
+    held_out = [make_batch() for _ in range(4)]
     result = fp.train_smaller(
         make_network(blocks=3, inside=8),
         data,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import fxprune as fp
-from fxprune.testing.training import ConvNet, Mlp, Transformer, make_batches, make_model
+from fxprune.testing.training import ConvNet, Mlp, make_batches, make_model
 from fxprune.training import Settings, Smaller, TrainingError
 from fxprune_passes.methods.by_name import (
     make_entropy,
@@ -24,9 +24,26 @@ from fxprune_passes.methods.by_name import (
 )
 from fxprune_passes.methods.method import Method
 
-DATA: dict[type[nn.Module], Any] = {
-    kind: make_batches(kind, 3) for kind in (ConvNet, Mlp, Transformer)
-}
+
+class Fine(nn.Module):
+    """Two residual blocks on 16 channels, in which a unit is 1.5 % of the MACs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.up = nn.ModuleList(nn.Linear(16, 32) for _ in range(2))
+        self.down = nn.ModuleList(nn.Linear(32, 16) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for up, down in zip(self.up, self.down, strict=True):
+            x = x + down(torch.relu(up(x)))
+        found: torch.Tensor = self.head(x)
+        return found
+
+
+DATA: dict[type[nn.Module], Any] = {kind: make_batches(kind, 3) for kind in (ConvNet, Mlp)}
+DATA[Fine] = DATA[Mlp]
 
 
 def train(kind: type[nn.Module], method: Any, keep: float, **options: Any) -> Smaller:
@@ -83,13 +100,13 @@ def test_units_of_several_changes_become_one_plan() -> None:
 
 
 def test_keep_is_reached_by_units_and_layers() -> None:
-    result = train(Transformer, make_units_and_layers, 0.6, epochs=5, validation=DATA[Transformer])
+    result = train(Fine, make_units_and_layers, 0.6, validation=DATA[Mlp])
     before, after = result.comparison.before.total, result.comparison.after.total
     assert abs(after.macs / before.macs / 0.6 - 1) < 0.03
     assert result.kept == after.macs / before.macs
     rows = result.history.rows
     assert all(row.accuracy is not None and "validation_loss" in row.extra for row in rows)
-    assert [row.extra["undecided"] for row in rows[3:]] == [0, 0]
+    assert [row.extra["undecided"] for row in rows[1:]] == [0, 0]
     assert f"{result.kept:.1%} of the MACs are left, asked for: 60.0%" in str(result)
 
 
