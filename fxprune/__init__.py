@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from fxprune.plan import Plan
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
+    from fxprune.training import train_smaller
     from fxprune.write_back import write_back
 
 __version__ = "0.1.0"
@@ -92,6 +93,7 @@ __all__ = [
     "save",
     "shrink",
     "summary",
+    "train_smaller",
     "unit_criterion",
     "verify",
     "write_back",
@@ -123,6 +125,7 @@ _HOME = {
     "load": "fxprune.io",
     "rule": "fxprune.rules.table",
     "save": "fxprune.io",
+    "train_smaller": "fxprune.training",
     "unit_criterion": "fxprune.importance",
     "write_back": "fxprune.write_back",
 }

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -32,6 +33,34 @@ def load_plugin(entry: EntryPoint) -> Any:
             why=f"{type(error).__name__}: {error}",
             do="repair or uninstall that package",
         ) from error
+
+
+def find_entry(group: str, name: str, what: str, *, do: str, choose: str) -> EntryPoint:
+    """The one entry point of a name in a group.
+
+    Args:
+        group: of entry points.
+        name: of the entry point.
+        what: one word for what the group holds.
+        do: what to do where there is none of that name.
+        choose: what to do where several packages have one, instead of uninstalling all others.
+
+    Raises:
+        OptionError: no package or more than one declares it.
+    """
+    found = list(dict.fromkeys(entry_points(group=group, name=name)))
+    if not found:
+        every = sorted({e.name for e in entry_points(group=group)})
+        near = get_close_matches(name, every, n=1, cutoff=0.4)
+        why = f"the nearest name is {near[0]!r}" if near else f"there are {', '.join(every)}"
+        raise OptionError(f"there is no {what} {name!r}", why=why, do=do)
+    if len(found) > 1:
+        raise OptionError(
+            f"{len(found)} packages have a {what} {name!r}",
+            where=", ".join(e.value for e in found),
+            do=f"uninstall one, or {choose}",
+        )
+    return found[0]
 
 
 def load_plugins(group: str) -> None:

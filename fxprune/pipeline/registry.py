@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from dataclasses import MISSING, Field, dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -11,7 +10,7 @@ from typing import Any
 from fxprune.errors import OptionError
 from fxprune.pipeline.kinds import Analysis, Decision, Pass, PlainRewrite, option_fields
 from fxprune.pipeline.values import show_value
-from fxprune.plugins import load_plugin
+from fxprune.plugins import find_entry, load_plugin
 
 GROUP = "fxprune.passes"
 _KINDS = {Analysis: "analysis", Decision: "decision", PlainRewrite: "rewrite"}
@@ -40,18 +39,14 @@ def find_pass(name: str) -> type[Pass]:
     Raises:
         OptionError: no package or more than one offers it, or it cannot be imported.
     """
-    found = list(dict.fromkeys(entry_points(group=GROUP, name=name)))
-    if not found:
-        raise OptionError(
-            f"there is no pass {name!r}", why=_nearest(name), do="`fxprune passes` lists them"
-        )
-    if len(found) > 1:
-        raise OptionError(
-            f"{len(found)} packages have a pass {name!r}",
-            where=", ".join(e.value for e in found),
-            do="uninstall one, or use the class itself in fp.Pipeline([...])",
-        )
-    return _load(found[0])
+    entry = find_entry(
+        GROUP,
+        name,
+        "pass",
+        do="`fxprune passes` lists them",
+        choose="use the class itself in fp.Pipeline([...])",
+    )
+    return _load(entry)
 
 
 def _load(entry: EntryPoint) -> type[Pass]:
@@ -63,12 +58,6 @@ def _load(entry: EntryPoint) -> type[Pass]:
             do="let it name a class derived from Analysis, Decision or Rewrite",
         )
     return loaded
-
-
-def _nearest(name: str) -> str:
-    every = sorted({e.name for e in entry_points(group=GROUP)})
-    near = difflib.get_close_matches(name, every, n=1, cutoff=0.4)
-    return f"the nearest name is {near[0]!r}" if near else f"there are {', '.join(every)}"
 
 
 def _describe(entry: EntryPoint) -> Installed:

@@ -6,6 +6,7 @@ from fxprune.training.errors import TrainingError
 from fxprune.training.history import Epoch, History
 from fxprune.training.point import Point
 from fxprune.training.shrinker import Change, Shrinker
+from fxprune.training.smaller import Settings, Smaller, TrainingMethod, train_smaller
 
 __all__ = [
     "Change",
@@ -13,12 +14,16 @@ __all__ = [
     "EpochShrinker",
     "History",
     "Point",
+    "Settings",
     "Shrinker",
+    "Smaller",
     "TrainingError",
+    "TrainingMethod",
     "all_reduced",
     "broadcast_plan",
     "check_agreed",
     "lightning_callback",
     "rewrap",
+    "train_smaller",
     "trainer_callback",
 ]

@@ -142,11 +142,14 @@ class History:
         self._times.append(now - self._last)
         self._last = now
 
-    def end_epoch(self, program: Program, **extra: float) -> Epoch:
+    def end_epoch(
+        self, program: Program, *, accuracy: float | None = None, **extra: float
+    ) -> Epoch:
         """Ends an epoch: measures the program, writes the row, and starts the next epoch.
 
         Args:
             program: the network at the end of the epoch.
+            accuracy: the accuracy of the epoch where it was measured otherwise than by `step`, from 0 to 1.
             **extra: further numbers for the row.
 
         Raises:
@@ -161,7 +164,7 @@ class History:
         row = Epoch(
             epoch=self.rows[-1].epoch + 1 if self.rows else 0,
             loss=self._loss / self._losses if self._losses else None,
-            accuracy=self._right / self._judged if self._judged else None,
+            accuracy=self._right / self._judged if self._judged else accuracy,
             **asdict(size),
             steps=len(self._times),
             seconds_per_step=median(self._times) if self._times else None,

@@ -152,7 +152,8 @@ def test_a_name_of_two_packages_is_an_error_when_used(monkeypatch: pytest.Monkey
     def entries(group: str, name: str | None = None) -> list[EntryPoint]:
         return [e for e in two if name in (None, e.name)]
 
-    monkeypatch.setattr("fxprune.pipeline.registry.entry_points", entries)
+    for module in ("fxprune.pipeline.registry", "fxprune.plugins"):
+        monkeypatch.setattr(f"{module}.entry_points", entries)
     assert [p.kind for p in installed()] == ["broken", "broken"]
     with pytest.raises(OptionError, match="2 packages have a pass 'twice'") as caught:
         Pipeline.parse("twice")
