@@ -75,9 +75,10 @@ class Suspects:
 
     @contextmanager
     def watch(self, twin: nn.Module) -> Iterator[None]:
-        """Records what a stand-in does that its graph does not show; what an earlier run did is forgotten.
+        """Records what a stand-in does that its graph does not show.
 
-        These are the inputs of the outermost suspects, and the numbers in attributes that change (`numbers`).
+        These are the inputs of the outermost suspects, in the last run, and the numbers in attributes that any run
+        changes (`numbers`).
         """
         self._calls.clear()
         hooks = [
@@ -88,8 +89,8 @@ class Suspects:
         ]
         try:
             yield
-            self.numbers = changed_numbers(self._model, twin)
         finally:
+            self.numbers |= changed_numbers(self._model, twin)
             for hook in hooks:
                 hook.remove()
 
