@@ -117,7 +117,7 @@ def _is_data_dependent(error: Exception) -> bool:
 def _advice(model: nn.Module, error: Exception, inputs: Inputs) -> _Advice:
     said = f"{type(error).__name__} {error}"
     if _is_data_dependent(error):
-        return _of_fake_quantise(model) or _DATA_DEPENDENT
+        return _of_fake_quantise(model) or _of_cumulative_average(model) or _DATA_DEPENDENT
     return (
         _of_scripted(model)
         or _of_signature(model, inputs)
@@ -148,6 +148,17 @@ def _of_fake_quantise(model: nn.Module) -> _Advice | None:
                 f"fake quantisation branches on the values of its switches: {path} ({type(module).__name__})",
                 "prepare the model with FusedMovingAvgObsFakeQuantize, which is a single operator, as "
                 "get_default_qat_qconfig does",
+            )
+    return None
+
+
+def _of_cumulative_average(model: nn.Module) -> _Advice | None:
+    """Returns what to do about a batch norm that averages over all batches: it divides by a counter's value."""
+    for path, module in model.named_modules():
+        if module.training and getattr(module, "momentum", 0) is None:
+            return _Advice(
+                f"a batch norm with momentum=None divides by its counter: {path} ({type(module).__name__})",
+                "give it a momentum, such as 0.1, or capture the model in eval mode",
             )
     return None
 

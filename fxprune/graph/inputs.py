@@ -193,7 +193,8 @@ def check_alike(*axes: Axis) -> None:
             raise InputError(
                 f"axis {j} of input {name} is {y.shape[j]} long, axis {i} of input {first} {x.shape[i]}",
                 where=name,
-                why=f"one free size was captured for both, {other} and {factor} times",
+                why="both were captured with one free size"
+                + (f", {other} and {factor} times" if (other, factor) != (1, 1) else ""),
                 do="pass inputs of the same batch",
             )
 

@@ -11,7 +11,7 @@ from torch import fx
 _ENUMS = (torch.dtype, torch.layout, torch.memory_format)  # integers to a schema
 _NUMBERS = (bool, int, float, complex, fx.Node, *_ENUMS)
 _KINDS: dict[str, tuple[type, ...]] = {
-    "TensorType": (fx.Node,),
+    "TensorType": (fx.Node, bool, int, float, complex),  # a number is wrapped
     "StringType": (str,),
     "DeviceObjType": (torch.device, fx.Node),
     **dict.fromkeys(("IntType", "SymIntType", "FloatType", "BoolType", "NumberType"), _NUMBERS),

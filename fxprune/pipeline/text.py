@@ -111,5 +111,5 @@ class _Parser(Generic[T]):
         return OptionError(
             f"the pipeline cannot be read: {what}",
             where=f"{self._text}\n        {' ' * place}^",
-            do='write it as "a{option=value} | repeat{max=4}(b | c)"',
+            do='write it as "a{option=value other=value} | repeat{max=4}(b | c)"',
         )

@@ -116,3 +116,10 @@ def test_a_registered_dataclass_is_an_output() -> None:
     torch.export.register_dataclass(Boxes)
     program = fp.capture(model := Then(Boxes).eval(), X)
     assert torch.equal(program.module(X).scores, model(X).scores)
+
+
+def test_a_cumulative_average_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None)).train()
+    with pytest.raises(CaptureError, match=r"momentum=None.*1 \(BatchNorm2d\)"):
+        fp.capture(model, torch.randn(2, 3, 5, 5))
+    assert fp.capture(model.eval(), torch.randn(2, 3, 5, 5)).free_batch
