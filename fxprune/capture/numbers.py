@@ -5,13 +5,11 @@ A graph of operators holds tensors alone: a Python number is in it with the valu
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from fxprune.remark import Remark
 
-_MISSING = object()
+_NUMBERS = (int, float, bool, complex)
 
 
 def changed_numbers(model: nn.Module, twin: nn.Module) -> dict[str, str]:
@@ -21,14 +19,13 @@ def changed_numbers(model: nn.Module, twin: nn.Module) -> dict[str, str]:
         model: as it was before the run.
         twin: the stand-in, after the run.
     """
-    before = dict(model.named_modules())
+    before = {path: vars(module) for path, module in model.named_modules()}
     changed: dict[str, str] = {}
     for path, module in twin.named_modules():
-        old = vars(before[path]) if path in before else {}
-        for name, value in vars(module).items():
-            was = old.get(name, _MISSING)
-            if path in before and _is_number(value) and _differs(was, value):
-                shown = "nothing" if was is _MISSING else repr(was)
+        for name, value in vars(module).items() if path in before else ():
+            was = before[path].get(name)
+            if type(value) in _NUMBERS and type(was) in (*_NUMBERS, type(None)) and was != value:
+                shown = repr(was) if name in before[path] else "nothing"
                 changed[f"{path}.{name}".lstrip(".")] = (
                     f"{shown} before the example, {value!r} after it"
                 )
@@ -48,13 +45,3 @@ def number_remarks(model: nn.Module, changed: dict[str, str]) -> list[Remark]:
         )
         for name, how in changed.items()
     ]
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float, bool, complex)
-
-
-def _differs(was: Any, value: Any) -> bool:
-    if was is not _MISSING and was is not None and not _is_number(was):
-        return False
-    return bool(was != value)

@@ -17,7 +17,7 @@ from fxprune.api import groups, plan, shrink, solved, verify
 from fxprune.capture import capture
 from fxprune.graph.evaluate import Evaluator
 from fxprune.graph.program import Program
-from fxprune.testing.pipelines import DifferenceError, shaken
+from fxprune.testing.pipelines import DifferenceError, projections, shaken
 from fxprune.verify import Check
 from fxprune.verify.agreement import check_capture
 from fxprune.verify.reference import Silenced
@@ -112,13 +112,15 @@ def check_random_removal(
         The share of the units that was removed.
 
     Raises:
-        CaptureError: the captured program does something else than the model.
-        AssertionError: the smaller program does something else than the silenced original.
+        VerifyError: the captured program does something else than the model.
+        AssertionError: the smaller program does something else than the silenced original, or the captured
+            program could not be compared with the model.
     """
     torch.manual_seed(seed)
     args = tuple(torch.randn(a.shape, dtype=torch.float64) for a in args)
     program = capture(shaken(model).double().train(train), args)
-    check_capture(model, program)
+    _, missed = check_capture(model, program)
+    assert not missed, missed[0]
     removed = random_units(program, random.Random(seed).uniform(0.1, 0.7), seed)
     small = check_removal(program, removed)
     check_slope(program, removed, small, args)
@@ -164,10 +166,7 @@ def check_slope(
 def _projected(outputs: Any) -> torch.Tensor:
     """A fixed weighted sum of all outputs."""
     tensors = [y for y in pytree.tree_leaves(outputs) if isinstance(y, torch.Tensor)]
-    return sum(
-        ((y * torch.cos(torch.arange(y.numel()).view(y.shape))).sum() for y in tensors),
-        torch.zeros(()),
-    )
+    return sum(projections(tensors), torch.zeros(()))
 
 
 def _check_axes(axes: Axes, where: Where, *, free: bool) -> None:

@@ -140,8 +140,7 @@ def _run(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     leaves = [x.clone().requires_grad_() for x in inputs]
     torch.manual_seed(0)
     outputs = [y for y in pytree.tree_leaves(program.module(*leaves)) if isinstance(y, Tensor)]
-    weighed = [(y * torch.cos(torch.arange(y.numel()).view(y.shape))).sum() for y in outputs]
-    traced = [w for w in weighed if w.requires_grad]
+    traced = [w for w in projections(outputs) if w.requires_grad]
     if not traced:
         return [*outputs, *map(torch.zeros_like, leaves)]
     grads = torch.autograd.grad(sum(traced[1:], traced[0]), leaves, allow_unused=True)
@@ -149,3 +148,8 @@ def _run(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         *(y.detach() for y in outputs),
         *(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)),
     ]
+
+
+def projections(outputs: list[Tensor]) -> list[Tensor]:
+    """A fixed weighted sum of the numbers of each output."""
+    return [(y * torch.cos(torch.arange(y.numel()).view(y.shape))).sum() for y in outputs]
