@@ -44,7 +44,7 @@ def importance(target: float, share: float, **options: Any) -> Make:
 def layers(price: float, **options: Any) -> Make:
     """Method 1: a block stays where leaving it out would raise the loss by more than its price.
 
-    A fifth of training is a warm-up, and behind three fifths of it every gate is decided on held-out samples.
+    A fifth of training is a warm-up, and behind two fifths of it every gate is decided on held-out samples.
     """
 
     def make(shrinker: Shrinker, context: Context) -> Method:
@@ -88,10 +88,10 @@ UNITS = {"estimator": "two-pass", "unit_estimator": "trapezoid", "unit_rate": 0.
 
 def _life(context: Context) -> dict[str, Any]:
     return {
-        "rate": 0.02,
+        "rate": 0.04,
         "start": 1.0,
         "start_after": max(1, context.epochs // 5),
-        "settle_at": max(2, context.epochs * 3 // 5),
+        "settle_at": max(2, context.epochs * 2 // 5),
         "settle_on": context.loss,
         "keep_after": context.epochs,
         "insert": not context.resumed,

@@ -95,12 +95,14 @@ class Arm:
         make: the method, over the network that trains; None: plain training.
         control: what it is a control of, and how.
         network: instead of the task's, see `networks.NETWORKS`.
+        rounds: how often the schedule of the rate runs, one time after the other: EASIER retrains with it each round.
     """
 
     name: str
     make: Callable[[Shrinker, Context], Method] | None = None
     control: Control | None = None
     network: str = ""
+    rounds: int = 1
 
 
 @dataclass(frozen=True)

@@ -195,10 +195,11 @@ class _Loop:
             controls.act(run.arm.control, run.peer, self.shrinker, self.epoch, last, run.seed)
 
     def _rate(self, step: int) -> float:
-        """The task's schedule; epochs behind it go from a tenth to 0."""
+        """The task's schedule, once in each round; epochs behind it go from a tenth to 0."""
         plain = self.run.length.epochs * self.steps
         if step < plain:
-            return SCHEDULES[self.run.task.schedule](step / plain)
+            share = step / plain * self.run.arm.rounds
+            return SCHEDULES[self.run.task.schedule](share % 1)
         return 0.1 * SCHEDULES["cosine"]((step - plain) / max(1, self.extra * self.steps))
 
     def _context(self) -> Context:

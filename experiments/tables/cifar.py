@@ -76,7 +76,7 @@ CHOICE = replace(
     name=f"{NARROW.name}, prices",
     arms=(
         DENSE,
-        *(Arm(f"layers, price {p:g}", layers(p)) for p in (0.03, 0.05, 0.08)),
+        *(Arm(f"layers, price {p:g}", layers(p)) for p in (0.05, 0.08, 0.12)),
         *(Arm(f"layers and units, nu {nu:g}", complexity(nu, 0.8)) for nu in (0.5, 1.0, 2.0)),
     ),
     seeds=(100,),
