@@ -14,8 +14,9 @@ from fxprune.analysis.rulebook import find_rule
 from fxprune.capture import functions
 from fxprune.capture.autocast import NoCastError, spell_casts
 from fxprune.capture.follow import Following, follow_operands, follow_sources
-from fxprune.capture.inplace import make_functional, write_copies, written_memory
+from fxprune.capture.inplace import make_functional, write_copies
 from fxprune.errors import CaptureError
+from fxprune.graph.memory import written_memory
 from fxprune.graph.program import describe
 from fxprune.remark import Remark
 from fxprune.torch_private import (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.func import functional_call
 from torch.fx._pytree import tree_flatten_spec
 from torch.utils import _pytree as pytree
 
+from fxprune.graph.memory import written_memory
 from fxprune.graph.operands import is_operator
 from fxprune.graph.program import Program
 from fxprune.torch_private import mutated, pytree_specs
@@ -102,6 +104,8 @@ class Evaluator(fx.Interpreter):
             return value
         if target in self._buffers:
             return self._buffers[target]
+        if self._stays(target, value):
+            return value.detach()
         out = self._cast(value)
         if self._provide is not None:
             out = self._provide(str(target), out)
@@ -109,6 +113,16 @@ class Evaluator(fx.Interpreter):
         if not value.is_floating_point() or target.rpartition(".")[2].startswith("running_"):
             self._buffers[target] = out
         return out
+
+    def _stays(self, target: str, value: torch.Tensor) -> bool:
+        """Whether a tensor needs no copy: a large network has no memory for a second one of itself."""
+        known = isinstance(value, nn.Parameter) and self._provide is None
+        return known and value.dtype == self.dtype and target not in self._written
+
+    @cached_property
+    def _written(self) -> set[str]:
+        found = written_memory(self._program.graph)
+        return {str(node.target) for node in found if node.op == "get_attr"}
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Calls a gate or an observer with copies of its tensors, so that an observer counts nothing."""

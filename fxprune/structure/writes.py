@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxprune.capture.inplace import Memory, writes, written
+from fxprune.graph.memory import Memory, writes, written
 
 
 @dataclass(frozen=True)
