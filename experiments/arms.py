@@ -99,16 +99,27 @@ def _life(context: Context) -> dict[str, Any]:
     }
 
 
-def entropy(zeta: float | None, rounds: int, **options: Any) -> Make:
-    """Method 4; with `zeta=None` EASIER. Rounds are of equal length; the last but one removes, the last recovers."""
+def entropy(zeta: float, rounds: int, **options: Any) -> Make:
+    """Method 4. Rounds are of equal length; the last but one removes, the last recovers."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
         chosen = dict(options)
-        if zeta is None:
-            chosen |= {"evaluate": context.accuracy}
-        elif "eps" in chosen:
+        if "eps" in chosen:
             chosen |= {"loss": torch.no_grad()(lambda module: float(context.loss(module)))}
-        epochs = max(1, context.epochs // rounds)
-        return EntropyGuided(shrinker, zeta, epochs_per_round=epochs, rounds=rounds - 1, **chosen)
+        return EntropyGuided(shrinker, zeta, **_rounds(context, rounds), **chosen)
 
     return make
+
+
+def easier(rounds: int, **options: Any) -> Make:
+    """EASIER: an activation goes behind each round but the last. Its arm restarts the rate as often: `Arm.rounds`."""
+
+    def make(shrinker: Shrinker, context: Context) -> Method:
+        return EntropyGuided(shrinker, None, **_rounds(context, rounds), **options)
+
+    return make
+
+
+def _rounds(context: Context, rounds: int) -> dict[str, Any]:
+    epochs = max(1, context.epochs // rounds)
+    return {"epochs_per_round": epochs, "rounds": rounds - 1, "evaluate": context.accuracy}

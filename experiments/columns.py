@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
+from statistics import mean
 from typing import Any
 
 Row = dict[str, Any]
+Rounds = dict[int, tuple[float, float]]
 # Latencies are compared at this batch size, without torch.compile.
 LATENCY = "eager 64"
 
@@ -39,6 +41,18 @@ class Cells:
             return {r["seed"]: r["seconds"] / dense[r["seed"]] for r in rows if r["seed"] in dense}
         return {r["seed"]: COLUMNS[column](r) for r in rows if column != "test" or "test" in r}
 
+    def rounds(self, arm: str) -> Rounds:
+        """What became of an arm at the ends of its rounds: the means over its seeds.
+
+        Returns:
+            The layers that are gone, and the accuracy in %, by the number of activations that are gone.
+        """
+        found: dict[int, list[tuple[float, float]]] = {}
+        for row in self.rows:
+            for linear, gone, accuracy in row.get("rounds", ()) if row["arm"] == arm else ():
+                found.setdefault(linear, []).append((gone, 100 * accuracy))
+        return {n: (mean(g for g, _ in v), mean(a for _, a in v)) for n, v in sorted(found.items())}
+
     def _latencies(self, rows: Sequence[Row], key: str) -> dict[int, float]:
         found = {
             r["seed"]: self.latencies[r["name"]]["ratios"]
@@ -56,6 +70,7 @@ COLUMNS: dict[str, Callable[[Row], float]] = {
     "MACs": lambda r: r["macs"] / r["dense"]["macs"],
     "parameters": lambda r: r["parameters"] / r["dense"]["parameters"],
     "layers": lambda r: r["layers"],
+    "layers left": lambda r: r["layers"] / r["dense"]["layers"],
     "blocks": lambda r: r["blocks_left"],
     "undecided": lambda r: r["undecided"],
     "last removal": lambda r: r["last_removal"] / r["epochs"],

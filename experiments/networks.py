@@ -89,20 +89,22 @@ class BasicBlock(nn.Module):
 
 
 def resnet_cifar(
-    depth: int, widths: tuple[int, int, int] = (16, 32, 64), classes: int = 10
+    depth: int, widths: tuple[int, ...] = (16, 32, 64), classes: int = 10
 ) -> nn.Sequential:
-    """ResNet-20, 32, 44, 56, ... for small images (He et al., arXiv 1512.03385, section 4.2)."""
+    """ResNet-20, 32, 44, 56, ... for small images (He et al., arXiv 1512.03385, section 4.2).
+
+    With four widths and depth 18 it is ResNet-18 with a stem of one 3x3 convolution.
+    """
     blocks: list[nn.Module] = []
-    first, _, last = widths
-    before = first
-    for width, stride in zip(widths, (1, 2, 2), strict=True):
-        for i in range((depth - 2) // 6):
-            blocks.append(BasicBlock(before, width, stride if i == 0 else 1))
+    before = first = widths[0]
+    for width in widths:
+        for i in range((depth - 2) // (2 * len(widths))):
+            blocks.append(BasicBlock(before, width, 2 if i == 0 and width != first else 1))
             before = width
     return nn.Sequential(
         *(nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU()),
         nn.Sequential(*blocks),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)),
     )
 
 
@@ -205,6 +207,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "simple CNN": simple_cnn,
     "narrow ResNet-8": lambda: resnet_cifar(8, NARROW),
     "narrow ResNet-14": lambda: resnet_cifar(14, NARROW),
+    "narrow ResNet-18": lambda: resnet_cifar(18, (*NARROW, 64)),
     "narrow ResNet-20": lambda: resnet_cifar(20, NARROW),
     "narrow ResNet-56": lambda: resnet_cifar(56, NARROW),
     "ResNet-8": lambda: resnet_cifar(8),

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from benchmarks.page import renew
 from experiments.columns import Cells
-from experiments.plots import plot
+from experiments.plots import plot, plot_rounds
 from experiments.store import Store
 from experiments.tables import TASKS
 from experiments.targets import Verdict, spread
@@ -45,7 +45,25 @@ def section(task: Task, cells: Cells, *, full: bool) -> str:
     picture = f"![accuracy against latency: {task.name}]({name})" if drawn else ""
     verdicts = [target.judge(cells) for target in task.targets]
     parts = (task.claim, picture, _verdicts(verdicts), _how(task, cells.rows, full=full))
-    return "\n\n".join(text for text in (*parts, table(task, cells)) if text)
+    rounds = _rounds(task, cells, f"{name.removesuffix('.png')}-rounds.png")
+    return "\n\n".join(text for text in (*parts, table(task, cells), *rounds) if text)
+
+
+def _rounds(task: Task, cells: Cells, name: str) -> tuple[str, str]:
+    """Picture and table of what became of arms in rounds; empty where none has rounds."""
+    found = {a.name: r for a in task.arms if len(r := cells.rounds(a.name)) > 1}
+    if not plot_rounds(task, found, FILE.parent / name):
+        return "", ""
+    lines = [
+        (arm, n, f"{gone:.1f}", f"{accuracy:.2f}", task.published.get(n, ""))
+        for arm, one in found.items()
+        for n, (gone, accuracy) in one.items()
+    ]
+    head = ("arm", "activations gone", "layers gone", "held-out %", "published, test %")
+    return (
+        f"![accuracy against activations that are gone: {task.name}]({name})",
+        tabulate(lines, head, "github", disable_numparse=True),
+    )
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:

@@ -1,4 +1,4 @@
-"""Accuracy against latency, a picture for each table."""
+"""Accuracy against latency, a picture for each table; and against the activations that are gone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,36 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments.columns import Cells
+from experiments.columns import Cells, Rounds
 from experiments.task import Task
 
 MARKS = {"scratch": "s", "blocks": "X", "random": "v", "magnitude": "^", "magnitude after": "<"}
+
+
+def plot_rounds(task: Task, rounds: dict[str, Rounds], file: Path) -> bool:
+    """Draws the accuracy against the activations that are gone, beside the published one; returns whether there is one.
+
+    Args:
+        task: of the table.
+        rounds: for each arm, what `Cells.rounds` says.
+        file: of the picture.
+    """
+    if not rounds:
+        return False
+    figure = import_module("matplotlib.figure").Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    lines = {f"{arm}, held-out": {n: a for n, (_, a) in one.items()} for arm, one in rounds.items()}
+    if task.published:
+        lines["published, test"] = task.published
+    for label, line in lines.items():
+        gaps = [accuracy - line[min(line)] for accuracy in line.values()]
+        axes.plot(list(line), gaps, "o-", label=label)
+    axes.set_xlabel("activations that are gone")
+    axes.set_ylabel("accuracy, points above the one of the first round")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    return True
 
 
 def plot(task: Task, cells: Cells, file: Path) -> bool:

@@ -127,6 +127,7 @@ class Task:
         claim: of the papers.
         targets: what the rows are held to.
         note: what a reader must know.
+        published: accuracies in % that a paper gives, by the number of activations that are gone.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Task:
     claim: str = ""
     targets: tuple[Target, ...] = ()
     note: str = ""
+    published: dict[int, float] = field(default_factory=dict)
 
     def regime(self, length: Length) -> dict[str, Any]:
         """How its runs are trained; a row of another regime does not count."""

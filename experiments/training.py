@@ -29,6 +29,7 @@ from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
 from fxprune.training import History, Shrinker
 from fxprune.training.history import size_of
+from fxprune_passes.methods import EntropyGuided
 from fxprune_passes.methods.method import Method
 
 Tensor = torch.Tensor
@@ -90,6 +91,7 @@ class Run:
             "seconds": round(loop.clock, 1),
             "epochs": len(history),
             "curve": [r.accuracy for r in history],
+            "rounds": loop.method.curve if isinstance(loop.method, EntropyGuided) else [],
             "numbers": history[-1].extra if history else {},
         }
 

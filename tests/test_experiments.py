@@ -190,6 +190,30 @@ def test_one_cycle_is_that_of_torch() -> None:
         cycle.step()
 
 
+def test_easier_restarts_the_rate_and_says_what_became_of_each_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, training = import_module("experiments.task"), import_module("experiments.training")
+    rates: list[float] = []
+    rate_of = training._Loop._rate
+
+    def noted(loop: Any, step: int) -> float:
+        rates.append(rate_of(loop, step))
+        return rates[-1]
+
+    monkeypatch.setattr(training._Loop, "_rate", noted)
+    arm = task.Arm("EASIER", import_module("experiments.arms").easier(2), rounds=2)
+    row = train(tmp_path, arm)
+    rounds = rates[: len(rates) // 2], rates[len(rates) // 2 : -1]
+    assert len(rounds[0]) == 8  # steps in half of 4 epochs
+    assert rounds[0] == pytest.approx(rounds[1], abs=1e-9)
+    assert rounds[0][0] > rounds[0][-1] > 0
+    assert [linear for linear, _, _ in row["rounds"]] == [0, 1]
+    cells = import_module("experiments.columns").Cells([{**row, "arm": "EASIER", "seed": 0}], {})
+    assert cells.rounds("EASIER")[1] == (1, 100 * row["rounds"][1][2])
+    assert cells.rounds("dense") == {}
+
+
 def test_held_out_samples_are_the_same_for_every_run_and_never_trained_on() -> None:
     data = import_module("experiments.data")
     part = data.Part(torch.arange(100)[:, None], torch.arange(100))

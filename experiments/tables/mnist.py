@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.arms import complexity, entropy, importance, layers
+from experiments.arms import complexity, easier, entropy, importance, layers
 from experiments.tables.common import CLAIM, DENSE, above, decided
-from experiments.targets import Above, Target
+from experiments.targets import Above, AtMost, Target
 from experiments.task import Arm, Length, Task, controls
 
 
@@ -85,8 +85,9 @@ DEEP = Task(
     full=Length(60),
     arms=(
         DENSE,
+        Arm("dense, as EASIER", rounds=5),
         Arm("entropy, zeta 0.5", entropy(0.5, 5, most=0.9, eps=1.1, rise=0.02)),
-        Arm("EASIER", entropy(None, 7, delta=0.01)),
+        Arm("EASIER", easier(5), rounds=5),
         *controls("entropy, zeta 0.5", "scratch", ("random", "params"), ("magnitude", "params")),
         *controls("EASIER", "scratch", ("random", "params"), ("magnitude", "params")),
     ),
@@ -95,7 +96,11 @@ DEEP = Task(
         "The paper claims (method 4, arXiv 2308.06619) that pruning weights where the entropy is low drives it "
         "to 0 in whole layers, which are then linear and go without loss of accuracy."
     ),
-    targets=(Above("entropy, zeta 0.5", "dense", -1.0), Above("EASIER", "dense", -1.0)),
+    targets=(
+        Above("entropy, zeta 0.5", "dense", -1.0),
+        Above("EASIER", "dense, as EASIER", -1.0),
+        AtMost("EASIER", "layers left", 0.7),
+    ),
     note="The sizes of the entropy-guided networks count the weights that are 0.",
 )
 TASKS: tuple[Task, ...] = (MLP, LENET, RESIDUAL, DEEP)
