@@ -19,7 +19,8 @@ from experiments.task import Arm, Length, Task, controls
 
 # First-order slopes from the first step on; what is undecided in the end is rounded.
 AS_IT_WAS = {"estimator": "first-order", "start": 0.9, "start_after": 0, "settle_at": None}
-M1, M2 = "layers, price 0.05", "layers and units, nu 1"
+PRICE = 0.12
+M1, M2 = f"layers, price {PRICE:g}", "layers and units, nu 1"
 M1_HALF = "layers, keep half of the latency"
 M2_HALF = "layers and units, keep half of the latency"
 NARROW = Task(
@@ -30,7 +31,7 @@ NARROW = Task(
     full=Length(160),
     arms=(
         DENSE,
-        Arm(M1, layers(0.05)),
+        Arm(M1, layers(PRICE)),
         *controls(M1, "scratch", "blocks", "random", ("random", "latency")),
         *controls(M1, "magnitude", ("magnitude", "latency"), ("magnitude after", "latency")),
         *controls(M1, ("uniform", "latency")),
@@ -43,7 +44,7 @@ NARROW = Task(
         *controls(M2_HALF, ("magnitude", "latency")),
         Arm("layers alone, keep half of the latency", complexity_to(0.5, 1.0)),
         Arm("units alone, keep half of the latency", complexity_to(0.5, 0.0)),
-        Arm("layers, price 0.05, as they were", layers(0.05, **AS_IT_WAS)),
+        Arm(f"{M1}, as they were", layers(PRICE, **AS_IT_WAS)),
         Arm("ResNet-14", network="narrow ResNet-14"),
         Arm("ResNet-8", network="narrow ResNet-8"),
     ),
@@ -78,6 +79,9 @@ CHOICE = replace(
     arms=(
         DENSE,
         *(Arm(f"layers, price {p:g}", layers(p)) for p in (0.05, 0.08, 0.12)),
+        Arm(f"{M1}, decided earlier", layers(PRICE, start_after=1, settle_at=3)),
+        Arm(M1_HALF, layers_to(0.5)),
+        Arm(f"{M1_HALF}, decided earlier", layers_to(0.5, start_after=1, settle_at=3)),
         *(Arm(f"layers and units, nu {nu:g}", complexity(nu, 0.8)) for nu in (0.5, 1.0, 2.0)),
     ),
     seeds=(100,),
@@ -92,7 +96,7 @@ def _compared(of: Task) -> Task:
     """The arms that every residual network is compared in."""
     arms = (
         DENSE,
-        Arm(M1, layers(0.05)),
+        Arm(M1, layers(PRICE)),
         *controls(M1, "scratch", "blocks", ("magnitude", "latency"), ("uniform", "latency")),
         Arm(M2, complexity(1.0, 0.8)),
         *controls(M2, "scratch", ("magnitude", "latency")),
