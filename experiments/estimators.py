@@ -131,14 +131,10 @@ def controlled(study: Study, step: Step, uniform: Tensor) -> Tensor:
 
 def meaned(study: Study, step: Step, _: Tensor) -> Tensor:
     """Two-pass with the running means of the gates as control variates: every gate moves in every step."""
-    found = study.known.estimate("two-pass", study.gates, step)
-    means = study.means.means
-    known = torch.stack([means.get(p, torch.zeros(())) for p in study.gates])
-    new = by_path(
-        study, {p: e.times * (e.difference - means.get(p, 0.0)) for p, e in found.items()}
-    )
-    study.means.update(found)
-    return known + new
+    seen = study.known.estimate("two-pass", study.gates, step)
+    found = study.means.controlled(seen, study.gates)
+    study.means.update(seen)
+    return by_path(study, {p: one.times * one.difference for p, one in found.items()})
 
 
 def antithetic(study: Study, step: Step, uniform: Tensor) -> Tensor:

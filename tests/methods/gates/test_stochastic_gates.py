@@ -301,7 +301,7 @@ def test_the_slope_of_a_trained_block_behind_a_norm_is_blind() -> None:
             (estimate,) = method.gradient(value.detach(), classes).values()
             found[estimator, drawn] = estimate.item() - Priced.price
     assert found["two-pass", 1.0] < -0.3
-    assert abs(found["first-order", 1.0]) < 0.02
+    assert abs(found["first-order", 1.0]) < 0.05
     assert (found["trapezoid", 1.0] + found["trapezoid", 0.0]) / 2 < -0.15
 
 

@@ -38,7 +38,8 @@ class StochasticGates(DrawnGates):
         d/dtheta_l = E[J | xi_l = 1] - E[J | xi_l = 0] + c_l,    c_l = dR/dtheta_l
 
     A subclass provides c. Steps are projected gradient steps, theta <- clip(theta - rate * estimate, 0, 1);
-    `ThetaGradients` estimates the difference from one sample of xi.
+    `ThetaGradients` estimates the difference from one sample of xi. Gates that take turns also move between them,
+    by the running mean of their differences: see `RunningDifferences.controlled`.
 
     Gates live through three phases. For `start_after` epochs they are at 1, and nothing is drawn. Then they are
     drawn and learn. From the end of epoch `settle_at` on, or from a call of `settle`, every gate is decided:
@@ -195,8 +196,10 @@ class StochasticGates(DrawnGates):
         found = self.gates
         if not found or not self.life.learning:
             return
-        estimates = self._estimates(value, loss)
-        self.differences.update(estimates)
+        seen = self._estimates(value, loss)
+        turns = {p: gate for p, gate in found.items() if self._estimator(gate) == "two-pass"}
+        estimates = self.differences.controlled(seen, turns)
+        self.differences.update(seen)
         if self.budget is not None:
             if sizes := self.differences.sizes():
                 rates, program = self.rates.find(sizes), self.shrinker.program

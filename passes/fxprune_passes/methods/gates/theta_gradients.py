@@ -71,8 +71,8 @@ class ThetaGradients:
 
     - two-pass: `(2 xi_l - 1) (J(xi) - J(xi with xi_l flipped))`, exact in xi_l, for one l in each step; it needs
       another forward pass without gradients, on the same random numbers. The B gates take turns: the estimate
-      of the chosen gate counts B times, including c_l, and the other gates do not change. This is unbiased,
-      and no gate falls by its cost alone between its turns. It is also defined at theta 0 and 1.
+      of the chosen gate counts B times, including c_l, and it says nothing of the other gates. This is unbiased;
+      `RunningDifferences.controlled` takes most of its variance away. It is also defined at theta 0 and 1.
     - score: `(J(xi) - b) (xi_l - theta_l) / (theta_l (1 - theta_l))`, where b is the running mean of the previous
       losses (REINFORCE, Williams 1992): unbiased for 0 < theta_l < 1, with a large variance. At 0 and 1 it is 0.
     - first-order: `dJ/dxi_l` at the sampled xi, which the backward pass provides (Bengio et al., arXiv 1308.3432).
