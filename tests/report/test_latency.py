@@ -1,5 +1,8 @@
 """Measured latency: two programs in turn."""
 
+from functools import partial
+from itertools import count
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 import fxprune as fp
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
+from fxprune.report import latency
 from fxprune.report.latency import Latency, compare_latency
 
 
@@ -20,6 +24,15 @@ def test_smaller_program_is_faster() -> None:
     found = compare_latency(wide, small, rounds=3)
     assert found.rounds == 3
     assert min(found.before, found.after, found.ratio) > 0
+
+
+def test_on_one_thread_only_the_time_of_that_thread_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = {"thread_time": count(step=0.001), "perf_counter": count(step=1.0)}
+    for name, clock in clocks.items():
+        monkeypatch.setattr(latency, name, partial(next, clock))
+    for threads, milliseconds in ((1, 1), (2, 1000)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        assert compare_latency(linear(4), linear(4)).before == pytest.approx(milliseconds)
 
 
 def test_mode_is_put_back() -> None:

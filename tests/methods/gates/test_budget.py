@@ -161,6 +161,53 @@ def test_latency_is_that_of_the_blocks_that_are_left() -> None:
 
 
 @pytest.mark.usefixtures("by_size")
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_latency_that_blocks_alone_do_not_foretell_is_met(
+    monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    options: dict[str, Any] = {"epochs": 10, "total_steps": 20, "verify": False}
+    method = ComplexityAware(shrinker(), keep=0.6, metric="latency", **options)
+    budget = method.budget
+    assert budget is not None
+    program, found = method.shrinker.program, method.gates
+    budget.cost.measure(program)
+    alone = vars(cost_share)["compare_latency"]
+
+    def together(before: fp.Program, after: fp.Program, **_: Any) -> Any:
+        """What goes together saves half as much."""
+        return SimpleNamespace(ratio=0.5 + 0.5 * alone(before, after).ratio)
+
+    monkeypatch.setattr(cost_share, "compare_latency", together)
+    if resumed:
+        state = budget.cost.state_dict()
+        budget.cost = cost_share.CostShare(program, "latency")
+        budget.cost.load_state_dict(state)
+    for gate in found.values():
+        gate.set(1.0)
+    start = cost_share._at(program, dict.fromkeys(found, 1.0))
+    with torch.no_grad():
+        budget.settle(program, found, method.differences)
+    end = cost_share._at(program, {p: g.theta for p, g in found.items()})
+    measured = together(start, end).ratio
+    assert budget.share(program, found) == pytest.approx(measured, abs=1e-6)
+    assert measured == pytest.approx(0.6, rel=0.05)
+
+
+@pytest.mark.usefixtures("by_size")
+def test_a_latency_is_not_measured_twice_for_the_same_gates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method = BernoulliLayers(shrinker(), keep=0.5, metric="latency", epochs=8, verify=False)
+    budget = method.budget
+    assert budget is not None
+    corrected: list[int] = []
+    monkeypatch.setattr(budget.cost, "correct", lambda program: corrected.append(1))
+    with torch.no_grad():
+        budget.settle(method.shrinker.program, method.gates, method.differences)
+    assert len(corrected) == 1
+
+
+@pytest.mark.usefixtures("by_size")
 def test_latency_by_layers() -> None:
     method = BernoulliLayers(shrinker(), keep=0.5, metric="latency", epochs=8, verify=False)
     rows = train(method, batches(), 6)

@@ -21,6 +21,8 @@ Weight = Callable[[Tensor], float]
 
 # The share of the learning phase in which the target comes down; then it stays, and gates decide.
 DESCENT = 0.7
+# A network is brought to a latency at most so often, each time behind a measurement of the last one.
+MEASURED = 4
 # Thetas follow the linearised cost for so many steps.
 REFRESH = 10
 
@@ -120,15 +122,24 @@ class Budget:
     def settle(
         self, program: Program, found: Mapping[str, Gate], worth: Measured | RunningDifferences
     ) -> None:
-        """Brings gates at 0 or 1 to the wished share, see `settle_to_share`."""
+        """Brings gates at 0 or 1 to the wished share, see `settle_to_share`.
+
+        A latency is measured then, and gates are flipped again where the measurement says something else.
+        """
         self.cost.measure(program)
-        settle_to_share(
-            found,
-            self.keep,
-            lambda: self.share(program, found),
-            lambda: self.slopes(program, found),
-            worth,
-        )
+        for attempt in range(MEASURED if self.cost.metric == "latency" else 1):
+            before = [gate.theta.clone() for gate in found.values()]
+            settle_to_share(
+                found,
+                self.keep,
+                lambda: self.share(program, found),
+                lambda: self.slopes(program, found),
+                worth,
+            )
+            pairs = zip(before, found.values(), strict=True)
+            if attempt and all(torch.equal(old, gate.theta) for old, gate in pairs):
+                return
+            self.cost.correct(program)
 
     @torch.no_grad()
     def step(

@@ -30,7 +30,7 @@ class CostShare:
     MACs and parameters are those of `fxprune.structure.expected_cost`: at thetas of 0 and 1 they are exact. Latency
     is a model (**a reconstruction**): a block takes the time by which the network gets faster without it, times the
     share of the block's gated units that is left; everything else takes the rest. It is measured once, for each block
-    alone, in eval mode on the example inputs.
+    alone, in eval mode on the example inputs. `correct` measures a whole network and stretches the model to meet it.
 
     Args:
         program: the network at the start.
@@ -42,6 +42,7 @@ class CostShare:
         around: for latency: the gate of the block around each unit gate, by path.
         sizes: for latency: the number of gates by the paths of all gates at the start.
         ends: for latency: the share of open gates when a gate was removed, by its path.
+        stretch: for latency: the factor of what the model says is saved.
     """
 
     def __init__(self, program: Program, metric: Metric) -> None:
@@ -51,6 +52,8 @@ class CostShare:
         self.around: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
         self.ends: dict[str, float] = {}
+        self.stretch = 1.0
+        self._start: Program | None = None
 
     def __call__(self, program: Program, thetas: Mapping[str, Tensor]) -> Tensor:
         """The expected share `[]`, differentiable in the thetas.
@@ -74,10 +77,10 @@ class CostShare:
         for path, time in self.times.items():
             inside = [opened[p] for p, block in self.around.items() if block == path]
             left = torch.stack(inside).mean() if inside else total.new_ones(())
-            total = total - time * (1 - opened[path] * left)
+            total = total - self.stretch * time * (1 - opened[path] * left)
         return total
 
-    def measure(self, program: Program, *, rounds: int = 9) -> None:
+    def measure(self, program: Program, *, rounds: int = 21) -> None:
         """Measures the time of each block, where latency asks for it and it is not known yet."""
         if self.metric != "latency" or self.times:
             return
@@ -86,13 +89,33 @@ class CostShare:
         self.sizes = {path: gate.theta.numel() for path, gate in found.items()}
         paths = [path for path, gate in found.items() if not gate.theta.dim()]
         with random_state_kept():
-            whole = _without(program, None)
+            whole = self._start = _at(program, dict.fromkeys(found, 1.0))
             shares = [
-                1 - compare_latency(whole, _without(program, path), rounds=rounds).ratio
-                for path in paths
+                1 - compare_latency(whole, _at(program, closed), rounds=rounds).ratio
+                for closed in ({p: float(p != path) for p in found} for path in paths)
             ]
         agreed = mean_of_all(torch.tensor(shares, dtype=torch.float64).clamp(min=1e-3))
         self.times = dict(zip(paths, agreed.tolist(), strict=True))
+
+    def correct(self, program: Program, *, rounds: int = 41) -> None:
+        """Measures the network with its gates as they are, each at 0 or 1; the model then gives what was measured.
+
+        It is compared with the network at the start; behind a checkpoint, which does not keep that, with the present
+        one with open gates.
+        """
+        if self.metric != "latency":
+            return
+        found = gates(program)
+        with torch.no_grad(), random_state_kept():
+            opened = {path: torch.ones_like(gate.theta) for path, gate in found.items()}
+            start = self._start or _at(program, opened)
+            reference = 1.0 if self._start else float(self._latency(opened))
+            end = _at(program, {path: gate.theta for path, gate in found.items()})
+            ratio = compare_latency(start, end, rounds=rounds).ratio
+            saved = 1 - float(self._latency({p: g.theta for p, g in found.items()}))
+        measured = 1 - reference * float(mean_of_all(torch.tensor(ratio, dtype=torch.float64)))
+        if saved > 0 and measured > 0:
+            self.stretch *= measured / saved
 
     def follow(self, before: Mapping[str, Tensor], found: Mapping[str, Gate]) -> None:
         """Notes the gates that a removal took.
@@ -107,7 +130,7 @@ class CostShare:
 
     def state_dict(self) -> dict[str, Any]:
         """What is measured and noted."""
-        names = ("start", "times", "around", "sizes", "ends")
+        names = ("start", "times", "around", "sizes", "ends", "stretch")
         return {name: copy.copy(getattr(self, name)) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -116,11 +139,11 @@ class CostShare:
             setattr(self, name, copy.copy(value))
 
 
-def _without(program: Program, path: str | None) -> Program:
-    """The network for inference with all gates open, but for one branch."""
+def _at(program: Program, thetas: Mapping[str, Tensor | float]) -> Program:
+    """A copy of the network for inference, with its gates at 0 or 1."""
     twin = copy.deepcopy(program)
     for name, gate in gates(twin).items():
-        gate.set(0.0 if name == path else 1.0)
+        gate.set(thetas[name])
     return for_use(twin)
 
 
