@@ -33,12 +33,16 @@ class Cells:
             arm: its name.
             column: see `COLUMNS`, or "latency" with a key of the ratios behind it: "latency eager 1".
         """
-        rows = [r for r in self.rows if r["arm"] == arm]
+        # An arm may train another network than the dense one, as a person would pick it.
+        dense = {r["seed"]: r["dense"] for r in self.rows if r["arm"] == "dense"}
+        rows = [
+            {**r, "dense": dense.get(r["seed"], r["dense"])} for r in self.rows if r["arm"] == arm
+        ]
         if column.startswith("latency"):
             return self._latencies(rows, column.removeprefix("latency").strip() or LATENCY)
         if column == "seconds":
-            dense = {r["seed"]: r["seconds"] for r in self.rows if r["arm"] == "dense"}
-            return {r["seed"]: r["seconds"] / dense[r["seed"]] for r in rows if r["seed"] in dense}
+            whole = {r["seed"]: r["seconds"] for r in self.rows if r["arm"] == "dense"}
+            return {r["seed"]: r["seconds"] / whole[r["seed"]] for r in rows if r["seed"] in whole}
         return {r["seed"]: COLUMNS[column](r) for r in rows if column != "test" or "test" in r}
 
     def rounds(self, arm: str) -> Rounds:

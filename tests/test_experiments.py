@@ -288,6 +288,9 @@ def test_targets_are_decided_by_rows() -> None:
     latencies = {r["name"]: {"ratios": {"eager 64": ratios[r["arm"]]}} for r in rows}
     cells = import_module("experiments.columns").Cells(rows, latencies)
     untimed = import_module("experiments.columns").Cells(rows, {})
+    other = {**rows[0], "arm": "shallow", "macs": 30, "dense": {"macs": 30, "parameters": 30}}
+    own = import_module("experiments.columns").Cells([*rows, other], {})
+    assert own.of("shallow", "MACs") == {0: 0.3}  # of the dense network, not of its own
     above = targets.Above("layers", "dense", -2.0).judge(cells)
     assert above.reached
     assert "-1.50 ± 0.71 points" in above.figures
