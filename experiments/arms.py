@@ -89,6 +89,7 @@ UNITS = {"estimator": "two-pass", "unit_estimator": "trapezoid", "unit_rate": 0.
 def _life(context: Context) -> dict[str, Any]:
     return {
         "rate": 0.04,
+        "measure_every": 2,
         "start": 1.0,
         "start_after": max(1, context.epochs // 5),
         "settle_at": max(2, context.epochs * 2 // 5),

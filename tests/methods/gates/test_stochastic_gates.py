@@ -317,6 +317,26 @@ def test_each_gate_has_its_turn(pick: Any) -> None:
     assert counts == [10] * 4 if pick == "cyclic" else min(counts) >= 3
 
 
+def test_between_measurements_thetas_move_by_running_means() -> None:
+    method, classes = make_four(measure_every=3, rate=0.001)
+    calls: list[int] = []
+
+    def loss(module: nn.Module) -> Tensor:
+        calls.append(method.steps)
+        return classes(module)
+
+    for step in range(9):
+        before = {path: float(gate.theta) for path, gate in method.gates.items()}
+        means = {path: float(mean) for path, mean in method.differences.means.items()}
+        method.step(loss)
+        moved = [(before[p] - float(g.theta)) / 0.001 for p, g in method.gates.items()]
+        if step == 0:  # what is measured for the first time counts 3 times for each of 4 gates
+            means = {p: 3 * 4 * float(m) + 11 * 0.02 for p, m in method.differences.means.items()}
+        if step == 0 or step % 3:
+            assert moved == pytest.approx([means.get(p, -0.02) + 0.02 for p in method.gates])
+    assert calls == [0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8]
+
+
 def test_the_second_forward_sees_the_same_random_numbers() -> None:
     """Open or closed, branches that give 0 make no difference, if dropout and noise are the same."""
     method, _ = make_four(Dropped)

@@ -35,6 +35,7 @@ class DrawnGates(Method):
         estimator: the estimator for gates on branches.
         unit_estimator: the estimator for gates on units.
         pick: how two-pass chooses the gate of a step.
+        measure_every: two-pass measures in every n-th step, and what it measures counts n times.
         where: glob of the paths that are gated.
         ignore: globs of the paths that get no gate.
         verify: whether the insertion is verified.
@@ -50,6 +51,7 @@ class DrawnGates(Method):
         unit_estimator: Estimator,
         *,
         pick: Pick,
+        measure_every: int,
         where: str,
         ignore: Sequence[str],
         verify: bool,
@@ -58,6 +60,7 @@ class DrawnGates(Method):
         super().__init__(shrinker)
         self.estimator, self.unit_estimator = estimator, unit_estimator
         self.where, self.ignore, self.verify = where, tuple(ignore), verify
+        self.measure_every = measure_every
         self.generator = torch.Generator().manual_seed(seed)
         self.gradients = ThetaGradients(pick, self.generator)
         self._known: tuple[Program, dict[str, Gate]] | None = None
@@ -112,7 +115,8 @@ class DrawnGates(Method):
             TrainingError: the network is in eval mode.
         """
         found = self._gates_in_train_mode()
-        self.gradients.begin(repeats="two-pass" in map(self._estimator, found.values()))
+        takes_turns = "two-pass" in map(self._estimator, found.values())
+        self.gradients.begin(repeats=takes_turns and self._measures)
         if not found:
             return
         thetas = [gate.theta.detach().view(-1) for gate in found.values()]
@@ -161,8 +165,17 @@ class DrawnGates(Method):
         step = Step(self.module, value, loss, scale, scaler is not None)
         found: dict[str, Estimate] = {}
         for estimator, group in chosen.items():
-            found |= self.gradients.estimate(estimator, group, step)
+            if estimator != "two-pass":
+                found |= self.gradients.estimate(estimator, group, step)
+            elif self._measures:
+                measured = self.gradients.estimate(estimator, group, step)
+                found |= {p: one.as_often(self.measure_every) for p, one in measured.items()}
         return found
+
+    @property
+    def _measures(self) -> bool:
+        """Whether two-pass measures in this step."""
+        return self.steps % self.measure_every == 0
 
     def finish_training(self, *, round_gates: bool = False) -> Program:
         """A copy of the network for inference, see `for_use`; the network in training stays unchanged.

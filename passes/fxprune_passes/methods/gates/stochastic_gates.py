@@ -75,6 +75,8 @@ class StochasticGates(DrawnGates):
         keep_after: a gate that was at 1 for this many consecutive epochs is removed, and what it multiplies stays.
         remove_every: also remove after every so many steps; 0: at the ends of epochs only.
         pick: how two-pass chooses the gate of a step: `random`, or `cyclic`, one after the other.
+        measure_every: two-pass measures in every n-th step only, and what it measures then counts n times; between,
+            thetas move by running means.
         where: glob of the paths that are gated.
         ignore: globs of the paths that get no gate.
         insert: whether gates are inserted if the program has no Bernoulli gates; set it to False to continue with
@@ -108,6 +110,7 @@ class StochasticGates(DrawnGates):
         keep_after: int = 3,
         remove_every: int = 0,
         pick: Pick = "random",
+        measure_every: int = 1,
         where: str = "*",
         ignore: Sequence[str] = (),
         insert: bool = True,
@@ -119,6 +122,7 @@ class StochasticGates(DrawnGates):
             estimator,
             unit_estimator,
             pick=pick,
+            measure_every=measure_every,
             where=where,
             ignore=ignore,
             verify=verify,
@@ -141,6 +145,7 @@ class StochasticGates(DrawnGates):
             ("keep", keep, keep is None or settle_at is not None, "used with epochs or settle_at"),
             ("theta_tol", theta_tol, 0 < theta_tol < 1, "above 0 and below 1"),
             ("start", start, theta_tol <= start <= 1, "from theta_tol to 1"),
+            ("measure_every", measure_every, measure_every >= 1, "1 or more steps"),
             ("keep_after", keep_after, keep_after >= 1, "1 or more epochs"),
             ("remove_every", remove_every, remove_every >= 0, "0 or more steps"),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -60,6 +60,10 @@ class Estimate:
 
     difference: Tensor
     times: Tensor | float = 1.0
+
+    def as_often(self, factor: int) -> Estimate:
+        """The same, for so many times the steps."""
+        return replace(self, times=factor * self.times)
 
     def plus(self, cost: Tensor) -> Tensor:
         """The estimate of the gradient of the objective: the difference and its cost, as often as it counts."""
