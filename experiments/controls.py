@@ -16,14 +16,13 @@ from experiments.store import Peer
 from experiments.task import Control
 from fxprune.errors import BudgetError
 from fxprune.graph.program import Program
-from fxprune.pipeline import run_pipeline
 from fxprune.report import Outcome
 from fxprune.report.latency import compare_latency
 from fxprune.structure.blocks import find_blocks
 from fxprune.training import Shrinker
 from fxprune_passes.insert.insert_gates import InsertGates
 from fxprune_passes.insert.set_gates import SetGates
-from fxprune_passes.methods.method import FOR_USE
+from fxprune_passes.methods.method import for_use
 from fxprune_passes.rewrite.delete_gated import DeleteGated
 
 # Halvings of the search for a network of equal latency.
@@ -107,9 +106,7 @@ def keep_of_latency(prune: Callable[[float], Outcome], wanted: Program) -> float
     for _ in range(HALVINGS):
         keep = (low + high) / 2
         try:
-            small = run_pipeline(
-                copy.deepcopy(prune(keep).program).eval(), FOR_USE, verify=False
-            ).program
+            small = for_use(copy.deepcopy(prune(keep).program), verify=False)
         except BudgetError:
             low = keep
             continue

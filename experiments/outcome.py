@@ -17,6 +17,7 @@ from fxprune.graph.program import Program
 from fxprune.pipeline import run_pipeline
 from fxprune.structure.blocks import find_blocks
 from fxprune.training.history import size_of
+from fxprune_passes.methods.gates.drawn_gates import DrawnGates
 from fxprune_passes.methods.method import Method, for_use
 
 Row = dict[str, Any]
@@ -32,11 +33,10 @@ def describe(method: Method, start: Program, data: Data, folder: Path, *, final:
         folder: `structure` in it becomes the network that trained, without gates; `final` the one for use.
         final: whether the test set is read.
     """
-    program = method.shrinker.program
-    undecided = count_undecided(program)
-    round_gates(program)
-    end = method.finish_training()
-    plain = run_pipeline(copy.deepcopy(program), "delete-gated | remove-observers").program
+    undecided = count_undecided(method.shrinker.program)
+    rounded = {"round_gates": True} if isinstance(method, DrawnGates) else {}
+    end = method.finish_training(**rounded)
+    plain = run_pipeline(method.settled(), "delete-gated | remove-observers").program
     fp.save(plain.train(), folder / "structure")
     fp.save(end, folder / "final")
     parts = {"train": data.train[:10_000], "held": data.held}
@@ -52,13 +52,6 @@ def count_undecided(program: Program) -> int:
     """Gates that are neither at 0 nor at 1."""
     thetas = [g.theta.detach() for g in gates(program).values() if g.kind == "bernoulli"]
     return sum(int(((t > 0) & (t < 1)).sum()) for t in thetas)
-
-
-def round_gates(program: Program) -> None:
-    """Opens every Bernoulli gate whose theta is 1/2 or more, and closes the others: what was left undecided."""
-    for gate in gates(program).values():
-        if gate.kind == "bernoulli":
-            gate.set((gate.theta.detach() >= 0.5).to(gate.theta.dtype))
 
 
 def blocks_of(program: Program) -> int:

@@ -140,14 +140,22 @@ def test_uniform_width_narrows_every_layer(
     tmp_path: Path, peer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controls = import_module("experiments.controls")
-    monkeypatch.setattr(controls, "keep_of_latency", lambda prune, wanted: 0.3)
+
+    def compare(wanted: fp.Program, small: fp.Program, rounds: int) -> Any:
+        """As if time went by parameters."""
+        sizes = [sum(t.numel() for t in p.tensors().values()) for p in (wanted, small)]
+        return type("Latency", (), {"ratio": sizes[1] / sizes[0]})
+
+    monkeypatch.setattr(controls, "compare_latency", compare)
     (arm,) = import_module("experiments.task").controls("layers", ("uniform", "latency"))
     run = make_run(tmp_path, arm, peer=peer)
     start = run.capture(make_data(), "cpu")
     narrow = controls.prepare(arm.control, peer, start, run.model("cpu"), 0)
     widths = [t.shape[0] for n, t in narrow.tensors().items() if n.endswith("weight")]
     assert len(widths) == len([n for n in start.tensors() if n.endswith("weight")])
-    assert max(widths[:-1]) < 32
+    assert max(widths[:-1]) < 64
+    left = sum(t.numel() for t in narrow.tensors().values())
+    assert left == pytest.approx(peer.row["parameters"], rel=0.05)
 
 
 def test_the_search_for_a_latency_halves_towards_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,14 +166,11 @@ def test_the_search_for_a_latency_halves_towards_it(monkeypatch: pytest.MonkeyPa
             self.program = self
             self.keep = keep
 
-        def eval(self) -> Timed:
-            return self
-
     def compare(wanted: Timed, small: Timed, rounds: int) -> Any:
         return type("Latency", (), {"ratio": (0.2 + 0.8 * small.keep) / wanted.keep})
 
     monkeypatch.setattr(controls, "compare_latency", compare)
-    monkeypatch.setattr(controls, "run_pipeline", lambda program, *_, **__: program)
+    monkeypatch.setattr(controls, "for_use", lambda program, **_: program)
 
     def prune(keep: float) -> Timed:
         if keep < 0.1:
