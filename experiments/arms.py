@@ -44,21 +44,26 @@ def importance(target: float, share: float, **options: Any) -> Make:
 def layers(price: float, **options: Any) -> Make:
     """Method 1: a block stays where leaving it out would raise the loss by more than its price.
 
-    A fifth of training is a warm-up, and behind two fifths of it every gate is decided on held-out samples.
+    A fifth of training is a warm-up, and behind two fifths of it every gate is decided on held-out samples: earlier,
+    hardly a block is worth its price.
     """
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        chosen = {**_life(context), **options}
+        chosen = {**_life(context, 0.2, 0.4), **options}
         return BernoulliLayers(shrinker, context.samples, -price * context.samples, **chosen)
 
     return make
 
 
 def layers_to(keep: float, metric: str = "latency", **options: Any) -> Make:
-    """Method 1 at a size: the price is found while it trains."""
+    """Method 1 at a size: the price is found while it trains.
+
+    A tenth of training is a warm-up, and behind three tenths of it every gate is decided on held-out samples.
+    """
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        return BernoulliLayers(shrinker, keep=keep, metric=metric, **{**_life(context), **options})
+        chosen = {**_life(context, 0.1, 0.3), **options}
+        return BernoulliLayers(shrinker, keep=keep, metric=metric, **chosen)
 
     return make
 
@@ -67,17 +72,17 @@ def complexity(nu: float, alpha: float, beta: float = 1.0, **options: Any) -> Ma
     """Method 2: two-pass for blocks, trapezoids for units; warm-up and decisions as in `layers`."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        chosen = {**UNITS, **_life(context), **options}
+        chosen = {**UNITS, **_life(context, 0.2, 0.4), **options}
         return ComplexityAware(shrinker, nu, alpha, beta, **chosen)
 
     return make
 
 
 def complexity_to(keep: float, alpha: float, metric: str = "latency", **options: Any) -> Make:
-    """Method 2 at a size: the price is found while it trains."""
+    """Method 2 at a size; warm-up and decisions as in `layers_to`."""
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        chosen = {**UNITS, **_life(context), **options}
+        chosen = {**UNITS, **_life(context, 0.1, 0.3), **options}
         return ComplexityAware(shrinker, alpha=alpha, keep=keep, metric=metric, **chosen)
 
     return make
@@ -86,13 +91,14 @@ def complexity_to(keep: float, alpha: float, metric: str = "latency", **options:
 UNITS = {"estimator": "two-pass", "unit_estimator": "trapezoid", "unit_rate": 0.3}
 
 
-def _life(context: Context) -> dict[str, Any]:
+def _life(context: Context, warm: float, decided: float) -> dict[str, Any]:
+    """Gates are drawn between two shares of the training."""
     return {
         "rate": 0.04,
         "measure_every": 2,
         "start": 1.0,
-        "start_after": max(1, context.epochs // 5),
-        "settle_at": max(2, context.epochs * 2 // 5),
+        "start_after": max(1, round(warm * context.epochs)),
+        "settle_at": max(2, round(decided * context.epochs)),
         "settle_on": context.loss,
         "keep_after": context.epochs,
         "insert": not context.resumed,
