@@ -137,7 +137,8 @@ class _Loop:
             state = torch.load(run.running / "state.pt", map_location=self.device)
             self.shrinker.load_state_dict(state["training"])
             self.method.load_state_dict(state["method"])
-            self.history.rows[:] = self.history.rows[: self.epoch]
+        # A run that was cut off has epochs behind its checkpoint, or none at all.
+        self.history.rows[:] = self.history.rows[: self.epoch]
         self.clock += self._now() - began
         self.saved = time.perf_counter()
 

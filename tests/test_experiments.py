@@ -83,6 +83,22 @@ def test_a_run_stops_at_its_deadline_and_goes_on_with_the_next_call(
     assert [f.name for f in tmp_path.iterdir()] == ["finished"]
 
 
+def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_anew(
+    tmp_path: Path, peer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, arm = import_module("experiments.training"), make_task().arms[1]
+
+    def cut_off(loop: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Loop, "_save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            make_run(tmp_path, arm, deadline=0.0).train(make_data(), "cpu")
+    assert (tmp_path / "running" / "history.jsonl").exists()
+    assert same(train(tmp_path, arm)) == same(peer.row)
+
+
 def test_a_row_says_what_became_of_the_gates(peer: Any) -> None:
     row = peer.row
     final, structure = (fp.load(peer.folder / name) for name in ("final", "structure"))
