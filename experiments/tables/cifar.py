@@ -19,7 +19,7 @@ from experiments.task import Arm, Length, Task, controls
 
 # First-order slopes from the first step on; what is undecided in the end is rounded.
 AS_IT_WAS = {"estimator": "first-order", "start": 0.9, "start_after": 0, "settle_at": None}
-PRICE = 0.12
+PRICE = 0.05
 M1, M2 = f"layers, price {PRICE:g}", "layers and units, nu 1"
 M1_HALF = "layers, keep half of the latency"
 M2_HALF = "layers and units, keep half of the latency"

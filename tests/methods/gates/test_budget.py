@@ -16,7 +16,7 @@ from fxprune.training import Shrinker
 from fxprune_passes.methods import BernoulliLayers, ComplexityAware
 from fxprune_passes.methods.gates import cost_share
 from fxprune_passes.methods.gates.budget import Budget, least_price
-from fxprune_passes.methods.gates.cost_share import present_cost
+from fxprune_passes.methods.gates.cost_share import blocks_around, present_cost
 
 Tensor = torch.Tensor
 
@@ -153,11 +153,53 @@ def test_latency_is_that_of_the_blocks_that_are_left() -> None:
     unit = next(p for p, block in budget.cost.around.items() if block == blocks[1])
     found[unit].theta.data[::2] = 0
     times = list(budget.cost.times.values())
-    expected = 1 - times[0] - times[1] / 2
+    fixed = budget.cost.fixed[blocks[1]]  # the last bias stays
+    assert 0 < fixed < 0.05
+    expected = 1 - times[0] - times[1] * (1 - fixed) / 2
     assert budget.share(program, found) == pytest.approx(expected)
     method.finish()
     assert method.end_epoch()
     assert budget.share(method.shrinker.program, method.gates) == pytest.approx(expected)
+
+
+def test_a_part_of_the_time_of_a_block_stays_with_any_of_its_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method = ComplexityAware(shrinker(), keep=0.5, metric="latency", epochs=9, verify=False)
+    budget = method.budget
+    assert budget is not None
+    program, found = method.shrinker.program, method.gates
+    first = next(p for p, g in found.items() if not g.theta.dim())
+    inside = [p for p, block in blocks_around(program).items() if block == first]
+    ratios = iter(
+        [0.7, *[0.9] * 100]
+    )  # without the first block; without half of its units; others do not matter
+
+    def compare(before: fp.Program, after: fp.Program, **_: Any) -> Any:
+        return SimpleNamespace(ratio=next(ratios))
+
+    monkeypatch.setattr(cost_share, "compare_latency", compare)
+    budget.cost.measure(program)
+    assert budget.cost.times[first] == pytest.approx(0.3)
+    assert budget.cost.fixed[first] == pytest.approx(1 / 3)  # a half of the units takes 0.2 of 0.3
+    for gate in found.values():
+        gate.set(1.0)
+    for path in inside:
+        found[path].theta.data[::2] = 0
+    left = sum(float(found[p].theta.mean()) for p in inside) / len(inside)
+    share = budget.share(program, found)
+    assert share == pytest.approx(1 - 0.3 * (1 - (1 + 2 * left) / 3))
+
+
+@pytest.mark.usefixtures("by_size")
+def test_a_latency_of_units_alone() -> None:
+    method = ComplexityAware(
+        shrinker(), alpha=0.0, keep=0.6, metric="latency", epochs=8, verify=False
+    )
+    rows = train(method, batches(), 6)
+    assert method.gates == {}
+    assert rows[-1]["expected_share"] == pytest.approx(0.6, abs=0.05)
+    assert rows[2]["price"] > 0
 
 
 @pytest.mark.usefixtures("by_size")
@@ -184,7 +226,7 @@ def test_a_latency_that_blocks_alone_do_not_foretell_is_met(
         budget.cost.load_state_dict(state)
     for gate in found.values():
         gate.set(1.0)
-    start = cost_share._at(program, dict.fromkeys(found, 1.0))
+    start = cost_share._at(program, {})
     with torch.no_grad():
         budget.settle(program, found, method.differences)
     end = cost_share._at(program, {p: g.theta for p, g in found.items()})

@@ -28,9 +28,11 @@ class CostShare:
     """The expected MACs, parameters or latency of a network, relative to the network at the start.
 
     MACs and parameters are those of `fxprune.structure.expected_cost`: at thetas of 0 and 1 they are exact. Latency
-    is a model (**a reconstruction**): a block takes the time by which the network gets faster without it, times the
-    share of the block's gated units that is left; everything else takes the rest. It is measured once, for each block
-    alone, in eval mode on the example inputs. `correct` measures a whole network and stretches the model to meet it.
+    is a model (**a reconstruction**): a block takes the time t by which the network gets faster without it. Of that a
+    part f stays as long as any of the block's gated units does: with a share u of them it takes t (f + (1 - f) u).
+    Units outside of gated blocks take t u; everything else takes the rest. t and f are measured once, in eval mode on
+    the example inputs, for each block alone: without it, and with every second of its units. `correct` measures a
+    whole network and stretches the model to meet it.
 
     Args:
         program: the network at the start.
@@ -38,7 +40,9 @@ class CostShare:
 
     Attributes:
         start: MACs and parameters of the network at the start.
-        times: for latency: the share of each block in the time of the whole, by the path of its gate.
+        times: for latency: t as a share of the time of the whole, by the paths of the gates of blocks, and of those
+            on units outside of them.
+        fixed: for latency: f by the paths of the gates of blocks.
         around: for latency: the gate of the block around each unit gate, by path.
         sizes: for latency: the number of gates by the paths of all gates at the start.
         ends: for latency: the share of open gates when a gate was removed, by its path.
@@ -49,6 +53,7 @@ class CostShare:
         self.metric = metric
         self.start = present_cost(program)
         self.times: dict[str, float] = {}
+        self.fixed: dict[str, float] = {}
         self.around: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
         self.ends: dict[str, float] = {}
@@ -75,27 +80,43 @@ class CostShare:
                 continue  # nothing is measured yet
             opened[path] = theta.double().sum().cpu() / self.sizes[path]
         for path, time in self.times.items():
-            inside = [opened[p] for p, block in self.around.items() if block == path]
+            inside = [opened[p] for p in self._inside(path)]
             left = torch.stack(inside).mean() if inside else total.new_ones(())
-            total = total - self.stretch * time * (1 - opened[path] * left)
+            fixed = self.fixed.get(path, 0.0)
+            left = opened[path] * (fixed + (1 - fixed) * left)
+            total = total - self.stretch * time * (1 - left)
         return total
 
+    def _inside(self, block: str) -> list[str]:
+        """The paths of the unit gates in a block."""
+        return [path for path, around in self.around.items() if around == block]
+
     def measure(self, program: Program, *, rounds: int = 21) -> None:
-        """Measures the time of each block, where latency asks for it and it is not known yet."""
+        """Measures what blocks and units take, where latency asks for it and it is not known yet."""
         if self.metric != "latency" or self.times:
             return
         found = gates(program)
         self.around = dict(blocks_around(program))
         self.sizes = {path: gate.theta.numel() for path, gate in found.items()}
-        paths = [path for path, gate in found.items() if not gate.theta.dim()]
+        blocks = [path for path, gate in found.items() if not gate.theta.dim()]
+        units = [p for p in found if p not in blocks and p not in self.around]
+        halved = {path: half for path, gate in found.items() if (half := _half(gate)) is not None}
+        inside = {b: {p: halved[p] for p in self._inside(b) if p in halved} for b in blocks}
         with random_state_kept():
-            whole = self._start = _at(program, dict.fromkeys(found, 1.0))
-            shares = [
-                1 - compare_latency(whole, _at(program, closed), rounds=rounds).ratio
-                for closed in ({p: float(p != path) for p in found} for path in paths)
-            ]
-        agreed = mean_of_all(torch.tensor(shares, dtype=torch.float64).clamp(min=1e-3))
-        self.times = dict(zip(paths, agreed.tolist(), strict=True))
+            whole = self._start = _at(program, {})
+
+            def saved(thetas: Mapping[str, Tensor | float]) -> float:
+                return 1 - compare_latency(whole, _at(program, thetas), rounds=rounds).ratio
+
+            without = [saved({path: 0.0}) for path in blocks]
+            thinned = [saved(inside[path]) if inside[path] else 0.0 for path in blocks]
+            alone = [2 * saved({p: halved[p]}) if p in halved else 0.0 for p in units]
+        measured = torch.tensor([*without, *alone, *thinned], dtype=torch.float64)
+        times = mean_of_all(measured).clamp(min=1e-3)
+        count = len(blocks) + len(units)
+        fixed = (1 - 2 * times[count:] / times[: len(blocks)]).clamp(0, 1)
+        self.times = dict(zip([*blocks, *units], times[:count].tolist(), strict=True))
+        self.fixed = dict(zip(blocks, fixed.tolist(), strict=True))
 
     def correct(self, program: Program, *, rounds: int = 41) -> None:
         """Measures the network with its gates as they are, each at 0 or 1; the model then gives what was measured.
@@ -108,7 +129,7 @@ class CostShare:
         found = gates(program)
         with torch.no_grad(), random_state_kept():
             opened = {path: torch.ones_like(gate.theta) for path, gate in found.items()}
-            start = self._start or _at(program, opened)
+            start = self._start or _at(program, {})
             reference = 1.0 if self._start else float(self._latency(opened))
             end = _at(program, {path: gate.theta for path, gate in found.items()})
             ratio = compare_latency(start, end, rounds=rounds).ratio
@@ -130,7 +151,7 @@ class CostShare:
 
     def state_dict(self) -> dict[str, Any]:
         """What is measured and noted."""
-        names = ("start", "times", "around", "sizes", "ends", "stretch")
+        names = ("start", "times", "fixed", "around", "sizes", "ends", "stretch")
         return {name: copy.copy(getattr(self, name)) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -140,11 +161,18 @@ class CostShare:
 
 
 def _at(program: Program, thetas: Mapping[str, Tensor | float]) -> Program:
-    """A copy of the network for inference, with its gates at 0 or 1."""
+    """A copy of the network to be timed, with gates at 0 or 1; those that are not named are open."""
     twin = copy.deepcopy(program)
     for name, gate in gates(twin).items():
-        gate.set(thetas[name])
-    return for_use(twin)
+        gate.set(thetas.get(name, 1.0))
+    return for_use(twin, verify=False)
+
+
+def _half(gate: Gate) -> Tensor | None:
+    """Thetas of a gate on units with every second one closed; None where there are not two."""
+    if gate.theta.numel() < 2:
+        return None
+    return (torch.arange(gate.theta.numel()) % 2 == 0).to(gate.theta)
 
 
 def expected_cost(program: Program, thetas: Mapping[str, Tensor]) -> Expected:
