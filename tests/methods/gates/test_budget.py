@@ -236,6 +236,28 @@ def test_a_latency_that_blocks_alone_do_not_foretell_is_met(
 
 
 @pytest.mark.usefixtures("by_size")
+def test_of_several_measured_networks_the_nearest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"epochs": 10, "total_steps": 20, "verify": False}
+    method = ComplexityAware(shrinker(), keep=0.6, metric="latency", **options)
+    budget = method.budget
+    assert budget is not None
+    budget.cost.measure(method.shrinker.program)
+    measured = iter([0.8, 0.59, 0.3, 0.9])
+    tried: list[Any] = []
+
+    def compare(before: fp.Program, after: fp.Program, **_: Any) -> Any:
+        tried.append([gate.theta.clone() for gate in method.gates.values()])
+        return SimpleNamespace(ratio=next(measured))
+
+    monkeypatch.setattr(cost_share, "compare_latency", compare)
+    with torch.no_grad():
+        budget.settle(method.shrinker.program, method.gates, method.differences)
+    assert len(tried) == 4
+    assert all(map(torch.equal, tried[1], [gate.theta for gate in method.gates.values()]))
+    assert budget.share(method.shrinker.program, method.gates) == pytest.approx(0.59)
+
+
+@pytest.mark.usefixtures("by_size")
 def test_a_latency_is_not_measured_twice_for_the_same_gates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -124,11 +124,12 @@ class Budget:
     ) -> None:
         """Brings gates at 0 or 1 to the wished share, see `settle_to_share`.
 
-        A latency is measured then, and gates are flipped again where the measurement says something else.
+        A latency is measured then, and gates are flipped again where the measurement says something else; the
+        gates that came nearest stay.
         """
         self.cost.measure(program)
-        for attempt in range(MEASURED if self.cost.metric == "latency" else 1):
-            before = [gate.theta.clone() for gate in found.values()]
+        tried: list[tuple[float, float, list[Tensor]]] = []
+        for _ in range(MEASURED if self.cost.metric == "latency" else 1):
             settle_to_share(
                 found,
                 self.keep,
@@ -136,10 +137,14 @@ class Budget:
                 lambda: self.slopes(program, found),
                 worth,
             )
-            pairs = zip(before, found.values(), strict=True)
-            if attempt and all(torch.equal(old, gate.theta) for old, gate in pairs):
-                return
+            thetas = [gate.theta.clone() for gate in found.values()]
+            if any(all(map(torch.equal, thetas, old)) for _, _, old in tried):
+                break
             self.cost.correct(program)
+            tried.append((abs(self.share(program, found) - self.keep), self.cost.stretch, thetas))
+        _, self.cost.stretch, nearest = min(tried, key=lambda one: one[0])
+        for gate, theta in zip(found.values(), nearest, strict=True):
+            gate.set(theta)
 
     @torch.no_grad()
     def step(
