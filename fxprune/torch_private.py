@@ -427,6 +427,26 @@ def with_data() -> Iterator[None]:
 
 
 @contextmanager
+def backward_refused(refuse: Callable[[], None]) -> Iterator[None]:
+    """Calls `refuse` where this thread runs autograd's engine while its operators are recorded."""
+    autograd: Any = torch.autograd
+    thread, run = threading.get_ident(), autograd._engine_run_backward
+
+    def engine(*args: Any, **kwargs: Any) -> Any:
+        proxy = torch._C._TorchDispatchModeKey.PROXY
+        recorded = torch._ops._get_dispatch_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
+        if threading.get_ident() == thread and recorded is not None:
+            refuse()
+        return run(*args, **kwargs)
+
+    autograd._engine_run_backward = engine
+    try:
+        yield
+    finally:
+        autograd._engine_run_backward = run
+
+
+@contextmanager
 def function_modes_kept() -> Iterator[None]:
     """Puts back afterwards the modes in which this thread calls functions of torch: the default device is one."""
     modes, context = _get_current_function_mode_stack(), _default_device()  # type: ignore[no-untyped-call]

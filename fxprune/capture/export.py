@@ -23,6 +23,7 @@ from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
 from fxprune.capture.numbers import number_remarks
+from fxprune.capture.untraced import untraced_seen
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
@@ -246,10 +247,12 @@ def _at_least_two(inputs: _Inputs) -> _Inputs:
 
 @contextmanager
 def _running(model: nn.Module) -> Iterator[nn.Module]:
-    """A stand-in of the model, around what runs it."""
+    """A stand-in of the model, around what runs it while it is recorded."""
+    seen = untraced_seen(type(model).__name__)
     with stand_in(model) as twin, callers_device(), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        yield twin
+        with seen:
+            yield twin
 
 
 def _export(

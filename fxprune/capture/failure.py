@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +48,16 @@ def own_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not _is_foreign(f.filename)]
     return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
+
+
+def calling_line() -> str:
+    """Returns `file:line in function` of the innermost call now running outside torch and Python, or ""."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_foreign(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _is_foreign(filename: str) -> bool:

@@ -9,29 +9,23 @@ computes.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
+from fxprune.capture.failure import calling_line
 from fxprune.capture.pointwise import is_pointwise, same_shape
 from fxprune.remark import Remark
 from fxprune.torch_private import BackwardHookFunction, unrecorded, with_data
 
 NAMESPACE = "fxprune_function"
-_ELSEWHERE = (
-    *(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent)),
-    contextlib.__file__,  # the wrapper of what a context manager decorates
-)
 _TYPES = {torch.SymInt: "SymInt", int: "SymInt", bool: "bool", float: "float", str: "str"}
 _CONSTANTS = (type(None), torch.dtype, torch.device, torch.memory_format, type)
 _library: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
@@ -169,7 +163,9 @@ class Functions:
             self._inside = False
 
     def _drop(self, what: str, why: str) -> None:
-        self._dropped.setdefault(f"{what} in {self._name}{_line()}", why)
+        line = calling_line()
+        where = f"{what} in {self._name}" + (f" at {line}" if line else "")
+        self._dropped.setdefault(where, why)
 
 
 def _has_setup(cls: Any) -> bool:
@@ -202,14 +198,6 @@ def _subclasses(cls: Any) -> Iterator[Any]:
     for one in cls.__subclasses__():
         yield one
         yield from _subclasses(one)
-
-
-def _line() -> str:
-    """Says at which line outside torch and fxprune the call is."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_ELSEWHERE):
-        frame = frame.f_back
-    return "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _kind(x: Any) -> str | None:

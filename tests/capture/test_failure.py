@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fxprune as fp
 from fxprune.capture.failure import to_capture_error
+from fxprune.capture.untraced import untraced_seen
 from fxprune.errors import CaptureError
 
 Inputs = tuple[Any, ...]
@@ -56,6 +58,24 @@ def add_text(x: Any) -> Any:
     return x + "text"
 
 
+def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
+    return x.square().sum()
+
+
+def slope(x: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(x.square().sum(), x, create_graph=True)[0]
+
+
+def backward(x: torch.Tensor) -> torch.Tensor:
+    x.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    return x
+
+
+def set_data(x: torch.Tensor) -> torch.Tensor:
+    x.data = x.data / 2
+    return x
+
+
 def failure(model: nn.Module, args: Inputs) -> CaptureError:
     with pytest.raises(CaptureError) as error:
         fp.capture(model.eval(), args)
@@ -83,6 +103,10 @@ X = torch.randn(2, 4)
         (Packed, (torch.randn(2, 5, 4), torch.tensor([5, 3])), "packed sequence", "padded tensor"),
         (lambda: Then(Boxes), (X,), "type that torch.export does not know", "register_dataclass"),
         (of_inference_mode, (X,), "inference mode", r"outside torch\.inference_mode\(\)"),
+        (lambda: Then(slope), (X,), "computes gradients inside forward", "outside of what is captured"),
+        (lambda: Then(backward), (X,), "computes gradients inside forward", "outside of what is captured"),
+        (lambda: Then(torch.func.grad(sum_of_squares)), (X,), "computes gradients inside forward", "outside of what"),
+        (lambda: Then(set_data), (X,), "replaces the data of a tensor", r"w\.copy_\(new\)"),
         (scripted, (X,), "is a scripted module", r"before torch\.jit\.script"),
         (lambda: Then(scripted()), (X,), "has a scripted module, more", "before torch.jit.script"),
     ],
@@ -98,6 +122,22 @@ def test_the_advice_fits_the_failure(
     assert what in error.what
     assert re.search(do, error.do)
     assert capfd.readouterr() == ("", "")  # nothing of torch's own is printed
+
+
+@pytest.mark.parametrize("more", [slope, backward, set_data])
+def test_the_users_own_line_is_named(more: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    code = more.__code__
+    where = f"Then at {code.co_filename}:{code.co_firstlineno + 1} in {code.co_name}"
+    assert failure(Then(more), (X,)).where == where
+
+
+def test_gradients_can_be_computed_while_another_thread_captures() -> None:
+    x = torch.ones(2, requires_grad=True)
+    with untraced_seen("Net"):
+        thread = threading.Thread(target=lambda: (x * x).sum().backward())  # type: ignore[no-untyped-call]
+        thread.start()
+        thread.join()
+    assert x.grad is not None
 
 
 def test_inputs_that_do_not_fit_blame_no_line_of_python() -> None:

@@ -97,6 +97,11 @@ def teacher(net: Net, x: Tensor) -> Tensor:
     return x * y
 
 
+def written(x: Tensor) -> Tensor:
+    x.data.mul_(2)
+    return x
+
+
 def hooked(_: Net, x: Tensor) -> Tensor:
     y = x.relu()
     if y.requires_grad:
@@ -124,6 +129,9 @@ KEPT: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "two, looked up before": two_before,
     "teacher": teacher,
     "straight through": lambda _, x: x + (x.sign() - x).detach(),
+    "data": lambda net, x: x * x.data + net.b(x).data + net.b(x),
+    "data of a weight": lambda net, x: nn.functional.linear(x, net.b.weight.data) + net.b(x),
+    "written data": lambda net, x: written(net.b(x)),
     "reentrant": lambda net, x: checkpoint(net.b, x.relu(), use_reentrant=True),
     "not reentrant": lambda net, x: checkpoint(net.b, x.relu(), use_reentrant=False),
     "in a checkpoint": lambda net, x: checkpoint(lambda y: Sign.apply(net.b(y)), x),
