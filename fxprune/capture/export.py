@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -31,6 +31,8 @@ from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import static_size, unlogged_failures, without_stderr
+
+Watch = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def capture(
         suspects = Suspects(model)
         given = _on_device_of(model, inputs)
         with functions.observed():
-            traced, free, remarks = _trace_batched(model, given, dynamic_batch, suspects)
+            watch = partial(_watched, suspects, functions)
+            traced, free, remarks = _trace_batched(model, given, dynamic_batch, watch)
         following = find_following(model, given.args, given.kwargs, traced.module)
         check = suspects.check(inputs.args, inputs.kwargs)
     module, more = _build(traced.module, model, check, following)
@@ -157,12 +160,12 @@ def _on_device_of(model: nn.Module, inputs: _Inputs) -> _Inputs:
 
 
 def _trace_batched(
-    model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
+    model: nn.Module, inputs: _Inputs, dynamic: bool, watch: Watch
 ) -> tuple[_Traced, bool, list[Remark]]:
     """Records the network's operators; exports it where a recording does not suffice."""
-    if dynamic and (found := _recorded(model, _at_least_two(inputs), suspects)) is not None:
+    if dynamic and (found := _recorded(model, _at_least_two(inputs), watch)) is not None:
         return found, True, []
-    exported, free, remarks = _export_batched(model, inputs, dynamic, suspects)
+    exported, free, remarks = _export_batched(model, inputs, dynamic, watch)
     return _unlifted(exported), free, remarks
 
 
@@ -173,10 +176,10 @@ class _Traced(NamedTuple):
     out_spec: pytree.TreeSpec
 
 
-def _recorded(model: nn.Module, inputs: _Inputs, suspects: Suspects) -> _Traced | None:
+def _recorded(model: nn.Module, inputs: _Inputs, watch: Watch) -> _Traced | None:
     try:
         with _running(model) as twin:
-            found = trace(twin, inputs.args, inputs.kwargs, partial(suspects.watch, twin))
+            found = trace(twin, inputs.args, inputs.kwargs, partial(watch, twin))
     except Exception:  # the export says what is wrong with the network, if anything is
         return None
     tree = nn.Module()
@@ -193,13 +196,13 @@ def _unlifted(exported: ExportedProgram) -> _Traced:
 
 
 def _export_batched(
-    model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
+    model: nn.Module, inputs: _Inputs, dynamic: bool, watch: Watch
 ) -> tuple[ExportedProgram, bool, list[Remark]]:
     """Exports with a free batch size, or with that of the example inputs if this fails."""
     why = ""
     if dynamic and inputs.batched():
         try:
-            exported = _export(model, _at_least_two(inputs), suspects, dynamic=True)
+            exported = _export(model, _at_least_two(inputs), watch, dynamic=True)
         except CaptureError:
             raise
         except Exception as error:
@@ -212,7 +215,7 @@ def _export_batched(
                 return exported, True, []
             why = "torch.export replaced axis 0 of the inputs by a fixed number"
     try:
-        exported = _export(model, inputs, suspects, dynamic=False)
+        exported = _export(model, inputs, watch, dynamic=False)
     except CaptureError:
         raise
     except Exception as error:
@@ -246,6 +249,13 @@ def _at_least_two(inputs: _Inputs) -> _Inputs:
 
 
 @contextmanager
+def _watched(suspects: Suspects, functions: Functions, twin: nn.Module) -> Iterator[None]:
+    """Around the first run of a stand-in in which its operators are recorded."""
+    with suspects.watch(twin), functions.first_run():
+        yield
+
+
+@contextmanager
 def _running(model: nn.Module) -> Iterator[nn.Module]:
     """A stand-in of the model, around what runs it while it is recorded."""
     seen = untraced_seen(type(model).__name__)
@@ -255,9 +265,7 @@ def _running(model: nn.Module) -> Iterator[nn.Module]:
             yield twin
 
 
-def _export(
-    model: nn.Module, inputs: _Inputs, suspects: Suspects, *, dynamic: bool
-) -> ExportedProgram:
+def _export(model: nn.Module, inputs: _Inputs, watch: Watch, *, dynamic: bool) -> ExportedProgram:
     shapes = None
     if dynamic:
         collection = ShapesCollection()  # type: ignore[no-untyped-call]
@@ -267,7 +275,7 @@ def _export(
             model, inputs.args, inputs.kwargs
         )
     # On failure torch.export prints the graph so far to stderr; the CaptureError says what matters.
-    with _running(model) as twin, suspects.watch(twin), without_stderr():
+    with _running(model) as twin, watch(twin), without_stderr():
         exported = torch.export.export(
             twin, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
         )

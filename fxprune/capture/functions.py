@@ -4,7 +4,7 @@ While a capture records, `torch.autograd.Function.apply` is observed in its thre
 a model may hold an `apply` that it looked up before. A Function whose backward is wanted becomes an operator of
 its own, so that the graph calls it like any other; of all else that gives a network gradients of its own, a remark
 is left. A checkpoint is not such a thing: it computes again what it does not keep, and the graph has what it
-computes.
+computes. A reentrant one has no backward where no input of its own needs a gradient; its outputs are detached there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -60,6 +61,9 @@ class Functions:
         self._name, self._keep = name, keep
         self._dropped: dict[str, str] = {}
         self._inside = False
+        self._without_gradient = dict[str, None]()
+        self._first: list[bool] | None = None
+        self._later: Iterator[bool] = iter(())
         self._applied: Any = (
             None  # the Function that runs its own forward, after `_call` has seen it
         )
@@ -95,8 +99,31 @@ class Functions:
             torch.autograd.Function.apply = _APPLY
             torch.Tensor.register_hook = hook  # type: ignore[method-assign]
 
+    @contextmanager
+    def first_run(self) -> Iterator[None]:
+        """Around a run with autograd; runs after it decide about checkpoints as this one did."""
+        self._first = []
+        self._without_gradient.clear()
+        try:
+            yield
+        finally:
+            self._later, self._first = cycle(self._first), None
+
     def remarks(self) -> list[Remark]:
-        """One remark for each Function or hook whose effect on gradients was not captured."""
+        """One remark for each Function or hook whose effect on gradients was not captured, and for checkpoints."""
+        return self._remarks_on_dropped() + [
+            Remark(
+                "analysis",
+                "capture.no-gradient",
+                where,
+                "no gradient goes through a reentrant checkpoint, neither in the model nor in the program",
+                "none of its inputs requires a gradient, so torch computes what is inside without autograd",
+                "call checkpoint(..., use_reentrant=False), or give it an input that requires a gradient",
+            )
+            for where in self._without_gradient
+        ]
+
+    def _remarks_on_dropped(self) -> list[Remark]:
         return [
             Remark(
                 "analysis",
@@ -119,8 +146,7 @@ class Functions:
     ) -> Any:
         """Calls a Function as an operator, or leaves a remark and calls it plainly."""
         if cls is CheckpointFunction:
-            run, _, *inputs = args
-            return run(*inputs)
+            return self._checkpointed(*args)
         if cls is BackwardHookFunction:
             self._drop("a full backward hook on a module", "hooks are no operators")
         elif self._keep:
@@ -138,6 +164,21 @@ class Functions:
             return plainly(*args) if plainly else _apply(cls, *args, **kwargs)
         finally:
             self._applied = before
+
+    def _checkpointed(self, run: Callable[..., Any], _: bool, *inputs: Any) -> Any:
+        """What a reentrant checkpoint computes."""
+        outputs = run(*inputs)
+        if not torch.is_grad_enabled():
+            return outputs
+        needs = any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs)
+        if self._first is None:
+            needs = next(self._later, needs)
+        else:
+            self._first.append(needs)
+        if needs:
+            return outputs
+        self._without_gradient.setdefault(self._place("a checkpoint"))
+        return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, outputs)
 
     def _called(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls the operator that calls the Function."""
@@ -163,9 +204,11 @@ class Functions:
             self._inside = False
 
     def _drop(self, what: str, why: str) -> None:
+        self._dropped.setdefault(self._place(what), why)
+
+    def _place(self, what: str) -> str:
         line = calling_line()
-        where = f"{what} in {self._name}" + (f" at {line}" if line else "")
-        self._dropped.setdefault(where, why)
+        return f"{what} in {self._name}" + (f" at {line}" if line else "")
 
 
 def _has_setup(cls: Any) -> bool:

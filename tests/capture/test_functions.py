@@ -157,6 +157,30 @@ def test_a_program_captured_in_train_mode_has_the_models_gradients(name: str) ->
     assert check.ok
 
 
+WITHOUT: dict[str, Callable[[Net, Tensor], Tensor]] = {
+    "detached": lambda net, x: checkpoint(net.b, x.detach(), use_reentrant=True) + net.b(x),
+    "listed": lambda net, x: checkpoint(lambda xs: net.b(xs[0]), [x], use_reentrant=True) + x,
+    "one of two": lambda net, x: (
+        checkpoint(net.b, checkpoint(net.b, x.detach(), use_reentrant=True), use_reentrant=True)
+        + checkpoint(net.b, x, use_reentrant=True)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_checkpoint_without_a_gradient_gives_none(name: str, training: bool) -> None:
+    model, x = Net(WITHOUT[name]).train(training), torch.randn(3, 8)
+    program = fp.capture(model, x)
+    assert program.free_batch
+    torch.testing.assert_close(gradients(program.module, model, x), gradients(model, model, x))
+    assert {r.code for r in program.remarks} == {"capture.no-gradient"}
+    assert "use_reentrant=False" in program.remarks[0].do
+    ((check,), _) = compare_gradients(model, program)
+    assert check.ok
+
+
 @pytest.mark.parametrize(
     ("name", "pruned"),
     [("sign", True), ("reversed", True), ("flip", False), ("sign, looked up before", True)],
