@@ -170,6 +170,14 @@ def static_size(size: int | torch.SymInt) -> int | None:
     return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
+def example_number(x: Any) -> Any:
+    """Returns the number that a size has in the example; None where it depends on data."""
+    try:
+        return _hint(x) if isinstance(x, torch.SymInt) else x
+    except Exception:  # the class of the error is not public either
+        return None
+
+
 def fake_result(op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Returns the operator's result on tensors without data; nodes stand for their `meta["val"]`."""
     args, kwargs = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])

@@ -89,7 +89,7 @@ def capture(
         with functions.observed():
             watch = partial(_watched, suspects, functions)
             traced, free, remarks = _trace_batched(model, given, dynamic_batch, watch)
-        following = find_following(model, given.args, given.kwargs, traced.module)
+        following, by_dtype = find_following(model, given.args, given.kwargs, traced.module)
         check = suspects.check(inputs.args, inputs.kwargs)
     module, more = _build(traced.module, model, check, following)
     return Program(
@@ -101,6 +101,7 @@ def capture(
         remarks=(
             *remarks,
             *more,
+            *by_dtype,
             *functions.remarks(),
             *number_remarks(model, suspects.numbers),
             *cache_remarks(type(model).__name__, traced.out_spec),

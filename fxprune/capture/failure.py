@@ -103,7 +103,7 @@ def at_fixed_batch(
     fails at the very same line, so will the export. A branch on the values of a tensor is certain to
     fail only if it depends on nothing but values.
     """
-    branch = _is_data_dependent(error)
+    branch = is_data_dependent(error)
     said = first_line(error)
     if branch and (not re.search(r"\bu\d+\b", said) or re.search(r"\bs\d+\b", said)):
         return None
@@ -113,7 +113,7 @@ def at_fixed_batch(
             WithoutData(twin, *inputs)()
     except Exception as again:
         line = own_line(error)
-        if own_line(again) != line or _is_data_dependent(again) != branch:
+        if own_line(again) != line or is_data_dependent(again) != branch:
             return None
         if branch:
             return error if line else None  # the export's names the branch
@@ -121,14 +121,15 @@ def at_fixed_batch(
     return None
 
 
-def _is_data_dependent(error: Exception) -> bool:
+def is_data_dependent(error: Exception) -> bool:
+    """Returns whether code branches on, or asks for, the value of a tensor."""
     text = f"{type(error).__name__} {error}"
     return any(t in text for t in ("data-dependent", "DataDependent", "Eq(u0", "unbacked"))
 
 
 def _advice(model: nn.Module, error: Exception, inputs: Inputs) -> _Advice:
     said = f"{type(error).__name__} {error}"
-    if _is_data_dependent(error):
+    if is_data_dependent(error):
         return _of_fake_quantise(model) or _of_cumulative_average(model) or _DATA_DEPENDENT
     return (
         _of_scripted(model)
