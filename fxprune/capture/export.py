@@ -20,6 +20,7 @@ from fxprune.capture.follow import Following, find_following
 from fxprune.capture.functions import Functions
 from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
+from fxprune.capture.mode_flags import flags_in_other_mode
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
 from fxprune.capture.numbers import number_remarks
@@ -91,7 +92,7 @@ def capture(
             traced, free, remarks = _trace_batched(model, given, dynamic_batch, watch)
         following, by_dtype = find_following(model, given.args, given.kwargs, traced.module)
         check = suspects.check(inputs.args, inputs.kwargs)
-    module, more = _build(traced.module, model, check, following)
+    module, more = _build(traced.module, model, check, following, given)
     return Program(
         module,
         inputs.args,
@@ -309,12 +310,16 @@ def _build(
     model: nn.Module | None,
     check: ModeCheck,
     following: Sequence[Following] = (),
+    inputs: _Inputs | None = None,
 ) -> tuple[TracedModule, list[Remark]]:
     """Builds a `TracedModule` from an exported graph: normalised, with its mode switches marked."""
     remarks = normalise(unlifted, following)
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training
-    paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check)]
+    other: dict[fx.Node, Any] = {}
+    if model is not None and inputs is not None:
+        other = flags_in_other_mode(model, inputs.args, inputs.kwargs, unlifted.graph)
+    paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check, other)]
     remarks += mode_remark(model, paths, training, check.failure)
     return build_module(tree, unlifted.graph, training=training), remarks
 
