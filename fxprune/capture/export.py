@@ -281,20 +281,23 @@ def _export(model: nn.Module, inputs: _Inputs, watch: Watch, *, dynamic: bool) -
         exported = torch.export.export(
             twin, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
         )
-        _refuse_new_buffers(model, twin)
+        _refuse_new_tensors(model, twin)
         return exported
 
 
-def _refuse_new_buffers(model: nn.Module, twin: nn.Module) -> None:
-    """Refuses what torch.export gets wrong without a word: it writes such a buffer to an input."""
-    made = dict(twin.named_buffers()).keys() - dict(model.named_buffers()).keys()
-    if made:
-        raise CaptureError(
-            "the model makes a buffer while it runs",
-            where=f"{type(model).__name__}, buffer {min(made)}",
-            why="torch.export does not record a buffer that is not there before",
-            do="register it in __init__, or call the model once before it is captured",
-        )
+def _refuse_new_tensors(model: nn.Module, twin: nn.Module) -> None:
+    """Refuses what torch.export gets wrong without a word: the graph would make such a tensor anew at each call."""
+    for kind, named in (
+        ("buffer", nn.Module.named_buffers),
+        ("parameter", nn.Module.named_parameters),
+    ):
+        if made := dict(named(twin)).keys() - dict(named(model)).keys():
+            raise CaptureError(
+                f"the model makes a {kind} while it runs",
+                where=f"{type(model).__name__}, {kind} {min(made)}",
+                why=f"torch.export does not record a {kind} that is not there before",
+                do="make it in __init__, or call the model once before it is captured",
+            )
 
 
 def _batch_is_free(graph: fx.Graph) -> bool:

@@ -17,7 +17,6 @@ from fxprune.torch_private import (
     without_out,
 )
 
-
 aten = torch.ops.aten
 
 
@@ -133,13 +132,12 @@ def _clone(node: fx.Node, memory: Memory) -> None:
     assert isinstance(target, fx.Node)
     assert isinstance(source, fx.Node)
     wanted = target.meta["val"]
-    for differs, op in (
-        (lambda x: list(map(str, x.shape)) != list(map(str, wanted.shape)), aten.expand_as.default),
-        (lambda x: (x.dtype, x.device) != (wanted.dtype, wanted.device), aten.type_as.default),
-    ):
-        if differs(source.meta["val"]):
-            with node.graph.inserting_before(node):
-                new = node.graph.call_function(op, (source, target))
-            new.meta = {**node.meta, "val": fake_result(op, (source, target), {})}
-            memory.order[new], source = memory.order[node], new
+    given = source.meta["val"]
+    other_shape = list(map(str, given.shape)) != list(map(str, wanted.shape))
+    other_type = (given.dtype, given.device) != (wanted.dtype, wanted.device)
+    for op in other_shape * [aten.expand_as.default] + other_type * [aten.type_as.default]:
+        with node.graph.inserting_before(node):
+            new = node.graph.call_function(op, (source, target))
+        new.meta = {**node.meta, "val": fake_result(op, (source, target), {})}
+        memory.order[new], source = memory.order[node], new
     node.target, node.args, node.kwargs = aten.clone.default, (source,), {}

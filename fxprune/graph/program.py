@@ -157,6 +157,7 @@ def source_line(node: fx.Node) -> str:
     """Returns `file:line` of the model's own code that created the node, or ""."""
     trace = node.meta.get("stack_trace") or ""
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    frames = [f for f in frames if not f.startswith('File "<')]  # code that torch.fx has written
     own = [f for f in frames if "/torch/nn/" not in f] or frames
     if not own:
         return ""

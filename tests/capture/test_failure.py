@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import fxprune as fp
 from fxprune.capture.failure import to_capture_error
 from fxprune.capture.untraced import untraced_seen
 from fxprune.errors import CaptureError
+from fxprune.graph.program import source_line
 
 Inputs = tuple[Any, ...]
 
@@ -163,3 +165,48 @@ def test_a_cumulative_average_is_named() -> None:
     with pytest.raises(CaptureError, match=r"momentum=None.*1 \(BatchNorm2d\)"):
         fp.capture(model, torch.randn(2, 3, 5, 5))
     assert fp.capture(model.eval(), torch.randn(2, 3, 5, 5)).free_batch
+
+
+class Late(nn.Module):
+    """Makes something at its first call."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        super().__init__()
+        self.inner, self.make = small(), make
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "late"):
+            self.late = self.make()
+        return self.inner(x) + (self.late(x).sum() if callable(self.late) else self.late)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: nn.Buffer(torch.ones(3)), "makes a buffer"),
+        (lambda: nn.Parameter(torch.ones(3)), "makes a parameter"),
+        (lambda: nn.Linear(4, 2), "makes a parameter"),
+    ],
+)
+def test_what_is_made_at_the_first_call_is_refused(make: Callable[[], Any], what: str) -> None:
+    model = Late(make)
+    error = failure(model, (X,))
+    assert what in error.what
+    assert "late" in error.where
+    assert not hasattr(model, "late")
+    model(X)
+    assert torch.equal(fp.capture(model, X).module(X), model(X))
+
+
+def test_code_that_torch_has_written_is_no_place() -> None:
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.inner(x)
+            return torch.cond(y.sum() > 0, torch.relu, torch.sigmoid, (y,))
+
+    (node,) = (n for n in fp.capture(Either(), X).nodes if n.name == "cond")
+    assert Path(source_line(node).partition(":")[0]).name == Path(__file__).name

@@ -140,7 +140,7 @@ def test_a_mode_is_what_running_in_it_shows(name: str, training: bool) -> None:
     x = torch.randn(3, 4)
     program = capture(model, x)
     for mode in (True, False, training):
-        got, wanted = [], []
+        got, wanted = list[Tensor](), list[Tensor]()
         for out, module in ((got, program.train(mode)), (wanted, model.train(mode))):
             torch.manual_seed(0)
             out.append(module(x))
