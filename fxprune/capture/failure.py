@@ -134,6 +134,7 @@ def _advice(model: nn.Module, error: Exception, inputs: Inputs) -> _Advice:
     return (
         _of_scripted(model)
         or _of_signature(model, inputs)
+        or _of_constant(inputs)
         or next((advice for pattern, advice in _SAID if re.search(pattern, said)), None)
         or (_PACKED if _runs_packed(error) else _UNKNOWN)
     )
@@ -190,6 +191,20 @@ def _of_signature(model: nn.Module, inputs: Inputs) -> _Advice | None:
             "the model does not accept these inputs",
             f"compare args and kwargs with the signature of the model's forward: {known}",
         )
+    return None
+
+
+def _of_constant(inputs: Inputs) -> _Advice | None:
+    """Returns what to do about an input that is neither a tensor nor a number, such as a dtype."""
+    args, kwargs = inputs
+    for path, x in pytree.tree_flatten_with_path({"args": args, "kwargs": dict(kwargs)})[0]:
+        if x is not None and not isinstance(x, torch.Tensor | int | float | str | bool):
+            name = pytree.keystr(path).replace("['", "", 1).replace("']", "", 1)
+            return _Advice(
+                f"the input {name} is a {type(x).__name__}",
+                "torch.export takes tensors, numbers, texts and containers of them: let a module around the model hold "
+                "this value, or register its class with torch.utils._pytree.register_constant",
+            )
     return None
 
 

@@ -26,7 +26,7 @@ from fxprune.capture.fixed_numbers import (
 from fxprune.capture.limits import LIMITS, add_call, follow_limits
 from fxprune.capture.spelled import Runs, Spelled, may_follow, names_type, spelled_call
 from fxprune.graph.mode import is_counter
-from fxprune.graph.operands import get_argument
+from fxprune.graph.operands import get_argument, set_argument
 from fxprune.remark import Remark
 
 _LIKE = {
@@ -177,10 +177,24 @@ def _take(graph: fx.Graph, changes: Mapping[fx.Node, frozenset[str]]) -> list[tu
         names = changes.get(node, frozenset())
         if numbers := {k for k in names if isinstance(get_argument(node, k), float)}:
             left += [(node, k) for k in follow_limits(node, numbers, sources.find)]
-        if names - numbers:
-            _rewrite(node, names - numbers, sources)
+        if types := names - numbers - _leave_out(node, names, sources):
+            _rewrite(node, types, sources)
         sources.add(node, follows="dtype" in names)
     return left
+
+
+def _leave_out(node: fx.Node, names: frozenset[str], sources: _Sources) -> set[str]:
+    """Leaves out a dtype that an operator takes from its operand, where the operand has it and follows the network."""
+    operand: Any = node.args[0] if node.args else None
+    if "dtype" not in names or not isinstance(operand, fx.Node) or not sources.has(operand):
+        return set()
+    value, dtype = operand.meta["val"], get_argument(node, "dtype")
+    (argument,) = (a for a in node.target._schema.arguments if a.name == "dtype")  # type: ignore[union-attr]
+    optional = argument.has_default_value() and argument.default_value is None
+    if not optional or value.dtype != dtype or not dtype.is_floating_point:
+        return set()
+    set_argument(node, "dtype", None)
+    return {"dtype"}
 
 
 def _known(calls: list[Spelled], following: Sequence[Following]) -> list[Following]:
@@ -217,6 +231,10 @@ class _Sources:
         if follows or node.op != "call_function" or computed:
             self._nodes[node.op].append(node)
             self._known.add(node)
+
+    def has(self, node: fx.Node) -> bool:
+        """Whether the value of a node is known to follow the network."""
+        return node in self._known
 
     def find(self, value: torch.Tensor, dtype: torch.dtype | None) -> fx.Node | None:
         """Returns a node on the device of `value`, of a given dtype; an input if there is one."""

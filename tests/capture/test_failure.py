@@ -44,6 +44,17 @@ class Then(nn.Module):
         return self.more(self.inner(x))
 
 
+class Cast(nn.Module):
+    """Takes something besides tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small()
+
+    def forward(self, x: torch.Tensor, to: Any) -> torch.Tensor:
+        return self.inner(x).to(to if isinstance(to, torch.dtype) else x)
+
+
 class Packed(nn.Module):
     """A recurrent layer over sequences of several lengths."""
 
@@ -104,6 +115,8 @@ X = torch.randn(2, 4)
         (lambda: Then(add_text), (X,), "cannot be run", "fp.capture_partial"),
         (Packed, (torch.randn(2, 5, 4), torch.tensor([5, 3])), "packed sequence", "padded tensor"),
         (lambda: Then(Boxes), (X,), "type that torch.export does not know", "register_dataclass"),
+        (Cast, (X, torch.float64), r"input args[1] is a dtype", "a module around the model"),
+        (Cast, (X, [Path()]), r"input args[1][0] is a P", "a module around the model"),
         (of_inference_mode, (X,), "inference mode", r"outside torch\.inference_mode\(\)"),
         (lambda: Then(slope), (X,), "computes gradients inside forward", "outside of what is captured"),
         (lambda: Then(backward), (X,), "computes gradients inside forward", "outside of what is captured"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import fxprune as fp
 from fxprune.capture.export import capture
@@ -77,6 +78,12 @@ def limits(x: Tensor) -> Tensor:
     return y.clamp_min(of.min) + (z * of.eps) + x.mul(of.max).clamp(max=of.max) / of.max
 
 
+def reduced(x: Tensor) -> Tensor:
+    """Reductions that are told the type that they have."""
+    y = x.softmax(-1, dtype=x.dtype) + x.sum(0, dtype=x.dtype) + x.cumsum(0, dtype=x.dtype)
+    return y + x.norm(dim=1, keepdim=True, dtype=x.dtype) + x.float().mean(0, dtype=x.dtype)
+
+
 def branches(x: Tensor) -> Tensor:
     return (x + torch.ones(4, dtype=x.dtype)) if x.dtype == torch.float32 else x * 2
 
@@ -93,6 +100,8 @@ NETS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "fixed": lambda: (Fn(fixed), torch.randn(2, 4)),
     "made": lambda: (Fn(made), torch.randn(2, 4)),
     "attention": lambda: (Fn(attention), torch.randn(2, 4)),
+    "reduced": lambda: (Fn(reduced), torch.randn(2, 4)),
+    "weight norm": lambda: (weight_norm(nn.Linear(4, 4)), torch.randn(2, 4)),
     "limits": lambda: (Fn(limits), torch.randn(2, 4)),
     "new": lambda: (Fn(lambda x: x + x.new_ones(4) + torch.zeros_like(x)), torch.randn(2, 4)),
     "cast": lambda: (Fn(lambda x: x + (x > 0).to(x.dtype).to(x)), torch.randn(2, 4)),
