@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
@@ -135,6 +136,7 @@ def _advice(model: nn.Module, error: Exception, inputs: Inputs) -> _Advice:
         _of_scripted(model)
         or _of_signature(model, inputs)
         or _of_constant(inputs)
+        or _of_layout(model)
         or next((advice for pattern, advice in _SAID if re.search(pattern, said)), None)
         or (_PACKED if _runs_packed(error) else _UNKNOWN)
     )
@@ -194,6 +196,17 @@ def _of_signature(model: nn.Module, inputs: Inputs) -> _Advice | None:
     return None
 
 
+def _of_layout(model: nn.Module) -> _Advice | None:
+    """Returns what to do about sparse parameters and buffers."""
+    for name, x in (*model.named_parameters(), *model.named_buffers()):
+        if not is_lazy(x) and x.layout != torch.strided:
+            return _Advice(
+                f"{name} is sparse ({x.layout})",
+                "units are removed from dense tensors: replace it by its to_dense()",
+            )
+    return None
+
+
 def _of_constant(inputs: Inputs) -> _Advice | None:
     """Returns what to do about an input that is neither a tensor nor a number, such as a dtype."""
     args, kwargs = inputs
@@ -232,6 +245,20 @@ _UNKNOWN = _Advice(
 )
 # Which words of an exception call for which advice.
 _SAID = (
+    (
+        r"uninitialized parameter",
+        _Advice(
+            "the model has lazy modules, whose parameters do not exist yet",
+            "call the model once on the example inputs before it is captured",
+        ),
+    ),
+    (
+        r"PackedParams|__obj_flatten__",
+        _Advice(
+            "the model has quantised layers, whose weights are packed into objects",
+            "prune the model first, and quantise the result",
+        ),
+    ),
     (
         r"[Ii]nference tensor",
         _Advice(

@@ -172,8 +172,7 @@ def check_constant(x: Any, name: str, captured: Any) -> None:
     """
     if x is captured or isinstance(x, fx.Proxy):
         return
-    nan = x != x and captured != captured
-    if type(x) is not type(captured) or not (x == captured or nan):
+    if type(x) is not type(captured) or not (x == captured or (x != x and captured != captured)):
         raise InputError(
             f"input {name} is {_shown(x)}, but {_shown(captured)} was captured",
             where=name,

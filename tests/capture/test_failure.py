@@ -100,6 +100,17 @@ def of_inference_mode() -> nn.Module:
         return small()
 
 
+def sparse() -> nn.Module:
+    model = small()
+    model[0].weight = nn.Parameter(torch.eye(6, 4).to_sparse(), requires_grad=False)
+    return model
+
+
+def quantised() -> nn.Module:
+    with pytest.warns(Warning, match="deprecated"):
+        return torch.ao.quantization.quantize_dynamic(small())  # type: ignore[no-untyped-call]
+
+
 def scripted() -> nn.Module:
     with pytest.warns(Warning, match="deprecated"):
         return torch.jit.script(small())
@@ -122,6 +133,9 @@ X = torch.randn(2, 4)
         (lambda: Then(backward), (X,), "computes gradients inside forward", "outside of what is captured"),
         (lambda: Then(torch.func.grad(sum_of_squares)), (X,), "computes gradients inside forward", "outside of what"),
         (lambda: Then(set_data), (X,), "replaces the data of a tensor", r"w\.copy_\(new\)"),
+        (lambda: nn.LazyLinear(3), (X,), "lazy modules", "call the model once"),
+        (sparse, (X,), "0.weight is sparse", "to_dense"),
+        (quantised, (X,), "quantised layers", "prune the model first"),
         (scripted, (X,), "is a scripted module", r"before torch\.jit\.script"),
         (lambda: Then(scripted()), (X,), "has a scripted module, more", "before torch.jit.script"),
     ],
