@@ -27,6 +27,7 @@ from fxprune.remark import Remark
 from fxprune.torch_private import BackwardHookFunction, unrecorded, with_data
 
 NAMESPACE = "fxprune_function"
+_OF_OPERATORS = "torch._library.autograd"
 _TYPES = {torch.SymInt: "SymInt", int: "SymInt", bool: "bool", float: "float", str: "str"}
 _CONSTANTS = (type(None), torch.dtype, torch.device, torch.memory_format, type)
 _library: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
@@ -147,6 +148,8 @@ class Functions:
         """Calls a Function as an operator, or leaves a remark and calls it plainly."""
         if cls is CheckpointFunction:
             return self._checkpointed(*args)
+        if cls.__module__ == _OF_OPERATORS:  # the backward of an operator, which the graph calls
+            return _apply(cls, *args, **kwargs)
         if cls is BackwardHookFunction:
             self._drop("a full backward hook on a module", "hooks are no operators")
         elif self._keep:

@@ -224,3 +224,34 @@ def test_another_thread_calls_functions_as_ever() -> None:
         thread.join()
     assert x.grad is not None
     assert not functions.remarks()
+
+
+@torch.library.custom_op("fxprune_test::doubled", mutates_args=())
+def doubled(x: Tensor) -> Tensor:
+    return x * 2
+
+
+doubled.register_fake(torch.empty_like)
+doubled.register_autograd(lambda ctx, g: 3 * g)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_backward_of_an_operator_is_the_operators(training: bool) -> None:
+    model, x = Net(lambda net, x: net.b(x) + doubled(x)).train(training), torch.randn(3, 8)
+    program = fp.capture(model, x)
+    assert not program.remarks
+    assert any("doubled" in str(n.target) for n in program.nodes)
+    torch.testing.assert_close(gradients(program.module, model, x), gradients(model, model, x))
+
+
+def test_sparse_gradients_are_compared() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(9, 8, sparse=True), nn.Linear(8, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.out(self.words(ids))
+
+    outcome = fp.prune(Words().train(), torch.randint(0, 9, (2, 5)), keep=0.6)
+    assert all(check.ok for check in outcome.report.checks)
