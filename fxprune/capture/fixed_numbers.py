@@ -5,15 +5,14 @@ They are compared with those of runs in other dtypes. Each one that differs gets
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.code import reached_names
 from fxprune.graph.program import describe
 from fxprune.remark import Remark
 from fxprune.stand_in.objects import is_foreign
@@ -80,18 +79,9 @@ def asks_for_dtype(model: nn.Module) -> list[torch.dtype] | None:
 
 def _names_in_code(model: nn.Module) -> set[str]:
     """The names in the code that `forward` of the model's own classes reaches by name, and functions of its modules."""
-    names, seen, known = {"forward"}, set[Any](), _named_functions(model)
-    waiting = [f for m in model.modules() for f in vars(m).values()] + known.get("forward", [])
-    while waiting:
-        function = inspect.unwrap(f) if callable(f := waiting.pop()) else f
-        if not isinstance(function, FunctionType) or function in seen or is_foreign(function):
-            continue
-        seen.add(function)
-        found = _names(function.__code__)
-        waiting += [function.__globals__[n] for n in found if n in function.__globals__]
-        waiting += [f for n in found - names for f in known.get(n, ())]
-        names |= found
-    return names
+    known = _named_functions(model)
+    kept = [f for m in model.modules() for f in vars(m).values()]
+    return reached_names([*kept, *known.get("forward", ())], known)
 
 
 def _named_functions(model: nn.Module) -> dict[str, list[Any]]:
@@ -103,11 +93,6 @@ def _named_functions(model: nn.Module) -> dict[str, list[Any]]:
             function = x.fget if isinstance(x, property) else getattr(x, "__func__", x)
             found.setdefault(name, []).append(function)
     return found
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = (_names(c) for c in code.co_consts if isinstance(c, CodeType))
-    return set(code.co_names).union(*inner)
 
 
 def computes_otherwise(model: nn.Module, dtype: torch.dtype) -> Remark:

@@ -148,6 +148,33 @@ def test_a_mode_is_what_running_in_it_shows(name: str, training: bool) -> None:
     assert fp.prune(model, x, keep=0.6).plan.removed.size
 
 
+def doubled(module: nn.Module, x: Tensor) -> Tensor:
+    return x * 2 if module.training else x
+
+
+def doubled_by_another(module: nn.Module, x: Tensor) -> Tensor:
+    return doubled(module, x)
+
+
+class Calling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return doubled_by_another(self, x)
+
+
+class Asking(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if getattr(self, "training") else x  # noqa: B009 (users write it so)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [Calling, Asking, lambda: By(doubled)])
+def test_a_mode_read_by_a_function_is_remarked(make: Any, training: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), make()).train(training)
+    (remark,) = capture(model, torch.randn(2, 4)).remarks
+    assert remark.code == "capture.mode-fixed"
+    assert fp.prune(nn.Sequential(model, nn.Linear(4, 2)), torch.randn(2, 4), keep=0.6)
+
+
 def test_a_cumulative_average_is_remarked() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4, momentum=None)).eval()
     assert [r.code for r in capture(model, torch.randn(2, 4)).remarks] == ["capture.mode-fixed"]
