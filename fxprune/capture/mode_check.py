@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,7 +161,9 @@ def reads_training(kind: type) -> bool:
     """
     if any(True for _ in _methods(kind, "training")):
         return True
-    return issubclass(kind, nn.Module) and not is_torch(kind) and _reaches_training(kind.forward)
+    if is_torch(kind) or not issubclass(kind, nn.Module):
+        return False
+    return _reaches_training(inspect.getattr_static(kind, "forward"))
 
 
 @cache
