@@ -144,6 +144,13 @@ def _checked_inputs(model: object, args: Any, kwargs: Mapping[str, Any] | None) 
             why="torch.export runs the model once on tensors without data to record it",
             do="pass a batch of the right shape: capture(model, torch.randn(2, 3, 224, 224))",
         )
+    given: object = kwargs
+    if given is not None and not isinstance(given, Mapping):
+        raise CaptureError(
+            f"kwargs is a {type(given).__name__}, not a mapping of names to inputs",
+            where=type(model).__name__,
+            do='write it as kwargs={"mask": mask}',
+        )
     if isinstance(args, Mapping):
         raise CaptureError(
             "args is a mapping, not a tuple of inputs",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.errors import OptionError
 from fxprune.graph.inputs import bind_inputs, check_inputs
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE, set_training
@@ -127,6 +128,21 @@ def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+
+
+def require_program(value: object) -> Program:
+    """Returns the value, which has to be a program.
+
+    Raises:
+        OptionError: it is something else, such as the model itself.
+    """
+    if isinstance(value, Program):
+        return value
+    raise OptionError(
+        f"a program is needed, not a {type(value).__name__}",
+        why="a model is captured first, and the result of pruning has one: outcome.program",
+        do="program = fp.capture(model, args)",
+    )
 
 
 def module_path(node: fx.Node) -> str:
