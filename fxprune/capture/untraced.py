@@ -36,7 +36,8 @@ def untraced_seen(name: str) -> Iterator[None]:
             name,
             "the model computes gradients inside forward",
             "torch.autograd.grad and backward run no operators that a capture could record",
-            "capture the network whose gradients are computed, and compute them outside of what is captured",
+            "capture the network whose gradients are computed, and compute them outside of what is captured; an "
+            "autograd Function that does so is kept as a call by capture(..., backward=True)",
         )
 
     with backward_refused(refuse), _Data(name):
