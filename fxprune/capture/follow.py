@@ -66,7 +66,7 @@ def find_following(
     asked = asks_for_dtype(model)
     if not any(map(may_follow, calls)) and asked is None:
         return [], []
-    runs = Runs(model, args, kwargs, calls)
+    runs = Runs(model, args, kwargs, calls, whole=bool(asked))
     following, others = _following(runs)
     for dtype in asked or ():
         if dtype not in (*others, *runs.used) and not runs.alike(dtype):

@@ -61,9 +61,10 @@ def _calls(
 
     inputs = pytree.tree_flatten((args, dict(kwargs)))
     try:
-        with stand_in(model) as twin, callers_device(), every_call(note, autograd=False):
-            twin.train(not model.training)
-            torch.compiler.disable(WithoutData(twin, *inputs))()  # type: ignore[no-untyped-call]
+        with stand_in(model) as twin, callers_device():
+            empty = WithoutData(twin.train(not model.training), *inputs)
+            with every_call(note, autograd=False):
+                torch.compiler.disable(empty)()  # type: ignore[no-untyped-call]
     except Exception:  # that mode is not what is captured
         return []
     return calls

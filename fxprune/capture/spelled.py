@@ -29,7 +29,7 @@ class Spelled(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The calls of a run: those that spell something, and all of them with their numbers."""
+    """The calls of a run: those that spell something, and on demand all of them with their numbers."""
 
     spelled: list[Spelled]
     calls: list[tuple[Any, ...]]
@@ -50,8 +50,10 @@ class Runs:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         spelled: list[Spelled],
+        *,
+        whole: bool,
     ) -> None:
-        self._model, self._spelled = model, spelled
+        self._model, self._spelled, self._whole = model, spelled, whole
         self._leaves, self._spec = pytree.tree_flatten((args, dict(kwargs)))
         tensors = [
             x
@@ -88,7 +90,8 @@ class Runs:
 
     def _run(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Run:
         with stand_in(self._model) as twin, callers_device():
-            return _run(WithoutData(twin, self._leaves, self._spec, dtype, device))
+            inputs = self._leaves, self._spec
+            return _run(WithoutData(twin, *inputs, dtype, device), whole=self._whole)
 
 
 def may_follow(call: Spelled) -> bool:
@@ -105,12 +108,18 @@ def _operator(call: Spelled) -> Any:
     return torch.ops.aten.lift_fresh.default if is_lift(call.op) else call.op
 
 
-def _run(model: WithoutData) -> Run:
-    """Runs a network; nothing is spelled if it cannot run, since then nothing follows."""
+def _run(model: WithoutData, *, whole: bool) -> Run:
+    """Runs a network; nothing is spelled if it cannot run, since then nothing follows.
+
+    Args:
+        model: the network.
+        whole: whether to note all calls.
+    """
     run = Run([], [])
 
     def note(op: Any, args: Any, kwargs: Any, _result: Any) -> None:
-        run.calls.append((op, *map(_plain, pytree.tree_leaves((args, kwargs)))))
+        if whole:
+            run.calls.append((op, *map(_plain, pytree.tree_leaves((args, kwargs)))))
         if literals := _literals(op, args, kwargs):
             run.spelled.append(Spelled(op, literals))
 
