@@ -9,6 +9,7 @@ To reach the modules, write `from fxprune.plan import Plan` or use `importlib.im
 
 from __future__ import annotations
 
+import random
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -147,12 +148,21 @@ if not TYPE_CHECKING:  # seen by a type checker, it would make every misspelt na
     def __getattr__(name: str) -> object:
         """Loads a public name from the module that defines it, on first use."""
         if name in _SUBPACKAGES:
-            return import_module(f"{__name__}.{name}")
+            return _imported(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value: object = getattr(import_module(_HOME.get(name, "fxprune.api")), name)
+        value: object = getattr(_imported(_HOME.get(name, "fxprune.api")), name)
         globals()[name] = value
         return value
+
+
+def _imported(name: str) -> ModuleType:
+    """The module; Python's random state stays as it is, from which rich draws when it is imported."""
+    state = random.getstate()
+    try:
+        return import_module(name)
+    finally:
+        random.setstate(state)
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,8 @@ from fxprune.analysis.explain import Explanation, explain_axis
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.capture import capture
 from fxprune.cost import Metric
-from fxprune.graph.program import Program
+from fxprune.errors import OptionError, PlanError
+from fxprune.graph.program import Program, require_program
 from fxprune.importance import Importance
 from fxprune.instruments import bisect, read_environment, replay
 from fxprune.partial import Partial
@@ -50,7 +51,7 @@ __all__ = [
 @plain_modes()
 def groups(program: Program) -> Groups:
     """What may be removed: units by the parameter axes they cut; prints as a table."""
-    return find_groups(solved(program))
+    return find_groups(solved(require_program(program)))
 
 
 @plain_modes()
@@ -60,7 +61,7 @@ def explain(program: Program, param: str, axis: int) -> Explanation:
     Raises:
         PlanError: the program has no such axis.
     """
-    return explain_axis(solved(program), param, axis)
+    return explain_axis(solved(require_program(program)), param, axis)
 
 
 @plain_modes()
@@ -76,7 +77,13 @@ def plan(
     Raises:
         PlanError: see `fxprune.plan`.
     """
-    axes = solved(program)
+    axes = solved(require_program(program))
+    given: object = removed
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise PlanError(
+            f"a {type(removed).__name__} says nothing of what to remove",
+            do='give units of fp.groups(program), or {"layer1.0.conv1.weight": (0, [3, 5])}',
+        )
     units = units_of(axes, removed) if isinstance(removed, Mapping) else removed
     return plan_removal(program, axes, units)
 
@@ -88,7 +95,8 @@ def shrink(program: Program, plan: Plan) -> Program:
     Raises:
         PlanError: the plan is for another program, or was edited wrongly.
     """
-    return apply_plan(program, solved(program), check_plan(program, plan))
+    axes = solved(require_program(program))
+    return apply_plan(program, axes, check_plan(program, plan))
 
 
 @plain_modes()
@@ -102,8 +110,8 @@ def verify(
     seed: int = 0,
 ) -> Check:
     """Holds a smaller program against the silenced original on random inputs."""
-    checked = check_plan(program, plan)
-    return compare_programs(program, solved(program), checked, small, dtype=dtype, seed=seed)
+    axes, small = solved(require_program(program)), require_program(small)
+    return compare_programs(program, axes, check_plan(program, plan), small, dtype=dtype, seed=seed)
 
 
 @plain_modes()
@@ -148,6 +156,11 @@ def prune(
     """
     target = Target(keep, metric, scope, at_least, multiple_of)
     how = Importance(importance) if isinstance(importance, str) else importance
+    if not isinstance(how, Importance):
+        raise OptionError(
+            f"importance is a {type(how).__name__}, not a criterion",
+            do='give a name, as "magnitude", or fp.Importance(...); fp.criterion registers functions of your own',
+        )
     clock = Clock()
     partial = model_or_program if isinstance(model_or_program, Partial) else None
     program = _as_program(model_or_program, args, kwargs, dynamic_batch=dynamic_batch)
@@ -247,6 +260,4 @@ def _as_program(
         return source.program
     if isinstance(source, Program):
         return source
-    return capture(
-        source, args, None if kwargs is None else dict(kwargs), dynamic_batch=dynamic_batch
-    )
+    return capture(source, args, kwargs, dynamic_batch=dynamic_batch)

@@ -170,6 +170,14 @@ def static_size(size: int | torch.SymInt) -> int | None:
     return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
+def example_number(x: Any) -> Any:
+    """Returns the number that a size has in the example; None where it depends on data."""
+    try:
+        return _hint(x) if isinstance(x, torch.SymInt) else x
+    except Exception:  # the class of the error is not public either
+        return None
+
+
 def fake_result(op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Returns the operator's result on tensors without data; nodes stand for their `meta["val"]`."""
     args, kwargs = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
@@ -424,6 +432,26 @@ def with_data() -> Iterator[None]:
     """Lets tensors have data while a model runs without, and hides what is called from what records it."""
     with unrecorded(), unset_fake_temporarily():
         yield
+
+
+@contextmanager
+def backward_refused(refuse: Callable[[], None]) -> Iterator[None]:
+    """Calls `refuse` where this thread runs autograd's engine while its operators are recorded."""
+    autograd: Any = torch.autograd
+    thread, run = threading.get_ident(), autograd._engine_run_backward
+
+    def engine(*args: Any, **kwargs: Any) -> Any:
+        proxy = torch._C._TorchDispatchModeKey.PROXY
+        recorded = torch._ops._get_dispatch_mode_pre_dispatch(proxy)  # type: ignore[no-untyped-call]
+        if threading.get_ident() == thread and recorded is not None:
+            refuse()
+        return run(*args, **kwargs)
+
+    autograd._engine_run_backward = engine
+    try:
+        yield
+    finally:
+        autograd._engine_run_backward = run
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from fxprune.torch_private import (
     FreeBatch,
     WithoutData,
     attribute_access,
+    backward_refused,
     every_call,
     fake_mode_of,
     function_modes_kept,
@@ -92,6 +93,20 @@ def test_every_call_of_an_operator_is_told_before_it_is_decomposed() -> None:
     assert not torch.compiler.is_exporting()
     nn.functional.relu(x)
     assert len(told) == 2
+
+
+def test_backward_is_refused_where_operators_are_recorded() -> None:
+    """All of autograd's functions call one engine, which torch does not let one replace."""
+    free, refused = FreeBatch(), list[int]()
+    x = free.static(torch.ones(2)).requires_grad_()
+    with backward_refused(lambda: refused.append(1)), free.mode:
+        torch.autograd.grad((x * x).sum(), x)
+        assert not refused
+        with every_call(lambda *_: None, autograd=True):
+            torch.autograd.grad((x * x).sum(), x)
+    assert refused == [1]
+    torch.autograd.grad((x * x).sum(), x)
+    assert refused == [1]
 
 
 def test_a_free_batch_is_a_symbol_and_its_multiples() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -20,9 +20,11 @@ from fxprune.capture.follow import Following, find_following
 from fxprune.capture.functions import Functions
 from fxprune.capture.generalise import trace
 from fxprune.capture.mode_check import ModeCheck, Suspects
+from fxprune.capture.mode_flags import flags_in_other_mode
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
 from fxprune.capture.numbers import number_remarks
+from fxprune.capture.untraced import untraced_seen
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
@@ -30,6 +32,8 @@ from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import static_size, unlogged_failures, without_stderr
+
+Watch = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,11 @@ def capture(
         suspects = Suspects(model)
         given = _on_device_of(model, inputs)
         with functions.observed():
-            traced, free, remarks = _trace_batched(model, given, dynamic_batch, suspects)
-        following = find_following(model, given.args, given.kwargs, traced.module)
+            watch = partial(_watched, suspects, functions)
+            traced, free, remarks = _trace_batched(model, given, dynamic_batch, watch)
+        following, by_dtype = find_following(model, given.args, given.kwargs, traced.module)
         check = suspects.check(inputs.args, inputs.kwargs)
-    module, more = _build(traced.module, model, check, following)
+    module, more = _build(traced.module, model, check, following, given)
     return Program(
         module,
         inputs.args,
@@ -97,6 +102,7 @@ def capture(
         remarks=(
             *remarks,
             *more,
+            *by_dtype,
             *functions.remarks(),
             *number_remarks(model, suspects.numbers),
             *cache_remarks(type(model).__name__, traced.out_spec),
@@ -138,6 +144,13 @@ def _checked_inputs(model: object, args: Any, kwargs: Mapping[str, Any] | None) 
             why="torch.export runs the model once on tensors without data to record it",
             do="pass a batch of the right shape: capture(model, torch.randn(2, 3, 224, 224))",
         )
+    given: object = kwargs
+    if given is not None and not isinstance(given, Mapping):
+        raise CaptureError(
+            f"kwargs is a {type(given).__name__}, not a mapping of names to inputs",
+            where=type(model).__name__,
+            do='write it as kwargs={"mask": mask}',
+        )
     if isinstance(args, Mapping):
         raise CaptureError(
             "args is a mapping, not a tuple of inputs",
@@ -156,12 +169,12 @@ def _on_device_of(model: nn.Module, inputs: _Inputs) -> _Inputs:
 
 
 def _trace_batched(
-    model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
+    model: nn.Module, inputs: _Inputs, dynamic: bool, watch: Watch
 ) -> tuple[_Traced, bool, list[Remark]]:
     """Records the network's operators; exports it where a recording does not suffice."""
-    if dynamic and (found := _recorded(model, _at_least_two(inputs), suspects)) is not None:
+    if dynamic and (found := _recorded(model, _at_least_two(inputs), watch)) is not None:
         return found, True, []
-    exported, free, remarks = _export_batched(model, inputs, dynamic, suspects)
+    exported, free, remarks = _export_batched(model, inputs, dynamic, watch)
     return _unlifted(exported), free, remarks
 
 
@@ -172,10 +185,10 @@ class _Traced(NamedTuple):
     out_spec: pytree.TreeSpec
 
 
-def _recorded(model: nn.Module, inputs: _Inputs, suspects: Suspects) -> _Traced | None:
+def _recorded(model: nn.Module, inputs: _Inputs, watch: Watch) -> _Traced | None:
     try:
         with _running(model) as twin:
-            found = trace(twin, inputs.args, inputs.kwargs, partial(suspects.watch, twin))
+            found = trace(twin, inputs.args, inputs.kwargs, partial(watch, twin))
     except Exception:  # the export says what is wrong with the network, if anything is
         return None
     tree = nn.Module()
@@ -192,13 +205,13 @@ def _unlifted(exported: ExportedProgram) -> _Traced:
 
 
 def _export_batched(
-    model: nn.Module, inputs: _Inputs, dynamic: bool, suspects: Suspects
+    model: nn.Module, inputs: _Inputs, dynamic: bool, watch: Watch
 ) -> tuple[ExportedProgram, bool, list[Remark]]:
     """Exports with a free batch size, or with that of the example inputs if this fails."""
     why = ""
     if dynamic and inputs.batched():
         try:
-            exported = _export(model, _at_least_two(inputs), suspects, dynamic=True)
+            exported = _export(model, _at_least_two(inputs), watch, dynamic=True)
         except CaptureError:
             raise
         except Exception as error:
@@ -211,7 +224,7 @@ def _export_batched(
                 return exported, True, []
             why = "torch.export replaced axis 0 of the inputs by a fixed number"
     try:
-        exported = _export(model, inputs, suspects, dynamic=False)
+        exported = _export(model, inputs, watch, dynamic=False)
     except CaptureError:
         raise
     except Exception as error:
@@ -245,16 +258,23 @@ def _at_least_two(inputs: _Inputs) -> _Inputs:
 
 
 @contextmanager
+def _watched(suspects: Suspects, functions: Functions, twin: nn.Module) -> Iterator[None]:
+    """Around the first run of a stand-in in which its operators are recorded."""
+    with suspects.watch(twin), functions.first_run():
+        yield
+
+
+@contextmanager
 def _running(model: nn.Module) -> Iterator[nn.Module]:
-    """A stand-in of the model, around what runs it."""
+    """A stand-in of the model, around what runs it while it is recorded."""
+    seen = untraced_seen(type(model).__name__)
     with stand_in(model) as twin, callers_device(), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        yield twin
+        with seen:
+            yield twin
 
 
-def _export(
-    model: nn.Module, inputs: _Inputs, suspects: Suspects, *, dynamic: bool
-) -> ExportedProgram:
+def _export(model: nn.Module, inputs: _Inputs, watch: Watch, *, dynamic: bool) -> ExportedProgram:
     shapes = None
     if dynamic:
         collection = ShapesCollection()  # type: ignore[no-untyped-call]
@@ -264,24 +284,27 @@ def _export(
             model, inputs.args, inputs.kwargs
         )
     # On failure torch.export prints the graph so far to stderr; the CaptureError says what matters.
-    with _running(model) as twin, suspects.watch(twin), without_stderr():
+    with _running(model) as twin, watch(twin), without_stderr():
         exported = torch.export.export(
             twin, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
         )
-        _refuse_new_buffers(model, twin)
+        _refuse_new_tensors(model, twin)
         return exported
 
 
-def _refuse_new_buffers(model: nn.Module, twin: nn.Module) -> None:
-    """Refuses what torch.export gets wrong without a word: it writes such a buffer to an input."""
-    made = dict(twin.named_buffers()).keys() - dict(model.named_buffers()).keys()
-    if made:
-        raise CaptureError(
-            "the model makes a buffer while it runs",
-            where=f"{type(model).__name__}, buffer {min(made)}",
-            why="torch.export does not record a buffer that is not there before",
-            do="register it in __init__, or call the model once before it is captured",
-        )
+def _refuse_new_tensors(model: nn.Module, twin: nn.Module) -> None:
+    """Refuses what torch.export gets wrong without a word: the graph would make such a tensor anew at each call."""
+    for kind, named in (
+        ("buffer", nn.Module.named_buffers),
+        ("parameter", nn.Module.named_parameters),
+    ):
+        if made := dict(named(twin)).keys() - dict(named(model)).keys():
+            raise CaptureError(
+                f"the model makes a {kind} while it runs",
+                where=f"{type(model).__name__}, {kind} {min(made)}",
+                why=f"torch.export does not record a {kind} that is not there before",
+                do="make it in __init__, or call the model once before it is captured",
+            )
 
 
 def _batch_is_free(graph: fx.Graph) -> bool:
@@ -297,12 +320,16 @@ def _build(
     model: nn.Module | None,
     check: ModeCheck,
     following: Sequence[Following] = (),
+    inputs: _Inputs | None = None,
 ) -> tuple[TracedModule, list[Remark]]:
     """Builds a `TracedModule` from an exported graph: normalised, with its mode switches marked."""
     remarks = normalise(unlifted, following)
     tree = _skeleton(unlifted if model is None else model, unlifted)
     training = guess_training(unlifted.graph) if model is None else model.training
-    paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check)]
+    other: dict[fx.Node, Any] = {}
+    if model is not None and inputs is not None:
+        other = flags_in_other_mode(model, inputs.args, inputs.kwargs, unlifted.graph)
+    paths = [*check.fixed, *mark_modes(unlifted.graph, model, training, check, other)]
     remarks += mode_remark(model, paths, training, check.failure)
     return build_module(tree, unlifted.graph, training=training), remarks
 

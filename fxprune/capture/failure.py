@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
@@ -46,6 +49,16 @@ def own_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not _is_foreign(f.filename)]
     return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
+
+
+def calling_line() -> str:
+    """Returns `file:line in function` of the innermost call now running outside torch and Python, or ""."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_foreign(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _is_foreign(filename: str) -> bool:
@@ -91,7 +104,7 @@ def at_fixed_batch(
     fails at the very same line, so will the export. A branch on the values of a tensor is certain to
     fail only if it depends on nothing but values.
     """
-    branch = _is_data_dependent(error)
+    branch = is_data_dependent(error)
     said = first_line(error)
     if branch and (not re.search(r"\bu\d+\b", said) or re.search(r"\bs\d+\b", said)):
         return None
@@ -101,7 +114,7 @@ def at_fixed_batch(
             WithoutData(twin, *inputs)()
     except Exception as again:
         line = own_line(error)
-        if own_line(again) != line or _is_data_dependent(again) != branch:
+        if own_line(again) != line or is_data_dependent(again) != branch:
             return None
         if branch:
             return error if line else None  # the export's names the branch
@@ -109,18 +122,21 @@ def at_fixed_batch(
     return None
 
 
-def _is_data_dependent(error: Exception) -> bool:
+def is_data_dependent(error: Exception) -> bool:
+    """Returns whether code branches on, or asks for, the value of a tensor."""
     text = f"{type(error).__name__} {error}"
     return any(t in text for t in ("data-dependent", "DataDependent", "Eq(u0", "unbacked"))
 
 
 def _advice(model: nn.Module, error: Exception, inputs: Inputs) -> _Advice:
     said = f"{type(error).__name__} {error}"
-    if _is_data_dependent(error):
+    if is_data_dependent(error):
         return _of_fake_quantise(model) or _of_cumulative_average(model) or _DATA_DEPENDENT
     return (
         _of_scripted(model)
         or _of_signature(model, inputs)
+        or _of_constant(inputs)
+        or _of_layout(model)
         or next((advice for pattern, advice in _SAID if re.search(pattern, said)), None)
         or (_PACKED if _runs_packed(error) else _UNKNOWN)
     )
@@ -180,6 +196,31 @@ def _of_signature(model: nn.Module, inputs: Inputs) -> _Advice | None:
     return None
 
 
+def _of_layout(model: nn.Module) -> _Advice | None:
+    """Returns what to do about sparse parameters and buffers."""
+    for name, x in (*model.named_parameters(), *model.named_buffers()):
+        if not is_lazy(x) and x.layout != torch.strided:
+            return _Advice(
+                f"{name} is sparse ({x.layout})",
+                "units are removed from dense tensors: replace it by its to_dense()",
+            )
+    return None
+
+
+def _of_constant(inputs: Inputs) -> _Advice | None:
+    """Returns what to do about an input that is neither a tensor nor a number, such as a dtype."""
+    args, kwargs = inputs
+    for path, x in pytree.tree_flatten_with_path({"args": args, "kwargs": dict(kwargs)})[0]:
+        if x is not None and not isinstance(x, torch.Tensor | int | float | str | bool):
+            name = pytree.keystr(path).replace("['", "", 1).replace("']", "", 1)
+            return _Advice(
+                f"the input {name} is a {type(x).__name__}",
+                "torch.export takes tensors, numbers, texts and containers of them: let a module around the model hold "
+                "this value, or register its class with torch.utils._pytree.register_constant",
+            )
+    return None
+
+
 def _runs_packed(error: Exception) -> bool:
     """Returns whether the call that failed is about a packed sequence."""
     frames = traceback.walk_tb(error.__traceback__)
@@ -204,6 +245,20 @@ _UNKNOWN = _Advice(
 )
 # Which words of an exception call for which advice.
 _SAID = (
+    (
+        r"uninitialized parameter",
+        _Advice(
+            "the model has lazy modules, whose parameters do not exist yet",
+            "call the model once on the example inputs before it is captured",
+        ),
+    ),
+    (
+        r"PackedParams|__obj_flatten__",
+        _Advice(
+            "the model has quantised layers, whose weights are packed into objects",
+            "prune the model first, and quantise the result",
+        ),
+    ),
     (
         r"[Ii]nference tensor",
         _Advice(

@@ -3,45 +3,40 @@
 A captured graph spells the dtype and device of every tensor that it creates, also where the model's code took
 them from an input or a parameter. Running that code once more, without data and with another dtype and device,
 shows which is which: those that changed are taken from a tensor of the graph instead. So are numbers that are a limit
-of the dtype, `torch.finfo(x.dtype).min`, `max` or `eps`.
+of the dtype, `torch.finfo(x.dtype).min`, `max` or `eps`. Other numbers that changed get a remark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import inf
+from math import isnan
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
-from fxprune.capture.limits import LARGEST_HALF, LIMITS, add_call, follow_limits
+from fxprune.capture.fixed_numbers import (
+    Constant,
+    asks_for_dtype,
+    computes_otherwise,
+    converts_exactly,
+    number_fixed,
+    table_fixed,
+)
+from fxprune.capture.limits import LIMITS, add_call, follow_limits
+from fxprune.capture.spelled import Runs, Spelled, may_follow, names_type, spelled_call
 from fxprune.graph.mode import is_counter
-from fxprune.graph.operands import get_argument
-from fxprune.graph.program import describe
-from fxprune.process.state import callers_device
+from fxprune.graph.operands import get_argument, set_argument
 from fxprune.remark import Remark
-from fxprune.stand_in import stand_in
-from fxprune.torch_private import WithoutData, every_call, overload
 
-_META, _CPU = torch.device("meta"), torch.device("cpu")
 _LIKE = {
     torch.ops.aten.zeros.default: torch.ops.aten.new_zeros.default,
     torch.ops.aten.ones.default: torch.ops.aten.new_ones.default,
     torch.ops.aten.full.default: torch.ops.aten.new_full.default,
     torch.ops.aten.empty.memory_format: torch.ops.aten.new_empty.default,
 }
-_OTHER_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 _MAY_COPY = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten.to.device)
 _CASTS = (*_MAY_COPY, torch.ops.aten._to_copy.default)
-
-
-class Spelled(NamedTuple):
-    """A call of an operator with its arguments that are a dtype, a device or a limit of a dtype, by name."""
-
-    op: Any
-    literals: dict[str, Any]
 
 
 class Following(NamedTuple):
@@ -54,58 +49,65 @@ class Following(NamedTuple):
 
 def find_following(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], graph: fx.GraphModule
-) -> list[Following]:
-    """Returns the calls of a network that spell a dtype, a device or a limit, in order, with what follows it.
+) -> tuple[list[Following], list[Remark]]:
+    """Returns the calls of a network that spell a dtype, a device or a number, in order, with what follows it.
 
     Args:
         model: the network.
         args: the example positional inputs.
         kwargs: the example keyword inputs.
-        graph: its graph; the network does not run where the graph spells nothing.
+        graph: its graph; the network does not run where the graph spells no type, limit or constant and the code of
+            the model does not ask for a dtype.
+
+    Returns:
+        The calls, and a remark on each dtype in which the network calls other operators.
     """
-    before = [call for node in _nodes(graph) if (call := _spelled(node)) is not None]
-    if not before:
-        return []
-    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
-    tensors = [
-        x for x in (*leaves, *model.parameters(), *model.buffers()) if isinstance(x, torch.Tensor)
-    ]
-    used = {x.dtype for x in tensors}
-    dtype = next((d for d in _OTHER_DTYPES if d not in used), torch.float16)
-    device = _CPU if any(x.is_meta for x in tensors) else _META
+    calls = [call for node in _nodes(graph) if (call := spelled_call(node)) is not None]
+    asked = asks_for_dtype(model)
+    if not any(map(may_follow, calls)) and asked is None:
+        return [], []
+    runs = Runs(model, args, kwargs, calls, whole=bool(asked))
+    following, others = _following(runs)
+    for dtype in asked or ():
+        if dtype not in (*others, *runs.used) and not runs.alike(dtype):
+            others.append(dtype)
+    return following, [computes_otherwise(model, dtype) for dtype in others]
 
-    def run(dtype: torch.dtype | None = None, device: torch.device | None = None) -> list[Spelled]:
-        with stand_in(model) as twin, callers_device():
-            return _run(WithoutData(twin, leaves, spec, dtype, device))
 
+def _following(runs: Runs) -> tuple[list[Following], list[torch.dtype]]:
+    """What follows the network, and the dtype in which it calls other operators, if it does."""
+    others: list[torch.dtype] = []
+    dtype, device = runs.dtype, runs.device
     for change in ((dtype, device), (dtype, None), (None, device)):
-        after = run(*change)
-        if not _alike(before, after):  # the graph lacks some calls, or has them in another order
-            before = run()
-        if after and _alike(before, after):
-            pairs = zip(before, after, strict=True)
-            return [Following(a, *_changed(a, b, *change)) for a, b in pairs]
-    return []
+        if pairs := runs.pairs(*change):
+            alone = runs.pairs(dtype, None) if _hides_constants(pairs) else None
+            return _compared(pairs, alone or pairs, *change), others
+        if change == (dtype, None) and pairs is None:
+            others.append(dtype)
+    return [], others
 
 
-def _alike(before: Sequence[Spelled], after: Sequence[Spelled]) -> bool:
-    return [c.op for c in before] == [c.op for c in after]
+def _hides_constants(pairs: list[tuple[Spelled, Spelled]]) -> bool:
+    """Whether a constant has no value in the other run, as on the meta device."""
+    return any(
+        isinstance(x, Constant) and b.literals.get(name) is None
+        for a, b in pairs
+        for name, x in a.literals.items()
+    )
 
 
-def _run(model: WithoutData) -> list[Spelled]:
-    """Returns calls that spell something, in order; none if the network cannot run, since then nothing follows."""
-    calls: list[Spelled] = []
-
-    def note(op: Any, args: Any, kwargs: Any, _result: Any) -> None:
-        if literals := _literals(op, args, kwargs):
-            calls.append(Spelled(op, literals))
-
-    try:
-        with every_call(note, autograd=False):
-            torch.compiler.disable(model)()  # type: ignore[no-untyped-call]
-    except Exception:
-        return []
-    return calls
+def _compared(
+    pairs: list[tuple[Spelled, Spelled]],
+    alone: list[tuple[Spelled, Spelled]],
+    dtype: torch.dtype | None,
+    device: torch.device | None,
+) -> list[Following]:
+    """What follows the network to another dtype and device; numbers change as where the dtype is changed alone."""
+    numbers = [_changed(a, b, dtype, None)[1] for a, b in alone]
+    return [
+        Following(a, _changed(a, b, dtype, device)[0], others)
+        for (a, b), others in zip(pairs, numbers, strict=True)
+    ]
 
 
 def _changed(
@@ -116,11 +118,14 @@ def _changed(
     follow, others = set[str](), set[str]()
     for name, x in before.literals.items():
         y = after.literals.get(name)
-        if isinstance(x, float):
+        if isinstance(x, Constant):
+            if dtype is not None and isinstance(y, Constant) and not x.converts_to(y):
+                others.add(name)
+        elif isinstance(x, float):
             kind = LIMITS[x].kind if x in LIMITS else ""
             if kind and y in LIMITS and LIMITS[y] == (kind, dtype):
                 follow.add(name)
-            elif y != x:
+            elif y != x and not (isnan(x) and isinstance(y, float) and isnan(y)):
                 others.add(name)
         elif x != y and y == new.get(name):
             follow.add(name)
@@ -133,64 +138,33 @@ def _nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
             yield from module.graph.nodes
 
 
-def _spelled(node: fx.Node) -> Spelled | None:
-    """Returns the call of a node that spells a dtype, a device or a limit."""
-    op = overload(node)
-    if op is None or op._opname.startswith("_assert"):
-        return None
-    literals = _literals(op, node.args, node.kwargs)
-    return Spelled(op, literals) if literals else None
-
-
-def _literals(op: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    names = [a.name for a in op._schema.arguments]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    return {k: v for k, v in given.items() if _names_type(v) or _may_be_limit(v)}
-
-
-def _names_type(value: Any) -> bool:
-    return isinstance(value, torch.dtype | torch.device)
-
-
-def _may_be_limit(value: Any) -> bool:
-    """Returns whether a number is a limit of a dtype, or so large that it may be computed from one."""
-    return isinstance(value, float) and (value in LIMITS or LARGEST_HALF < abs(value) < inf)
-
-
 def follow_sources(graph: fx.Graph, following: Sequence[Following]) -> list[Remark]:
     """Takes what follows the network from a tensor of the graph, where there is one.
 
     Returns:
         A remark on each number that changes with the network's dtype, and stays as it is.
     """
-    found = [(node, call) for node in graph.nodes if (call := _spelled(node)) is not None]
+    found = [(node, call) for node in graph.nodes if (call := spelled_call(node)) is not None]
     known = _known([call for _, call in found], following)
     pairs = list(zip((node for node, _ in found), known, strict=True))
+    tables = [
+        table_fixed(n)
+        for n, one in pairs
+        if "dtype" in one.names and n.target not in _LIKE and not converts_exactly(n)
+    ]
     left = _take(graph, {node: one.names for node, one in pairs})
     left += [(node, name) for node, one in pairs for name in one.numbers]
-    return [_number_fixed(node, name) for node, name in left]
-
-
-def _number_fixed(node: fx.Node, name: str) -> Remark:
-    return Remark(
-        "analysis",
-        "capture.number-fixed",
-        describe(node),
-        f"its argument {name} stays as it was when the program is moved to another dtype",
-        "the model computes this number from the dtype of the network; only torch.finfo(dtype).min, max and eps can "
-        "be taken from a tensor, in operators that accept one there",
-        "capture the model again in the other dtype",
-    )
+    return tables + [number_fixed(node, name) for node, name in left]
 
 
 def follow_operands(graph: fx.Graph, call: fx.Node) -> None:
     """Takes from the operands what the decomposition of a call spells, unless the call itself spells it."""
-    given = _spelled(call)
+    given = spelled_call(call)
     operands = [n.meta["val"] for n in graph.find_nodes(op="placeholder")]
     known: set[Any] = {x.device for x in operands if isinstance(x, torch.Tensor)}
     known |= {x.dtype for x in operands if isinstance(x, torch.Tensor) and x.is_floating_point()}
     known -= set(given.literals.values()) if given else set()
-    found = [(node, inner) for node in graph.nodes if (inner := _spelled(node)) is not None]
+    found = [(node, inner) for node in graph.nodes if (inner := spelled_call(node)) is not None]
     _take(graph, {n: frozenset(k for k, x in c.literals.items() if x in known) for n, c in found})
 
 
@@ -203,10 +177,24 @@ def _take(graph: fx.Graph, changes: Mapping[fx.Node, frozenset[str]]) -> list[tu
         names = changes.get(node, frozenset())
         if numbers := {k for k in names if isinstance(get_argument(node, k), float)}:
             left += [(node, k) for k in follow_limits(node, numbers, sources.find)]
-        if names - numbers:
-            _rewrite(node, names - numbers, sources)
+        if types := names - numbers - _leave_out(node, names, sources):
+            _rewrite(node, types, sources)
         sources.add(node, follows="dtype" in names)
     return left
+
+
+def _leave_out(node: fx.Node, names: frozenset[str], sources: _Sources) -> set[str]:
+    """Leaves out a dtype that an operator takes from its operand, where the operand has it and follows the network."""
+    operand: Any = node.args[0] if node.args else None
+    if "dtype" not in names or not isinstance(operand, fx.Node) or not sources.has(operand):
+        return set()
+    value, dtype = operand.meta["val"], get_argument(node, "dtype")
+    (argument,) = (a for a in node.target._schema.arguments if a.name == "dtype")  # type: ignore[union-attr]
+    optional = argument.has_default_value() and argument.default_value is None
+    if not optional or value.dtype != dtype or not dtype.is_floating_point:
+        return set()
+    set_argument(node, "dtype", None)
+    return {"dtype"}
 
 
 def _known(calls: list[Spelled], following: Sequence[Following]) -> list[Following]:
@@ -237,12 +225,16 @@ class _Sources:
         if node.op not in self._nodes or not isinstance(value, torch.Tensor) or is_counter(node):
             return
         operands = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
-        call = _spelled(node)
-        spells = call is not None and any(map(_names_type, call.literals.values()))
+        call = spelled_call(node)
+        spells = call is not None and any(map(names_type, call.literals.values()))
         computed = bool(operands) and not spells and self._known.issuperset(operands)
         if follows or node.op != "call_function" or computed:
             self._nodes[node.op].append(node)
             self._known.add(node)
+
+    def has(self, node: fx.Node) -> bool:
+        """Whether the value of a node is known to follow the network."""
+        return node in self._known
 
     def find(self, value: torch.Tensor, dtype: torch.dtype | None) -> fx.Node | None:
         """Returns a node on the device of `value`, of a given dtype; an input if there is one."""

@@ -4,34 +4,30 @@ While a capture records, `torch.autograd.Function.apply` is observed in its thre
 a model may hold an `apply` that it looked up before. A Function whose backward is wanted becomes an operator of
 its own, so that the graph calls it like any other; of all else that gives a network gradients of its own, a remark
 is left. A checkpoint is not such a thing: it computes again what it does not keep, and the graph has what it
-computes.
+computes. A reentrant one has no backward where no input of its own needs a gradient; its outputs are detached there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from itertools import cycle
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
+from fxprune.capture.failure import calling_line
 from fxprune.capture.pointwise import is_pointwise, same_shape
 from fxprune.remark import Remark
 from fxprune.torch_private import BackwardHookFunction, unrecorded, with_data
 
 NAMESPACE = "fxprune_function"
-_ELSEWHERE = (
-    *(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent)),
-    contextlib.__file__,  # the wrapper of what a context manager decorates
-)
+_OF_OPERATORS = "torch._library.autograd"
 _TYPES = {torch.SymInt: "SymInt", int: "SymInt", bool: "bool", float: "float", str: "str"}
 _CONSTANTS = (type(None), torch.dtype, torch.device, torch.memory_format, type)
 _library: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
@@ -66,6 +62,9 @@ class Functions:
         self._name, self._keep = name, keep
         self._dropped: dict[str, str] = {}
         self._inside = False
+        self._without_gradient = dict[str, None]()
+        self._first: list[bool] | None = None
+        self._later: Iterator[bool] = iter(())
         self._applied: Any = (
             None  # the Function that runs its own forward, after `_call` has seen it
         )
@@ -101,8 +100,31 @@ class Functions:
             torch.autograd.Function.apply = _APPLY
             torch.Tensor.register_hook = hook  # type: ignore[method-assign]
 
+    @contextmanager
+    def first_run(self) -> Iterator[None]:
+        """Around a run with autograd; runs after it decide about checkpoints as this one did."""
+        self._first = []
+        self._without_gradient.clear()
+        try:
+            yield
+        finally:
+            self._later, self._first = cycle(self._first), None
+
     def remarks(self) -> list[Remark]:
-        """One remark for each Function or hook whose effect on gradients was not captured."""
+        """One remark for each Function or hook whose effect on gradients was not captured, and for checkpoints."""
+        return self._remarks_on_dropped() + [
+            Remark(
+                "analysis",
+                "capture.no-gradient",
+                where,
+                "no gradient goes through a reentrant checkpoint, neither in the model nor in the program",
+                "none of its inputs requires a gradient, so torch computes what is inside without autograd",
+                "call checkpoint(..., use_reentrant=False), or give it an input that requires a gradient",
+            )
+            for where in self._without_gradient
+        ]
+
+    def _remarks_on_dropped(self) -> list[Remark]:
         return [
             Remark(
                 "analysis",
@@ -125,8 +147,9 @@ class Functions:
     ) -> Any:
         """Calls a Function as an operator, or leaves a remark and calls it plainly."""
         if cls is CheckpointFunction:
-            run, _, *inputs = args
-            return run(*inputs)
+            return self._checkpointed(*args)
+        if cls.__module__ == _OF_OPERATORS:  # the backward of an operator, which the graph calls
+            return _apply(cls, *args, **kwargs)
         if cls is BackwardHookFunction:
             self._drop("a full backward hook on a module", "hooks are no operators")
         elif self._keep:
@@ -144,6 +167,21 @@ class Functions:
             return plainly(*args) if plainly else _apply(cls, *args, **kwargs)
         finally:
             self._applied = before
+
+    def _checkpointed(self, run: Callable[..., Any], _: bool, *inputs: Any) -> Any:
+        """What a reentrant checkpoint computes."""
+        outputs = run(*inputs)
+        if not torch.is_grad_enabled():
+            return outputs
+        needs = any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs)
+        if self._first is None:
+            needs = next(self._later, needs)
+        else:
+            self._first.append(needs)
+        if needs:
+            return outputs
+        self._without_gradient.setdefault(self._place("a checkpoint"))
+        return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, outputs)
 
     def _called(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls the operator that calls the Function."""
@@ -169,7 +207,11 @@ class Functions:
             self._inside = False
 
     def _drop(self, what: str, why: str) -> None:
-        self._dropped.setdefault(f"{what} in {self._name}{_line()}", why)
+        self._dropped.setdefault(self._place(what), why)
+
+    def _place(self, what: str) -> str:
+        line = calling_line()
+        return f"{what} in {self._name}" + (f" at {line}" if line else "")
 
 
 def _has_setup(cls: Any) -> bool:
@@ -202,14 +244,6 @@ def _subclasses(cls: Any) -> Iterator[Any]:
     for one in cls.__subclasses__():
         yield one
         yield from _subclasses(one)
-
-
-def _line() -> str:
-    """Says at which line outside torch and fxprune the call is."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_ELSEWHERE):
-        frame = frame.f_back
-    return "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _kind(x: Any) -> str | None:

@@ -17,6 +17,8 @@ from fxprune.torch_private import (
     without_out,
 )
 
+aten = torch.ops.aten
+
 
 def make_functional(graph: fx.Graph) -> list[Remark]:
     """Replaces `aten.foo_` by `aten.foo` where that computes the same.
@@ -117,5 +119,25 @@ def _replace(node: fx.Node, memory: Memory) -> None:
     assert op is not None
     twin = functional(op)
     assert twin is not None
-    node.target = twin
+    if twin is aten.copy.default:  # it has no derivative
+        _clone(node, memory)
+    else:
+        node.target = twin
     target.replace_all_uses_with(node, delete_user_cb=lambda user: memory.order[user] > now)
+
+
+def _clone(node: fx.Node, memory: Memory) -> None:
+    """Makes `target.copy_(source)` a copy of the source, in the shape, type and device of the target."""
+    target, source = node.args[:2]
+    assert isinstance(target, fx.Node)
+    assert isinstance(source, fx.Node)
+    wanted = target.meta["val"]
+    given = source.meta["val"]
+    other_shape = list(map(str, given.shape)) != list(map(str, wanted.shape))
+    other_type = (given.dtype, given.device) != (wanted.dtype, wanted.device)
+    for op in other_shape * [aten.expand_as.default] + other_type * [aten.type_as.default]:
+        with node.graph.inserting_before(node):
+            new = node.graph.call_function(op, (source, target))
+        new.meta = {**node.meta, "val": fake_result(op, (source, target), {})}
+        memory.order[new], source = memory.order[node], new
+    node.target, node.args, node.kwargs = aten.clone.default, (source,), {}

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import CodeType
+from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.code import codes_of, reached_names
 from fxprune.capture.failure import first_line
 from fxprune.capture.numbers import changed_numbers
 from fxprune.process.state import callers_device
@@ -54,7 +56,8 @@ class _Call:
 class Suspects:
     """The modules of a model whose own code reads `training`, with the inputs that export passes to them.
 
-    A module is a suspect if the code of its class, or of a forward hook, names `training`. The outermost
+    A module is a suspect if the code of its class, or of a forward hook, names `training`, or a function that its
+    forward calls or that it keeps in an attribute. The outermost
     suspects are run alone in both modes, on tensors without data that have the shapes which export met
     there. The whole model is run instead if that would not show everything: if a suspect reads `training`
     outside its `forward`, or if a suspect was not called while some code calls a `forward` by that name.
@@ -67,7 +70,7 @@ class Suspects:
         self.paths = [
             path
             for path, m in model.named_modules()
-            if type(m) in readers or _hook_reads_training(m)
+            if type(m) in readers or _hook_reads_training(m) or _kept_reads_training(m)
         ]
         self._outermost = _outermost(model, self.paths)
         self._calls: list[_Call] = []
@@ -152,8 +155,28 @@ def is_torch(kind: type) -> bool:
 
 
 def reads_training(kind: type) -> bool:
-    """Returns whether a method of the class, or of its bases below nn.Module, names `training`."""
-    return any(True for _ in _methods(kind, "training"))
+    """Returns whether a method of the class, or of its bases below nn.Module, names `training`.
+
+    So does a class of a module whose `forward` calls a function that names it.
+    """
+    if any(True for _ in _methods(kind, "training")):
+        return True
+    if is_torch(kind) or not issubclass(kind, nn.Module):
+        return False
+    return _reaches_training(inspect.getattr_static(kind, "forward"))
+
+
+@cache
+def _reaches_training(function: Any) -> bool:
+    """Returns whether a function, or one that it calls by a global name, names `training`, as a word too."""
+    return "training" in reached_names([function])
+
+
+def _kept_reads_training(module: nn.Module) -> bool:
+    """Returns whether a function in an attribute of the module names `training`."""
+    return not is_torch(type(module)) and any(
+        _reaches_training(f) for f in vars(module).values() if isinstance(f, FunctionType)
+    )
 
 
 def iterates(module: nn.Module) -> bool:
@@ -185,12 +208,7 @@ def _methods(kind: type, word: str) -> Iterator[str]:
 
 
 def _names(method: Any) -> Iterator[tuple[str, ...]]:
-    found = inspect.unwrap(method) if callable(method) else getattr(method, "__func__", None)
-    codes = [c] if isinstance(c := getattr(found, "__code__", None), CodeType) else []
-    while codes:
-        code = codes.pop()
-        yield code.co_names
-        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+    return (code.co_names for code in codes_of(method))
 
 
 def _outermost(model: nn.Module, paths: list[str]) -> dict[str, nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import fx, nn
 
@@ -15,9 +16,20 @@ from fxprune.remark import Remark
 
 
 def mark_modes(
-    graph: fx.Graph, model: nn.Module | None, training: bool, check: ModeCheck
+    graph: fx.Graph,
+    model: nn.Module | None,
+    training: bool,
+    check: ModeCheck,
+    other: Mapping[fx.Node, Any],
 ) -> list[str]:
     """Marks the nodes that `program.train()` switches.
+
+    Args:
+        graph: the normalised graph.
+        model: the model, if there is one.
+        training: its mode.
+        check: what running the model's code in both modes has shown.
+        other: the arguments that depend on the mode as they are in the other one, where that is known.
 
     Returns:
         The paths of torch's own modules whose mode the graph cannot switch.
@@ -25,7 +37,11 @@ def mark_modes(
     dropouts = {path: iter(values) for path, values in check.dropouts.items()}
     known = {} if model is None else dict(model.named_modules(remove_duplicate=False))
     for node in graph.nodes:
-        if name := mode_argument(node):
+        if node in other:
+            now = get_argument(node, mode_argument(node))
+            if now != other[node]:
+                node.meta[MODE] = (now, other[node]) if training else (other[node], now)
+        elif name := mode_argument(node):
             modules = _modules(known, node)
             owner = modules[-1] if modules else model
             rate = next(dropouts.get(module_path(node), iter(())), 0.0)

@@ -20,6 +20,7 @@ from fxprune.torch_private import mutated, pytree_specs
 Provide = Callable[[str, torch.Tensor], torch.Tensor]
 # Arguments that switch random numbers off: programs of different sizes draw different ones.
 QUIET = {"train": False, "dropout_p": 0.0}
+_RANDOM = {("rrelu", "training"): False}  # of a batch norm, this means something else
 
 
 def flat_inputs(
@@ -188,12 +189,13 @@ def type_in(value: Any, precision: torch.dtype) -> Any:
 
 
 def quiet(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Returns the arguments of an operator with dropout switched off."""
+    """Returns the arguments of an operator with dropout and random slopes switched off."""
     for i, argument in enumerate(target._schema.arguments):
-        if argument.name in QUIET and i < len(args):
-            args = (*args[:i], QUIET[argument.name], *args[i + 1 :])
-        elif argument.name in kwargs and argument.name in QUIET:
-            kwargs = {**kwargs, argument.name: QUIET[argument.name]}
+        off = _RANDOM.get((target._opname.rstrip("_"), argument.name), QUIET.get(argument.name))
+        if off is not None and i < len(args):
+            args = (*args[:i], off, *args[i + 1 :])
+        elif off is not None and argument.name in kwargs:
+            kwargs = {**kwargs, argument.name: off}
     return args, kwargs
 
 

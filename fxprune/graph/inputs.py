@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -170,7 +172,7 @@ def check_constant(x: Any, name: str, captured: Any) -> None:
     """
     if x is captured or isinstance(x, fx.Proxy):
         return
-    if type(x) is not type(captured) or (x != captured and x == x):  # nan is not what it is
+    if type(x) is not type(captured) or not (x == captured or (x != x and captured != captured)):
         raise InputError(
             f"input {name} is {_shown(x)}, but {_shown(captured)} was captured",
             where=name,
@@ -214,4 +216,5 @@ def _sizes(sizes: Sequence[int | None]) -> str:
 def _shown(x: Any) -> str:
     if isinstance(x, torch.Tensor):
         return "a tensor"
-    return f"a {type(x).__name__}" if isinstance(x, list | tuple | dict) else repr(x)
+    plain = x is None or isinstance(x, int | float | complex | str | bytes | torch.dtype | Enum)
+    return shorten(repr(x), 200, placeholder="...") if plain else f"a {type(x).__name__}"

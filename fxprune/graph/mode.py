@@ -6,12 +6,13 @@ Capture marks each node whose behaviour depends on the mode with `meta["fxprune_
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import fx
 
-from fxprune.graph.operands import bind, get_argument, set_argument
+from fxprune.graph.operands import argument_of, bind, get_argument, set_argument
 
 MODE = "fxprune_mode"
 
@@ -35,10 +36,17 @@ _STATISTICS = {"batch_norm", "instance_norm"}
 
 def mode_argument(node: fx.Node) -> str:
     """Returns the name of the argument that depends on the mode (`"train"`, `"dropout_p"`, ...), or ""."""
-    if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
+    if node.op != "call_function":
         return ""
-    name = node.target._opname
-    if name in _STATISTICS and get_argument(node, "running_mean") is None:
+    return mode_argument_of(node.target, node.args, node.kwargs)
+
+
+def mode_argument_of(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Returns the name of the argument of a call that depends on the mode, or ""."""
+    if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten":
+        return ""
+    name = op._opname
+    if name in _STATISTICS and argument_of(op, args, kwargs, "running_mean") is None:
         return ""
     return _FLAG.get(name, "")
 

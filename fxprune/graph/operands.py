@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,10 +30,15 @@ def bind(node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
 
 def get_argument(node: fx.Node, name: str) -> Any:
     """Returns the value of an argument, or its default."""
-    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    return argument_of(node.target, node.args, node.kwargs, name)
+
+
+def argument_of(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    """Returns the value of an argument of an operator's call, or its default."""
+    for i, argument in enumerate(op._schema.arguments):
         if argument.name == name:
             default = argument.default_value if argument.has_default_value() else None
-            return node.args[i] if i < len(node.args) else node.kwargs.get(name, default)
+            return args[i] if i < len(args) else kwargs.get(name, default)
     raise KeyError(name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.errors import OptionError
 from fxprune.graph.inputs import bind_inputs, check_inputs
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE, set_training
@@ -129,6 +130,21 @@ def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def require_program(value: object) -> Program:
+    """Returns the value, which has to be a program.
+
+    Raises:
+        OptionError: it is something else, such as the model itself.
+    """
+    if isinstance(value, Program):
+        return value
+    raise OptionError(
+        f"a program is needed, not a {type(value).__name__}",
+        why="a model is captured first, and the result of pruning has one: outcome.program",
+        do="program = fp.capture(model, args)",
+    )
+
+
 def module_path(node: fx.Node) -> str:
     """Returns the dotted path of the innermost module whose forward created the node; "" at the root."""
     stack = node.meta.get("nn_module_stack")
@@ -157,6 +173,7 @@ def source_line(node: fx.Node) -> str:
     """Returns `file:line` of the model's own code that created the node, or ""."""
     trace = node.meta.get("stack_trace") or ""
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    frames = [f for f in frames if not f.startswith('File "<')]  # code that torch.fx has written
     own = [f for f in frames if "/torch/nn/" not in f] or frames
     if not own:
         return ""

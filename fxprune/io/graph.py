@@ -89,7 +89,7 @@ class _GraphWriter:
                 for k, x in node.kwargs.items()
             }
         if "val" in node.meta:
-            row["value"] = self._values.write(node.meta["val"], f"{where}, its value")
+            row["value"] = self._values.write(_value(root, node), f"{where}, its value")
         if stack := _stack(node):
             row["stack"] = self.stacks.setdefault(stack, len(self.stacks))
         if line := source_line(node):
@@ -328,6 +328,14 @@ def _held(root: nn.Module, name: str) -> Any:
         ),
         None,
     )
+
+
+def _value(root: nn.Module, node: fx.Node) -> Any:
+    """The example value of a node; a buffer that an operator has resized since is its own."""
+    value = node.meta["val"]
+    held = _attribute(root, str(node.target)) if node.op == "get_attr" else None
+    resized = isinstance(held, torch.Tensor) and not _is_like(value, held)
+    return held if resized else value
 
 
 def _is_like(value: Any, held: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from fxprune.errors import LoadError
+from fxprune.errors import LoadError, OptionError
 from fxprune.files.document import Entry
 from fxprune.graph.program import Program, TracedModule, build_module
 from fxprune.io.directory import (
@@ -62,6 +62,12 @@ def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
     Raises:
         LoadError: the directory exists and fxprune did not write it, or the program is on the meta device.
     """
+    if not isinstance(what, Program) and not hasattr(what, "report"):
+        raise OptionError(
+            f"a {type(what).__name__} cannot be saved",
+            why="fp.save takes a program or the outcome of fp.prune",
+            do="program = fp.capture(model, args), or torch.save the model's state_dict",
+        )
     if isinstance(what, Program):
         _save(what, Path(directory))
     elif what.model is not None:

@@ -87,7 +87,8 @@ class LoadedSizes(NamedSizes):
         hint, low, high = (
             None if facts[k].value is None else facts[k].integer() for k in ("hint", "low", "high")
         )
-        if not (low or -_LARGEST) <= (hint or high or 1) <= (_LARGEST if high is None else high):
+        least, most = -_LARGEST if low is None else low, _LARGEST if high is None else high
+        if not least <= (least if hint is None else hint) <= most:
             entry.fail("has bounds that exclude its value", "write low <= hint <= high")
         return self.add(name, Symbol(hint, low, high, facts["positive"].flag()))
 

@@ -36,6 +36,11 @@ def as_pipeline(steps: Steps) -> Pipeline:
         )
     if callable(steps):
         return Pipeline([fx_pass(steps)])
+    if not isinstance(steps, Iterable):
+        raise OptionError(
+            f"a {type(steps).__name__} is no pipeline",
+            do='write passes as text, "insert-gates | delete-gated", or give a list of them',
+        )
     return Pipeline([as_pipeline(step) for step in steps])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -46,9 +46,9 @@ class Target:
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
+        if not isinstance(self.keep, int | float) or not 0 < self.keep <= 1:
             raise OptionError(
-                f"keep={self.keep} is not a share between 0 and 1",
+                f"keep={self.keep!r} is not a share between 0 and 1",
                 do="choose a number with 0 < keep <= 1, for example keep=0.5",
             )
         if self.metric not in METRICS:
@@ -59,8 +59,14 @@ class Target:
             raise OptionError(
                 f"there is no scope {self.scope!r}", do=f"choose one of {', '.join(SCOPES)}"
             )
-        if self.at_least < 1 or self.multiple_of < 1:
-            raise OptionError("at_least and multiple_of must be at least 1")
+        for name in ("at_least", "multiple_of"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise OptionError(
+                    f"{name}={value!r} is not a number of units",
+                    why="at_least and multiple_of must be at least 1",
+                    do=f"choose a whole number from 1, for example {name}=8",
+                )
 
 
 class Refusal(NamedTuple):
@@ -292,6 +298,16 @@ def ignored_parameters(
         OptionError: a pattern matches no module.
     """
     found: set[str] = set()
+    given: object = patterns
+    if (
+        isinstance(given, str)
+        or not isinstance(given, Iterable)
+        or not all(isinstance(p, str) for p in given)
+    ):
+        raise OptionError(
+            f"ignore={given!r} is no list of patterns",
+            do='write it as ignore=("fc", "layer1.*")',
+        )
     for pattern in patterns:
         hits = [p for p in paths if fnmatchcase(p, pattern)]
         direct = [n for n in names if fnmatchcase(n, pattern)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,8 @@ def units_of(axes: Axes, removed: Mapping[str, tuple[int, Iterable[int]]]) -> In
     """
     first = {name: key for key, names in axes.names.items() for name in names}
     found: list[IntArray] = []
-    for name, (axis, positions) in removed.items():
+    for name, entry in removed.items():
+        axis, positions = _entry(name, entry)
         labels = axes.params.get(first.get(name, name))
         if labels is None or not 0 <= axis < len(labels):
             raise PlanError(
@@ -37,11 +39,28 @@ def units_of(axes: Axes, removed: Mapping[str, tuple[int, Iterable[int]]]) -> In
         found.append(
             _units_at(
                 labels[axis],
-                np.unique(np.asarray(list(positions), np.int64)),
+                positions,
                 f"{name}, axis {axis}",
             )
         )
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+
+
+def _entry(name: str, entry: Any) -> tuple[int, IntArray]:
+    """An axis and its positions, sorted."""
+    try:
+        axis, positions = entry
+        found = np.unique(np.asarray(list(positions)))
+        whole = isinstance(axis, int) and (found.dtype.kind in "iu" or not found.size)
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise PlanError(
+            f"{entry!r} is no axis with positions",
+            where=str(name),
+            do="write an axis and whole numbers: (0, [3, 5])",
+        )
+    return axis, found.astype(np.int64)
 
 
 def _units_at(label: Label, positions: IntArray, where: str) -> IntArray:

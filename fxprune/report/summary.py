@@ -15,7 +15,7 @@ from fxprune.cost import node_macs, tensor_bytes
 from fxprune.cost.macs import example_sizes
 from fxprune.errors import LoadError
 from fxprune.files.document import Document, Entry
-from fxprune.graph.program import Program, module_path
+from fxprune.graph.program import Program, module_path, require_program
 from fxprune.graph.sizes import Sizes
 
 Shape = tuple[int, ...]
@@ -176,7 +176,7 @@ def summary(program: Program, depth: int | None = None) -> Summary:
         program: a captured network.
         depth: add the costs of modules deeper than this to the modules that contain them.
     """
-    sizes = example_sizes(program)
+    sizes = example_sizes(require_program(program))
     rows = _modules(program, sizes)
     for path, cost in _costs(program):
         rows[path] = rows.get(path, Row(path, "", ())) + cost

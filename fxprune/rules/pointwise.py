@@ -31,6 +31,8 @@ def pointwise(u: Units, *operands: Any, **_: Any) -> Axes | list[Axes]:
     "aten.resolve_conj",
     "aten.resolve_neg",
     "aten.conj",
+    "aten._conj",
+    "aten._neg_view",
     "aten.real",
     "aten.imag",
     "aten.log_sigmoid",

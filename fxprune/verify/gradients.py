@@ -138,7 +138,12 @@ def _gradients(
     for name, x in state.items():
         first.setdefault(id(x), name)
     named = {name: copies[i] for i, name in first.items() if i in trained}
-    return {name: x.grad for name, x in (named | inputs).items()}
+    return {name: _dense(x.grad) for name, x in (named | inputs).items()}
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    """The gradient; that of an embedding may be sparse."""
+    return x if x is None or x.layout == torch.strided else x.to_dense()
 
 
 def _off_by(eps: float, x: Tensor, rng: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import fxprune as fp
 from fxprune.capture.export import capture
@@ -77,6 +78,12 @@ def limits(x: Tensor) -> Tensor:
     return y.clamp_min(of.min) + (z * of.eps) + x.mul(of.max).clamp(max=of.max) / of.max
 
 
+def reduced(x: Tensor) -> Tensor:
+    """Reductions that are told the type that they have."""
+    y = x.softmax(-1, dtype=x.dtype) + x.sum(0, dtype=x.dtype) + x.cumsum(0, dtype=x.dtype)
+    return y + x.norm(dim=1, keepdim=True, dtype=x.dtype) + x.float().mean(0, dtype=x.dtype)
+
+
 def branches(x: Tensor) -> Tensor:
     return (x + torch.ones(4, dtype=x.dtype)) if x.dtype == torch.float32 else x * 2
 
@@ -93,6 +100,8 @@ NETS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "fixed": lambda: (Fn(fixed), torch.randn(2, 4)),
     "made": lambda: (Fn(made), torch.randn(2, 4)),
     "attention": lambda: (Fn(attention), torch.randn(2, 4)),
+    "reduced": lambda: (Fn(reduced), torch.randn(2, 4)),
+    "weight norm": lambda: (weight_norm(nn.Linear(4, 4)), torch.randn(2, 4)),
     "limits": lambda: (Fn(limits), torch.randn(2, 4)),
     "new": lambda: (Fn(lambda x: x + x.new_ones(4) + torch.zeros_like(x)), torch.randn(2, 4)),
     "cast": lambda: (Fn(lambda x: x + (x > 0).to(x.dtype).to(x)), torch.randn(2, 4)),
@@ -172,7 +181,7 @@ def test_a_network_that_branches_on_its_dtype_keeps_its_constants() -> None:
 
 
 def test_a_network_that_spells_nothing_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("fxprune.capture.follow"), "WithoutData", None)
+    monkeypatch.setattr(import_module("fxprune.capture.spelled"), "WithoutData", None)
     capture(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), torch.randn(2, 3, 8, 8)
     )
@@ -194,6 +203,69 @@ def test_a_number_that_cannot_follow_is_remarked() -> None:
     assert remark.code == "capture.number-fixed"
     assert "masked_fill" in remark.where
     assert not capture(Fn(lambda x: x.masked_fill(x > 0, -1e9)), torch.randn(2, 4)).remarks
+
+
+TABLE = [0.1, 0.2, 0.3, 0.4]
+
+
+def least(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.tensor(torch.finfo(x.dtype).min).to(x.dtype))
+
+
+def no_overflow(x: Tensor) -> Tensor:
+    return x.clamp(-1, 1) if x.dtype == torch.float16 else x
+
+
+def finite(x: Tensor) -> Tensor:
+    return x.clamp(-1, 1) if x.dtype == torch.float16 and bool(x.isinf().any()) else x
+
+
+REMARKED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "limit": (least, "lift_fresh"),
+    "number": (lambda x: x * torch.tensor(0.1, dtype=x.dtype), "lift_fresh"),
+    "table": (lambda x: x * x.new_tensor(TABLE), "lift_fresh"),
+    "fixed": (lambda x: (x.float() * torch.tensor([1.0, 1e6, 1, 1])).to(x.dtype), "lift_fresh"),
+    "linspace": (lambda x: x + torch.linspace(0, 1, 4, dtype=x.dtype), "linspace"),
+    "steps": (lambda x: x + torch.arange(0, 0.4, 0.1, dtype=x.dtype), "arange"),
+    "window": (lambda x: x * torch.hann_window(4, dtype=x.dtype), "hann_window"),
+    "smallest": (lambda x: x.abs() + torch.finfo(x.dtype).tiny, "add"),
+    "some eps": (lambda x: x.abs() + 10 * torch.finfo(x.dtype).eps, "add"),
+    "other number": (lambda x: x + (0.5 if x.dtype == torch.float16 else 0.25), "float16"),
+    "other operator": (no_overflow, "float16"),
+    "values": (finite, "float16"),
+    "called": (lambda x: no_overflow(x), "float16"),
+}
+UNREMARKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "exact": lambda x: x * torch.tensor([0.5, 1, 2, 4], dtype=x.dtype) + torch.tensor(2.0),
+    "integers": lambda x: x + torch.arange(4, dtype=x.dtype) + torch.tensor([1, 2, 3, 4]),
+    "filled": lambda x: x + torch.full((4,), 0.1, dtype=x.dtype),
+    "fixed table": lambda x: x + torch.linspace(0, 1, 4).to(x.dtype),
+    "ordinary": lambda x: nn.functional.layer_norm(x, (4,), eps=1e-5) * 0.1 + x.to(x.dtype),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("name", REMARKED)
+def test_numbers_that_are_not_the_models_in_another_dtype_are_remarked(
+    name: str, route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, word = REMARKED[name]
+    (remark,) = captured(Fn(function), torch.randn(2, 4), route, monkeypatch).remarks
+    assert remark.code == "capture.number-fixed"
+    assert word in f"{remark.where} {remark.what}"
+
+
+@BOTH
+@pytest.mark.parametrize("name", UNREMARKED)
+def test_numbers_that_are_the_models_in_any_dtype_are_not(
+    name: str, route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = Fn(UNREMARKED[name]), torch.randn(2, 4)
+    program = captured(model, x, route, monkeypatch)
+    assert not program.remarks
+    for dtype in (torch.float64, torch.float16):
+        got, wanted = (m.to(dtype)(x.to(dtype)) for m in (program.module, model))
+        torch.testing.assert_close(got, wanted, rtol=1e-3 if dtype.itemsize == 2 else 1e-12, atol=0)
 
 
 def test_limits_of_a_saved_and_pruned_network_follow(tmp_path: Path) -> None:

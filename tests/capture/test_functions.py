@@ -97,6 +97,11 @@ def teacher(net: Net, x: Tensor) -> Tensor:
     return x * y
 
 
+def written(x: Tensor) -> Tensor:
+    x.data.mul_(2)
+    return x
+
+
 def hooked(_: Net, x: Tensor) -> Tensor:
     y = x.relu()
     if y.requires_grad:
@@ -124,6 +129,9 @@ KEPT: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "two, looked up before": two_before,
     "teacher": teacher,
     "straight through": lambda _, x: x + (x.sign() - x).detach(),
+    "data": lambda net, x: x * x.data + net.b(x).data + net.b(x),
+    "data of a weight": lambda net, x: nn.functional.linear(x, net.b.weight.data) + net.b(x),
+    "written data": lambda net, x: written(net.b(x)),
     "reentrant": lambda net, x: checkpoint(net.b, x.relu(), use_reentrant=True),
     "not reentrant": lambda net, x: checkpoint(net.b, x.relu(), use_reentrant=False),
     "in a checkpoint": lambda net, x: checkpoint(lambda y: Sign.apply(net.b(y)), x),
@@ -145,6 +153,30 @@ def test_a_program_captured_in_train_mode_has_the_models_gradients(name: str) ->
     torch.testing.assert_close(found, wanted)
     assert program.free_batch
     assert not program.remarks
+    ((check,), _) = compare_gradients(model, program)
+    assert check.ok
+
+
+WITHOUT: dict[str, Callable[[Net, Tensor], Tensor]] = {
+    "detached": lambda net, x: checkpoint(net.b, x.detach(), use_reentrant=True) + net.b(x),
+    "listed": lambda net, x: checkpoint(lambda xs: net.b(xs[0]), [x], use_reentrant=True) + x,
+    "one of two": lambda net, x: (
+        checkpoint(net.b, checkpoint(net.b, x.detach(), use_reentrant=True), use_reentrant=True)
+        + checkpoint(net.b, x, use_reentrant=True)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_checkpoint_without_a_gradient_gives_none(name: str, training: bool) -> None:
+    model, x = Net(WITHOUT[name]).train(training), torch.randn(3, 8)
+    program = fp.capture(model, x)
+    assert program.free_batch
+    torch.testing.assert_close(gradients(program.module, model, x), gradients(model, model, x))
+    assert {r.code for r in program.remarks} == {"capture.no-gradient"}
+    assert "use_reentrant=False" in program.remarks[0].do
     ((check,), _) = compare_gradients(model, program)
     assert check.ok
 
@@ -192,3 +224,34 @@ def test_another_thread_calls_functions_as_ever() -> None:
         thread.join()
     assert x.grad is not None
     assert not functions.remarks()
+
+
+@torch.library.custom_op("fxprune_test::doubled", mutates_args=())
+def doubled(x: Tensor) -> Tensor:
+    return x * 2
+
+
+doubled.register_fake(torch.empty_like)
+doubled.register_autograd(lambda ctx, g: 3 * g)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_backward_of_an_operator_is_the_operators(training: bool) -> None:
+    model, x = Net(lambda net, x: net.b(x) + doubled(x)).train(training), torch.randn(3, 8)
+    program = fp.capture(model, x)
+    assert not program.remarks
+    assert any("doubled" in str(n.target) for n in program.nodes)
+    torch.testing.assert_close(gradients(program.module, model, x), gradients(model, model, x))
+
+
+def test_sparse_gradients_are_compared() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(9, 8, sparse=True), nn.Linear(8, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.out(self.words(ids))
+
+    outcome = fp.prune(Words().train(), torch.randint(0, 9, (2, 5)), keep=0.6)
+    assert all(check.ok for check in outcome.report.checks)

@@ -155,6 +155,31 @@ def count(x: Tensor, model: Fn) -> Tensor:
     return x + model.count
 
 
+def copied(x: Tensor, to: Tensor) -> Tensor:
+    y = torch.empty_like(to).copy_(x)
+    return y.mul_(2) + x
+
+
+COPIES: dict[str, Callable[[Tensor, Fn], Tensor]] = {
+    "plain": lambda x, _: copied(x, x),
+    "to more": lambda x, _: copied(x.sum(0), x),
+    "to less exact": lambda x, _: copied(x, x.bfloat16()).to(x.dtype),
+    "from integers": lambda x, _: x + torch.empty_like(x).copy_(torch.arange(4)),
+    "read later": lambda x, _: copied(x, x) + x.mul_(3),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_trains(name: str) -> None:
+    model, x = Fn(COPIES[name]).train(), torch.randn(3, 4)
+    program = capture(model, x)
+    torch.testing.assert_close(program(x), model(x), rtol=0, atol=0)
+    found, wanted = (
+        torch.autograd.grad(f(x).square().sum(), list(model.parameters())) for f in (program, model)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
 def test_a_buffer_stays_written() -> None:
     model = Fn(count)
     program = capture(model, torch.randn(2, 4))

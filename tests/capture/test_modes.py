@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import fxprune as fp
 from fxprune.capture.export import capture
 
 
@@ -99,6 +100,79 @@ def test_attention_dropout_is_switched() -> None:
 def test_dropout_that_is_always_on_stays_on(training: bool) -> None:
     program = capture(Always().train(training), torch.ones(2, 400)).eval()
     assert (program(torch.ones(2, 400)) == 0).any()
+
+
+class SometimesOn(nn.Dropout):
+    """Derived from a layer that follows the mode, and does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.p, True)
+
+
+class By(nn.Module):
+    """A layer whose class names no mode."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+OUTSIDE: dict[str, Any] = {
+    "always": lambda: SometimesOn(0.3),
+    "function": lambda: By(lambda m, x: functional.dropout(x, 0.3, m.training)),
+    "never": lambda: By(lambda m, x: functional.dropout(x, 0.3, False) + m.training * 0),
+    "attention": lambda: By(
+        lambda m, x: functional.scaled_dot_product_attention(
+            x[:, None], x[:, None], x[:, None], dropout_p=0.3 * m.training
+        )[:, 0]
+    ),
+    "slopes": lambda: By(lambda m, x: functional.rrelu(x, training=m.training)),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_mode_is_what_running_in_it_shows(name: str, training: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 16), OUTSIDE[name](), nn.Linear(16, 4)).train(training)
+    x = torch.randn(3, 4)
+    program = capture(model, x)
+    for mode in (True, False, training):
+        got, wanted = list[Tensor](), list[Tensor]()
+        for out, module in ((got, program.train(mode)), (wanted, model.train(mode))):
+            torch.manual_seed(0)
+            out.append(module(x))
+        assert torch.equal(got[0], wanted[0])
+    assert fp.prune(model, x, keep=0.6).plan.removed.size
+
+
+def doubled(module: nn.Module, x: Tensor) -> Tensor:
+    return x * 2 if module.training else x
+
+
+def doubled_by_another(module: nn.Module, x: Tensor) -> Tensor:
+    return doubled(module, x)
+
+
+class Calling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return doubled_by_another(self, x)
+
+
+class Asking(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if getattr(self, "training") else x  # noqa: B009 (users write it so)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [Calling, Asking, lambda: By(doubled)])
+def test_a_mode_read_by_a_function_is_remarked(make: Any, training: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), make()).train(training)
+    (remark,) = capture(model, torch.randn(2, 4)).remarks
+    assert remark.code == "capture.mode-fixed"
+    assert fp.prune(nn.Sequential(model, nn.Linear(4, 2)), torch.randn(2, 4), keep=0.6)
 
 
 def test_a_cumulative_average_is_remarked() -> None:

@@ -40,7 +40,14 @@ class Net(nn.Module):
 
 X = torch.randn(2, 4)
 OPTIONS = [(10, 500), (1, True), (True, False), (0.5, 0.25), (2, 2.0), ("a", "b"), (None, 0)]
-OPTIONS += [(None, X), (3, torch.tensor(3)), (Kind.SUM, Kind.MEAN), (None, [1]), (math.nan, 1.0)]
+OPTIONS += [
+    (None, X),
+    (3, torch.tensor(3)),
+    (Kind.SUM, Kind.MEAN),
+    (None, [1]),
+    (math.nan, 1.0),
+    (1.0, math.nan),
+]
 
 
 @pytest.mark.parametrize(("captured", "given"), OPTIONS)

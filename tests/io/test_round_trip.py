@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+from torchvision.ops import nms
 
 import fxprune as fp
 from fxprune.errors import LoadError
@@ -160,6 +161,14 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         Calls(lambda m, x: Pair(m.b(h := m.a(x).relu()), h), a=nn.Linear(4, 6), b=nn.Linear(6, 2)),
         torch.randn(2, 4),
     ),
+    "found at run time": lambda: (
+        Calls(
+            lambda m, x: (m.b(m.a(x).relu()), nms(x, x[:, 0], 0.5), x[x[:, 0] > 0]),
+            a=nn.Linear(4, 6),
+            b=nn.Linear(6, 2),
+        ),
+        torch.randn(3, 4),
+    ),
     "named by torch": lambda: (
         Calls(lambda m, x: m.a(x).max(1), a=nn.Linear(4, 6)),
         torch.randn(2, 4),
@@ -216,6 +225,13 @@ def test_outputs_are_equal_bit_for_bit(captured: Program, loaded: Program) -> No
     ours, theirs = (p(*p.args, **p.kwargs) for p in (captured, loaded))
     assert same(ours, theirs)
     assert type(ours).__name__ == type(theirs).__name__
+
+
+def test_a_network_that_was_moved_is_saved(tmp_path: Path) -> None:
+    program = fp.capture(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), torch.randn(2, 4))
+    program.module.half()
+    x = torch.randn(2, 4, dtype=torch.float16)
+    assert torch.equal(there_and_back(program, tmp_path).module(x), program.module(x))
 
 
 def test_inputs_and_tensors_are_equal_bit_for_bit(captured: Program, loaded: Program) -> None:

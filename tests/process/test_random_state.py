@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -98,3 +100,16 @@ def test_generators_are_put_back_after_an_error() -> None:
         with pytest.raises(ZeroDivisionError), seeded(0):
             raise ZeroDivisionError
         assert draws() == wanted
+
+
+def test_the_first_use_leaves_the_generators_as_they_were() -> None:
+    code = """
+import random, numpy, torch, fxprune as fp
+before = random.getstate(), numpy.random.get_state()[1].tobytes()
+model, x = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.ones(2, 4)
+torch_before = torch.get_rng_state()
+fp.prune(model, x, keep=0.5), fp.run(model, x, "insert-gates{scope=unit}"), fp.training
+assert (random.getstate(), numpy.random.get_state()[1].tobytes()) == before
+assert torch.equal(torch.get_rng_state(), torch_before)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +52,22 @@ def test_a_model_in_quantisation_aware_training_is_pruned(
 def test_an_observer_that_has_seen_nothing_couples_nothing() -> None:
     model = prepared(quantization.get_default_qat_qconfig("x86"))
     assert fp.prune(model, torch.randn(2, 3, 8, 8), keep=0.5).report.checks[0].ok
+
+
+def test_what_observers_have_seen_since_is_saved_and_pruned(tmp_path: Path) -> None:
+    model = prepared(quantization.get_default_qat_qconfig("x86"))
+    x = torch.randn(2, 3, 8, 8)
+    outcome = fp.prune(model, x, keep=0.6)
+    module = outcome.program.module
+    module(x)  # gives each channel its own step
+    fp.save(outcome.program, tmp_path / "net")
+    loaded = fp.load(tmp_path / "net").module
+    assert torch.equal(loaded(x), module(x))
+    plan = fp.plan(outcome.program, fp.groups(outcome.program)[0].units[:1])
+    small = fp.shrink(outcome.program, plan)
+    assert fp.verify(outcome.program, plan, small).ok
+    fp.save(small, tmp_path / "small")
+    assert torch.equal(fp.load(tmp_path / "small").module(x), small.module(x))
 
 
 def test_a_range_that_depends_on_removed_channels_is_said_not_to_be_exact() -> None:

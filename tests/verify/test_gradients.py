@@ -66,12 +66,20 @@ def test_another_gradient_is_an_error_that_names_the_layer() -> None:
         Shrinker(model.eval(), torch.optim.SGD(model.parameters(), 0.1), args=x)
 
 
+def test_a_layer_that_trains_in_neither_agrees() -> None:
+    with pytest.warns(UserWarning, match="None"):
+        outcome = fp.prune(Quirk().train(), torch.randn(3, 4), keep=0.8)
+    assert any(r.code == "capture.no-gradient" for r in outcome.remarks)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
 def test_no_gradient_is_not_a_small_one() -> None:
-    with (
-        pytest.raises(VerifyError, match=r"first\.weight"),
-        pytest.warns(UserWarning, match="None"),
-    ):
-        fp.prune(Quirk().train(), torch.randn(3, 4))
+    program = fp.capture(model := Quirk().train(), torch.randn(3, 4))
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
+        node.replace_all_uses_with(node.args[0])
+    program.module.recompile()
+    with pytest.raises(VerifyError, match=r"first\.(weight|bias)"):
+        compare_gradients(model, program)
 
 
 def test_a_dropped_detach_is_seen() -> None:

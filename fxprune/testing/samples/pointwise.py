@@ -77,6 +77,8 @@ SAMPLES = [
     *(s for name in TWO for s in _two(name)),
     sample("aten.copy", t(3, 4), t(4)),
     sample("aten.imag", T((3, 4), "complex")),
+    sample("aten._conj", T((3, 4), "complex")),
+    sample("aten._neg_view", t(3, 4)),
     sample("aten.angle", T((3, 4), "complex")),
     sample("aten.add.Tensor", t(1, 4), t(3, 1)),
     sample("aten.add.Tensor", t(1, 1), t(1)),
