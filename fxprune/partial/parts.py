@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture
+from fxprune.capture.dynamic import batch_alone
 from fxprune.errors import FxpruneError
 from fxprune.graph.program import Program
 from fxprune.partial.calls import Call, Signature
@@ -58,7 +59,8 @@ class FoundParts:
         why = _cannot_cross(call)
         if not why:
             try:
-                program = capture(module, call.args, call.kwargs)
+                shapes = batch_alone(call.args, call.kwargs)
+                program = capture(module, call.args, call.kwargs, dynamic_shapes=shapes)
             except FxpruneError as error:
                 why = error.why or error.what
             else:

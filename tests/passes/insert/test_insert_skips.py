@@ -120,9 +120,21 @@ def test_uneven_sizes_are_pooled_to_the_size_wanted() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 1, 1)
     )
-    program = skipped(model, torch.randn(2, 1, 8, 8)).program
+    x = torch.randn(2, 1, 8, 8)
+    batch = ({0: torch.export.Dim.AUTO},)
+    captured = fp.capture(model.eval(), x, dynamic_shapes=batch)
+    program = run_pipeline(captured, "insert-skips").program
     assert any("adaptive_avg_pool2d" in str(n.target) for n in program.nodes)
-    program(torch.randn(2, 1, 8, 8))
+    program(x)
+
+
+def test_free_sizes_are_pooled_by_windows_that_always_fit() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 1, 1)
+    )
+    program = skipped(model, torch.randn(2, 1, 8, 8)).program
+    assert any("avg_pool2d" in str(n.target) for n in program.nodes)
+    assert program(torch.randn(1, 1, 11, 6)).shape == (1, 1, 5, 3)
 
 
 def test_a_larger_result_gets_none() -> None:
