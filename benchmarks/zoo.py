@@ -76,7 +76,7 @@ def capture_error(model: Any, program: fp.Program) -> float:
     """How far a captured program's outputs are from its model's, in float32, at each batch that verify tries."""
     errors = [0.0]
     with torch.no_grad():
-        for args, kwargs, _ in batches_of(program, 0):
+        for args, kwargs, *_ in batches_of(program, 0):
             found = tree_leaves(program(*args, **kwargs)), tree_leaves(model(*args, **kwargs))
             pairs = zip(*found, strict=True)
             errors += [relative_error(a, b) for a, b in pairs if isinstance(b, torch.Tensor)]

@@ -131,6 +131,7 @@ def prune(
     *,
     at_least: int = 1,
     dynamic_batch: bool = True,
+    dynamic_shapes: Any = None,
 ) -> Outcome:
     """Removes the least important units until `keep` of a metric is left, and checks the result.
 
@@ -150,6 +151,7 @@ def prune(
         seed: for random scores and for the inputs of the check.
         at_least: units that every group keeps.
         dynamic_batch: see `capture`.
+        dynamic_shapes: which axes of the inputs may be free; see `capture`.
 
     Raises:
         CaptureError, OptionError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
@@ -163,7 +165,7 @@ def prune(
         )
     clock = Clock()
     partial = model_or_program if isinstance(model_or_program, Partial) else None
-    program = _as_program(model_or_program, args, kwargs, dynamic_batch=dynamic_batch)
+    program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)
     clock.lap("capture")
     axes = solved(program)
     found = find_groups(axes)
@@ -214,6 +216,7 @@ def run(
     limit: int | None = None,
     seed: int = 0,
     dynamic_batch: bool = True,
+    dynamic_shapes: Any = None,
 ) -> Result:
     """Runs passes on a model; `fp.run(model, args, "drop-identity | dead-code")`.
 
@@ -231,6 +234,7 @@ def run(
         limit: apply no more than so many single rewrites.
         seed: of random choices and of the inputs of checks.
         dynamic_batch: see `capture`.
+        dynamic_shapes: which axes of the inputs may be free; see `capture`.
 
     Raises:
         PipelineError: a pass failed, or broke what it declares; `error.program` is the program before it.
@@ -238,7 +242,7 @@ def run(
     """
     asked = read_environment()
     verify = verify if asked.verify is None else asked.verify
-    program = _as_program(model_or_program, args, kwargs, dynamic_batch=dynamic_batch)
+    program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)
     if verify and isinstance(model_or_program, torch.nn.Module):
         _, unchecked = check_capture(model_or_program, program, seed=seed)
         program = replace(program, remarks=(*program.remarks, *unchecked))
@@ -254,10 +258,20 @@ def run(
 
 
 def _as_program(
-    source: Any, args: Any, kwargs: Mapping[str, Any] | None, *, dynamic_batch: bool
+    source: Any,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_batch: bool,
+    dynamic_shapes: Any,
 ) -> Program:
     if isinstance(source, Partial):
         return source.program
     if isinstance(source, Program):
         return source
-    return capture(source, args, kwargs, dynamic_batch=dynamic_batch)
+    return capture(
+        source,
+        args,
+        kwargs,
+        dynamic_batch=dynamic_batch,
+        dynamic_shapes=dynamic_shapes,
+    )

@@ -23,7 +23,7 @@ import sympy
 import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
+from torch._dynamo.source import ConstantSource, TensorProperty, TensorPropertySource
 from torch._export.utils import _compiling_state_context
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.export._trace import _ignore_backend_decomps
@@ -36,7 +36,6 @@ from torch.fx.experimental.proxy_tensor import (
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
     ShapeEnv,
-    StatelessSymbolicContext,
     uninteresting_files,
 )
 from torch.fx.node import _get_qualified_name
@@ -48,6 +47,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._sympy import functions as sympy_functions
 from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.printers import PythonPrinter
 
 try:
     from torch.fx.experimental.symbolic_shapes import guarding_hint_or_throw as _hint
@@ -353,33 +353,174 @@ torch._ops._mode_stack_state_for_pre_dispatch = _ModesOfThread()  # type: ignore
 class _EveryCall(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reports every operator that Python code calls, before autograd and decompositions see it."""
 
-    def __init__(self, tell: Callable[..., None], *, autograd: bool) -> None:
+    def __init__(
+        self, tell: Callable[..., None], *, autograd: bool, failed: Callable[..., None] | None
+    ) -> None:
         super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
-        self._tell = tell
+        self._tell, self._failed = tell, failed
         self._below = nullcontext if autograd else torch._C._AutoDispatchBelowAutograd
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        with torch._C._DisablePythonDispatcher(), self._below():
-            result = func(*args, **kwargs)
-        self._tell(func, args, kwargs, result)
+        outer, _inside.operator = getattr(_inside, "operator", False), True
+        try:
+            with torch._C._DisablePythonDispatcher(), self._below():
+                result = func(*args, **kwargs)
+            self._tell(func, args, kwargs, result)
+        except Exception:
+            if self._failed is not None:
+                self._failed(func, args, kwargs)
+            raise
+        finally:
+            _inside.operator = outer
         return result
 
 
+def plain_sizes(read: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Any:
+    """Returns what a function reads of a tensor, as operators do: see `told_sizes`."""
+    outer, _inside.operator = getattr(_inside, "operator", False), True
+    try:
+        return read(x)
+    finally:
+        _inside.operator = outer
+
+
+_TAKE_SIZES = """view reshape expand repeat tile unflatten broadcast_to narrow split tensor_split
+    new_zeros new_ones new_full new_empty""".split()
+_inside = threading.local()  # whether this thread runs an operator, for `told_sizes`
+
+
+class _Sizes:
+    """Reads the sizes of tensors without data for the Python code of a network, in the thread that makes this."""
+
+    def __init__(
+        self,
+        tell: Callable[[torch.Tensor, torch.Size], torch.Size],
+        sliced: Callable[[torch.Tensor, Any], None],
+        passed: Callable[[Any], None],
+    ) -> None:
+        self._tell, self._sliced, self._passed = tell, sliced, passed
+        self._thread, self._shape = threading.get_ident(), cast(Any, torch.Tensor.shape)
+
+    def _is_own(self) -> bool:
+        return threading.get_ident() == self._thread and not getattr(_inside, "operator", False)
+
+    def shape(self, x: Any) -> torch.Size:
+        sizes: torch.Size = self._shape.__get__(x)
+        return self._tell(x, sizes) if self._is_own() else sizes
+
+    def numel(self, x: Any) -> Any:
+        count: Any = 1
+        for length in self.shape(x):
+            count = count * length
+        return count
+
+    def passing(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self._is_own():
+                return method(*args, **kwargs)
+            self._passed((args, kwargs))
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._passed(None)
+
+        return call
+
+    def attributes(self) -> dict[str, Any]:
+        """What a tensor without data has in place of its own methods."""
+        item = torch.Tensor.__getitem__
+
+        def getitem(x: Any, key: Any) -> Any:
+            if self._is_own():
+                self._sliced(x, key)
+            return item(x, key)
+
+        def size(x: Any, dim: int | None = None) -> Any:
+            return self.shape(x) if dim is None else self.shape(x)[dim]
+
+        def length(x: Any) -> int:
+            return int(self.shape(x)[0])  # Python takes a plain number only
+
+        def numel(x: Any) -> Any:
+            return self.numel(x)
+
+        return {
+            "__getitem__": getitem,
+            "__len__": length,
+            "shape": property(lambda x: self.shape(x)),
+            "size": size,
+            "numel": numel,
+            "nelement": numel,
+            **{name: self.passing(getattr(torch.Tensor, name)) for name in _TAKE_SIZES},
+        }
+
+
 @contextmanager
-def every_call(tell: Callable[..., None], *, autograd: bool) -> Iterator[None]:
+def told_sizes(
+    tell: Callable[[torch.Tensor, torch.Size], torch.Size],
+    sliced: Callable[[torch.Tensor, Any], None],
+    passed: Callable[[Any], None],
+) -> Iterator[None]:
+    """Lets the Python code of a network read the sizes that `tell` makes of a tensor without data and its sizes.
+
+    Meant for the inside of `every_call`: operators go on reading the plain sizes, and so do other threads.
+
+    Args:
+        tell: makes the sizes.
+        sliced: is told a tensor and what stands in brackets after it.
+        passed: is told what a method that takes sizes is given, and None when it has returned.
+    """
+    sizes = _Sizes(tell, sliced, passed)
+    own = sizes.attributes()
+    before = {name: FakeTensor.__dict__[name] for name in own if name in FakeTensor.__dict__}
+    functions = [(home, name, getattr(home, name)) for home, name in _functions_of_sizes()]
+    for name, value in own.items():
+        setattr(FakeTensor, name, value)
+    for home, name, function in functions:
+        setattr(home, name, sizes.passing(function))
+    try:
+        yield
+    finally:
+        for home, name, function in functions:
+            setattr(home, name, function)
+        for name in own:
+            delattr(FakeTensor, name)
+        for name, value in before.items():
+            setattr(FakeTensor, name, value)
+
+
+def _functions_of_sizes() -> Iterator[tuple[Any, str]]:
+    """Functions that are given sizes, and where Python code looks them up."""
+    for name in ("arange", "zeros", "ones", "full", "empty", "reshape", "linspace"):
+        yield torch, name
+    nn_functions = cast(Any, torch._C)._nn
+    for name in vars(nn_functions):
+        if name == "pad" or name.startswith(("upsample", "_upsample", "adaptive")):
+            yield nn_functions, name
+
+
+@contextmanager
+def every_call(
+    tell: Callable[..., None], *, autograd: bool, failed: Callable[..., None] | None = None
+) -> Iterator[None]:
     """Calls `tell` with the operator, arguments, keyword arguments and result of each call, as an export sees them.
 
     Only the mode of make_fx may come before autograd, so this class derives from it.
+
+    Args:
+        tell: is called after each call.
+        autograd: whether results may require a gradient.
+        failed: is called with operator, arguments and keyword arguments of a call that raises, or whose `tell` does.
     """
     with (
         enable_python_dispatcher(),
         torch._C._EnablePreDispatch(),
         _compiling_state_context(),
         _ignore_backend_decomps(),
-        _before_autograd(_EveryCall(tell, autograd=autograd)),
+        _before_autograd(_EveryCall(tell, autograd=autograd, failed=failed)),
     ):
         yield
 
@@ -548,41 +689,55 @@ def unlogged_failures() -> Iterator[None]:
         log.disabled = disabled
 
 
-class FreeBatch:
-    """Tensors without data whose sizes may be multiples of a free batch size."""
+class FreeSizes:
+    """Tensors without data whose sizes may be computed from free ones."""
 
     def __init__(self) -> None:
-        self.mode = FakeTensorMode(
-            shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
-        )
-        self._multiples: dict[int, Any] = {}
+        self._env = ShapeEnv(tracked_fakes=[])
+        self.mode = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True, export=True)
+        self._numbers: dict[Any, Any] = {}
+        self._symbols: dict[tuple[str, int], Any] = {}
 
     def static(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the tensor without its data."""
         return self.mode.from_tensor(x, static_shapes=True)
 
-    def resized(self, x: torch.Tensor, batch: Any) -> torch.Tensor:
-        """Returns the contiguous tensor without its data, with another length of axis 0."""
-        return self.tensor((batch, *x.shape[1:]), x.stride(), x.dtype, x.device).requires_grad_(
-            x.requires_grad
-        )
+    def resized(self, x: torch.Tensor, sizes: Mapping[int, Any]) -> torch.Tensor:
+        """Returns the contiguous tensor without its data, with other lengths of the given axes."""
+        shape = [sizes.get(i, n) for i, n in enumerate(x.shape)]
+        stride: list[Any] = [1] * x.ndim
+        for i in reversed(range(x.ndim - 1)):
+            stride[i] = shape[i + 1] * stride[i + 1]
+        if all(i == 0 for i in sizes):
+            stride = list(x.stride())
+        return self.tensor(shape, stride, x.dtype, x.device).requires_grad_(x.requires_grad)
 
-    def free(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        """Returns the contiguous tensor without its data, with a free axis 0; all share one batch size."""
-        if self._multiples:
-            return self.resized(x, self._multiples[1])
-        dims = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (x.ndim - 1)
-        context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=dims)
-        source = ConstantSource(f"L['{name}']")  # an export names the symbol after this
-        fake = self.mode.from_tensor(x, symbolic_context=context, source=source)
-        self._multiples[1] = fake.shape[0]
-        return fake
+    def symbol(self, name: str, axis: int, length: int) -> Any:
+        """Returns the symbol of an axis of the named input, which is so long in the example."""
+        if (name, axis) not in self._symbols:
+            # An export names the symbol after this.
+            source = TensorPropertySource(ConstantSource(f"L['{name}']"), TensorProperty.SIZE, axis)
+            self._symbols[name, axis] = self._env.create_symbol(
+                length, source, DimDynamic.DYNAMIC, None
+            )
+        return self._symbols[name, axis]
 
-    def times(self, factor: int) -> Any:
-        """Returns a multiple of the batch size."""
-        if factor not in self._multiples:
-            self._multiples[factor] = factor * self._multiples[1]
-        return self._multiples[factor]
+    def number(self, expression: Any, example: Any) -> Any:
+        """Returns what an expression over the symbols is worth, given its value in the example."""
+        if expression.is_Integer:
+            return int(expression)
+        if expression not in self._numbers:
+            make = (
+                self._env.create_symintnode
+                if isinstance(example, int)
+                else self._env.create_symfloatnode
+            )
+            self._numbers[expression] = make(expression, hint=example)
+        return self._numbers[expression]
+
+    def condition(self, expression: Any) -> Any:
+        """Returns a comparison over the symbols, as a boolean that is known at run time only."""
+        return self._env.create_symboolnode(expression)
 
     def tensor(
         self, shape: Sequence[Any], stride: Sequence[Any], dtype: torch.dtype, device: torch.device
@@ -697,7 +852,7 @@ class NamedSizes:
             return float(expression)
         if expression in (sympy.true, sympy.false):
             return bool(expression)
-        if expression.is_Boolean:
+        if expression.is_Boolean or expression.is_Relational:
             return self._env.create_symboolnode(expression)
         known = expression.free_symbols <= self._hints.keys()
         hint = expression.xreplace(self._hints) if known else None
@@ -768,6 +923,66 @@ def multiple(size: Any) -> tuple[str, int] | None:
     """Returns symbol and factor if a size is a multiple of one symbol."""
     factor, symbol = size.node.expr.as_coeff_Mul()
     return (str(symbol), int(factor)) if symbol.is_symbol and factor.is_integer else None
+
+
+def export_guards(inputs: Sequence[Any]) -> list[Any]:
+    """Returns the comparisons of free sizes that an export found to hold for its graph.
+
+    Those with 0 and 1 are left out, which operators make by the thousand to see whether memory is contiguous.
+
+    Args:
+        inputs: the inputs, as tensors without data.
+    """
+    mode = fake_mode_of(inputs)
+    env: Any = None if mode is None else mode.shape_env
+    found: dict[Any, Any] = {}
+    known = {
+        s
+        for x in inputs
+        if isinstance(x, torch.Tensor)
+        for n in cast("tuple[Any, ...]", x.shape)
+        if isinstance(n, torch.SymInt)
+        for s in n.node.expr.free_symbols
+    }
+    for guard in env.guards if env is not None else ():
+        expression = guard.expr.xreplace(env.replacements)
+        trivial = isinstance(expression, sympy.Ne) and expression.rhs in (0, 1)
+        if expression.free_symbols and expression.free_symbols <= known and not trivial:
+            found[expression] = env.create_symboolnode(expression)
+    return [*found.values()]
+
+
+class _Code(PythonPrinter):
+    """Writes expressions over sizes as Python code, with other names for the symbols."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def _print_Symbol(self, expr: Any) -> str:  # noqa: N802 (the name says which)
+        return self._names[str(expr)]
+
+    def _print_Unequality(self, expr: Any) -> str:  # noqa: N802
+        return f"{self.parenthesize(expr.lhs, 36)} != {self.parenthesize(expr.rhs, 36)}"
+
+
+def size_code(number: Any, names: Mapping[str, str]) -> str | None:
+    """Returns Python code that computes a number or condition that is known at run time only.
+
+    Args:
+        number: a symbolic number, or an expression of sympy.
+        names: the code of each symbol.
+
+    Returns:
+        The code; None where a symbol has none, or a function of sizes has none.
+    """
+    expression = number.node.expr if hasattr(number, "node") else number
+    if not {str(s) for s in expression.free_symbols} <= names.keys():
+        return None
+    try:
+        return str(_Code(names).doprint(expression))
+    except NotImplementedError:
+        return None
 
 
 class _CheckedCodeGen(fx.graph._PyTreeCodeGen):

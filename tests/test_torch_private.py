@@ -3,15 +3,18 @@
 import copy
 import logging
 import warnings
+from typing import Any
 
 import pytest
+import sympy
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.torch_private import (
+    SIZE_FUNCTIONS,
     BackwardHookFunction,
-    FreeBatch,
+    FreeSizes,
     WithoutData,
     attribute_access,
     backward_refused,
@@ -21,8 +24,10 @@ from fxprune.torch_private import (
     in_autocast,
     input_codegen,
     pytree_specs,
+    size_code,
     static_size,
     storage_id,
+    told_sizes,
     unlogged_failures,
     unrecorded,
     untraced_files,
@@ -76,7 +81,7 @@ class Nested(nn.Module):
 def test_every_call_of_an_operator_is_told_before_it_is_decomposed() -> None:
     """make_fx's own mode is the only one that torch lets stand before autograd."""
     told: list[str] = []
-    free = FreeBatch()
+    free = FreeSizes()
     conv, x = nn.Conv2d(3, 4, 1), torch.ones(2, 3, 4, 4)
     for p in conv.parameters():
         p.requires_grad_(False)
@@ -97,7 +102,7 @@ def test_every_call_of_an_operator_is_told_before_it_is_decomposed() -> None:
 
 def test_backward_is_refused_where_operators_are_recorded() -> None:
     """All of autograd's functions call one engine, which torch does not let one replace."""
-    free, refused = FreeBatch(), list[int]()
+    free, refused = FreeSizes(), list[int]()
     x = free.static(torch.ones(2)).requires_grad_()
     with backward_refused(lambda: refused.append(1)), free.mode:
         torch.autograd.grad((x * x).sum(), x)
@@ -109,29 +114,65 @@ def test_backward_is_refused_where_operators_are_recorded() -> None:
     assert refused == [1]
 
 
-def test_a_free_batch_is_a_symbol_and_its_multiples() -> None:
+def test_a_free_size_is_the_symbol_that_an_export_makes() -> None:
     """torch makes tensors of symbolic sizes without a trace only in its own code."""
-    free = FreeBatch()
-    given = free.free(torch.ones(2, 3), "x")
+    free = FreeSizes()
+    size = free.number(free.symbol("input", 0, 2), 2)
     exported = torch.export.export(
         nn.Linear(3, 4), (torch.ones(2, 3),), dynamic_shapes=({0: torch.export.Dim.AUTO},)
     )
     (x,) = (n for n in exported.graph.nodes if n.name == "input")
-    assert str(FreeBatch().free(torch.ones(2, 3), "input").shape) == str(x.meta["val"].shape)
-    assert str(free.free(torch.ones(2, 5), "mask").shape[0]) == str(given.shape[0])
+    given = free.resized(torch.ones(2, 3), {0: size})
+    assert str(given.shape) == str(x.meta["val"].shape)
     assert static_size(given.shape[0]) is None
     assert static_size(given.shape[1]) == 3
-    twice = free.times(2)
+    twice = free.number(2 * free.symbol("input", 0, 2), 4)
     assert bool(twice == 2 * given.shape[0])
     flat = free.tensor((twice, 3), (3, 1), torch.float32, given.device)
     assert fake_mode_of(flat) is fake_mode_of(given) is free.mode
     assert bool(flat.shape[0] == twice)
-    assert free.resized(torch.ones(2, 3), 7).shape == (7, 3)
+    assert free.resized(torch.ones(2, 3), {1: 7}).stride() == (7, 1)
+    assert bool(free.condition(sympy.Eq(free.symbol("input", 0, 2), 2)))
+
+
+def test_python_code_is_told_other_sizes_than_operators() -> None:
+    """torch has no hook where a shape is read."""
+    free = FreeSizes()
+    x, seen = free.static(torch.ones(2, 3)), list[Any]()
+
+    def tell(_x: Tensor, sizes: torch.Size) -> torch.Size:
+        return torch.Size((*sizes[:-1], 30))
+
+    def note(_x: Tensor, key: object) -> None:
+        seen.append(key)
+
+    read, calls = list[object](), list[object]()
+    with (
+        free.mode,
+        told_sizes(tell, note, seen.append),
+        every_call(lambda op, *_: calls.append(op), autograd=True),
+    ):
+        read += [x.shape, x.size(), x.size(1), x.numel(), len(x)]
+        y = x[:, 1:].reshape(4)
+    assert read == [(2, 30), (2, 30), 30, 60, 2]
+    ((key), ((_, *given), more), end) = seen
+    assert (key, given, more, end) == ((slice(None), slice(1, None)), [4], {}, None)
+    assert (x.shape, y.shape) == ((2, 3), (4,))
+    assert calls
+
+
+def test_sizes_become_python_code() -> None:
+    """torch prints them for its own guards."""
+    s = sympy.Symbol("s0", integer=True, positive=True)
+    floor, remainder = SIZE_FUNCTIONS["FloorDiv"], SIZE_FUNCTIONS["PythonMod"]
+    assert size_code(sympy.Eq(2 * floor(s, 2), s), {"s0": "n"}) == "(2*(n // 2)) == n"
+    assert size_code(sympy.Ne(remainder(s, 4), 0), {"s0": "n"}) == "(n % 4) != 0"
+    assert size_code(s + 1, {}) is None
 
 
 def test_tensors_of_one_memory_share_a_number() -> None:
     """Tensors without data have no address to compare."""
-    x = FreeBatch().static(torch.ones(2, 3))
+    x = FreeSizes().static(torch.ones(2, 3))
     assert storage_id(x) == storage_id(x.view(6)) != storage_id(x.clone())
 
 
@@ -153,7 +194,7 @@ def test_what_fails_without_data_is_raised_and_not_printed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """torch logs it as an error first, a page long, although it may be expected."""
-    free = FreeBatch()
+    free = FreeSizes()
     two, three = free.static(torch.ones(2)), free.static(torch.ones(3))
 
     def add() -> None:
@@ -218,7 +259,7 @@ def test_a_full_backward_hook_calls_an_autograd_function() -> None:
 def test_a_record_can_be_left_for_a_moment() -> None:
     """What a custom Function does is tried out on numbers while the model runs without."""
     seen: list[str] = []
-    x, free = torch.ones(2), FreeBatch()
+    x, free = torch.ones(2), FreeSizes()
     with free.mode, every_call(lambda op, *_: seen.append(op._opname), autograd=True):
         empty = free.static(x).relu()
         with unrecorded():

@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.caches import cache_remarks, register_caches
+from fxprune.capture.dynamic import Asked, asked_for
 from fxprune.capture.failure import at_fixed_batch, first_line, to_capture_error
 from fxprune.capture.follow import Following, find_following
 from fxprune.capture.functions import Functions
@@ -27,11 +28,13 @@ from fxprune.capture.numbers import number_remarks
 from fxprune.capture.untraced import untraced_seen
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
+from fxprune.graph.inputs import GUARDS
 from fxprune.graph.program import Program, TracedModule, build_module, share_tensors
+from fxprune.graph.sizes import symbolic_axes
 from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
 from fxprune.stand_in import stand_in
-from fxprune.torch_private import static_size, unlogged_failures, without_stderr
+from fxprune.torch_private import export_guards, static_size, unlogged_failures, without_stderr
 
 Watch = Callable[[nn.Module], AbstractContextManager[None]]
 
@@ -62,20 +65,29 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_batch: bool = True,
+    dynamic_shapes: Any = None,
     backward: bool | None = None,
 ) -> Program:
     """Captures a model as a `Program`; the model is not changed, and the program shares its tensors.
+
+    By default the batch is free where the network takes another one. With `dynamic_shapes="all"` so is every axis of
+    the inputs of which it takes another length, such as the sequence, height and width: see `Program.free_axes`.
 
     Args:
         model: an nn.Module, a GraphModule made by any torch.fx tool, or an ExportedProgram.
         args: the example positional inputs; a single tensor stands for a tuple of one.
         kwargs: the example keyword inputs.
-        dynamic_batch: leave the batch size (axis 0 of the tensor inputs) free.
+        dynamic_batch: leave the batch free; with False, every input keeps the sizes of the example.
+        dynamic_shapes: which axes may be free: "all"; or as `torch.export.export` takes it: a dict by the names of
+            the inputs, or a tuple by position, of dicts by axis. Of an axis, `Dim.AUTO` is free where the network
+            allows it, `Dim.DYNAMIC` or `Dim("name", min=..., max=...)` has to be, and `Dim.STATIC` is not; nor is what
+            is not named.
         backward: keep custom autograd Functions as calls, with their backward; else the operators of their
             forward are captured, which can be pruned. By default, kept where the model is in train mode.
 
     Raises:
-        CaptureError: the model cannot be exported.
+        CaptureError: the model cannot be exported; or an axis that has to be free is not; or `dynamic_shapes` does not
+            fit the inputs.
     """
     if isinstance(model, ExportedProgram):
         return _from_exported(model, _example_inputs(model, args, kwargs))
@@ -89,7 +101,8 @@ def capture(
         given = _on_device_of(model, inputs)
         with functions.observed():
             watch = partial(_watched, suspects, functions)
-            traced, free, remarks = _trace_batched(model, given, dynamic_batch, watch)
+            wish = _Wish(dynamic_shapes, free=dynamic_batch)
+            traced, remarks = _trace_free(model, given, wish, watch)
         following, by_dtype = find_following(model, given.args, given.kwargs, traced.module)
         check = suspects.check(inputs.args, inputs.kwargs)
     module, more = _build(traced.module, model, check, following, given)
@@ -97,7 +110,7 @@ def capture(
         module,
         inputs.args,
         inputs.kwargs,
-        free_batch=free,
+        free_batch=_batch_is_free(module.graph),
         name=type(model).__name__,
         remarks=(
             *remarks,
@@ -168,14 +181,41 @@ def _on_device_of(model: nn.Module, inputs: _Inputs) -> _Inputs:
     return inputs
 
 
-def _trace_batched(
-    model: nn.Module, inputs: _Inputs, dynamic: bool, watch: Watch
-) -> tuple[_Traced, bool, list[Remark]]:
+@dataclass(frozen=True)
+class _Wish:
+    """What the caller wants to be free.
+
+    Attributes:
+        shapes: the argument `dynamic_shapes`.
+        free: whether the batch is to be tried where there is none.
+    """
+
+    shapes: Any
+    free: bool
+
+    def of(self, model: nn.Module, inputs: _Inputs) -> Asked:
+        return asked_for(model, inputs.args, inputs.kwargs, self.shapes, free=self.free)
+
+
+def _trace_free(
+    model: nn.Module, inputs: _Inputs, wish: _Wish, watch: Watch
+) -> tuple[_Traced, list[Remark]]:
     """Records the network's operators; exports it where a recording does not suffice."""
-    if dynamic and (found := _recorded(model, _at_least_two(inputs), watch)) is not None:
-        return found, True, []
-    exported, free, remarks = _export_batched(model, inputs, dynamic, watch)
-    return _unlifted(exported), free, remarks
+    asked = wish.of(model, inputs)
+    if wish.free or any(axis == 0 for _, axis in asked.tried):
+        longer = _at_least_two(inputs)
+        asked = wish.of(model, longer)
+    else:
+        longer = inputs
+    if asked.any and (found := _recorded(model, longer, asked, watch)) is not None:
+        return found, []
+    by_name = wish.shapes not in (None, "all")
+    exported, remarks = _export_free(model, inputs, longer, asked, watch, by_name=by_name)
+    traced = _unlifted(exported)
+    places = traced.module.graph.find_nodes(op="placeholder")
+    if places and asked.any:
+        places[0].meta[GUARDS] = export_guards([n.meta.get("val") for n in places])
+    return traced, remarks
 
 
 class _Traced(NamedTuple):
@@ -185,10 +225,10 @@ class _Traced(NamedTuple):
     out_spec: pytree.TreeSpec
 
 
-def _recorded(model: nn.Module, inputs: _Inputs, watch: Watch) -> _Traced | None:
+def _recorded(model: nn.Module, inputs: _Inputs, asked: Asked, watch: Watch) -> _Traced | None:
     try:
         with _running(model) as twin:
-            found = trace(twin, inputs.args, inputs.kwargs, partial(watch, twin))
+            found = trace(twin, inputs.args, inputs.kwargs, asked, partial(watch, twin))
     except Exception:  # the export says what is wrong with the network, if anything is
         return None
     tree = nn.Module()
@@ -204,33 +244,108 @@ def _unlifted(exported: ExportedProgram) -> _Traced:
         return _Traced(exported.module(check_guards=False), exported.call_spec.out_spec)
 
 
-def _export_batched(
-    model: nn.Module, inputs: _Inputs, dynamic: bool, watch: Watch
-) -> tuple[ExportedProgram, bool, list[Remark]]:
-    """Exports with a free batch size, or with that of the example inputs if this fails."""
-    why = ""
-    if dynamic and inputs.batched():
-        try:
-            exported = _export(model, _at_least_two(inputs), watch, dynamic=True)
-        except CaptureError:
-            raise
-        except Exception as error:
-            certain = at_fixed_batch(model, inputs.args, inputs.kwargs, error)
-            if certain is not None:
-                raise to_capture_error(model, certain, (inputs.args, inputs.kwargs)) from error
-            why = f"{type(error).__name__}: {first_line(error)}"
-        else:
-            if _batch_is_free(exported.graph):
-                return exported, True, []
-            why = "torch.export replaced axis 0 of the inputs by a fixed number"
+def _export_free(
+    model: nn.Module,
+    inputs: _Inputs,
+    longer: _Inputs,
+    asked: Asked,
+    watch: Watch,
+    *,
+    by_name: bool,
+) -> tuple[ExportedProgram, list[Remark]]:
+    """Exports with free axes, or with the sizes of the example inputs if this fails."""
+    batch = Asked(frozenset(a for a in asked.tried if a in _batch_axes(longer)))
+    if not by_name:
+        cheap = _whole_axes(longer) | _known_axes(model)
+        asked = Asked(batch.tried | (asked.tried & cheap))
+    exported: ExportedProgram | None = None
+    failed: str | Exception = ""
+    if asked.tried != batch.tried or asked.required:
+        exported, failed = _attempt(model, longer, watch, asked, batch)
+    if exported is None and asked.required:
+        raise _not_free(model, failed)
+    if exported is None and batch.any:
+        exported, failed = _attempt(model, longer, watch, batch, batch)
+    if exported is not None:
+        return exported, []
+    if isinstance(failed, Exception):
+        certain = at_fixed_batch(model, inputs.args, inputs.kwargs, failed)
+        if certain is not None:
+            raise to_capture_error(model, certain, (inputs.args, inputs.kwargs)) from failed
+    why = _in_words(failed)
     try:
-        exported = _export(model, inputs, watch, dynamic=False)
+        exported = _export(model, inputs, watch, Asked(frozenset()))
     except CaptureError:
         raise
     except Exception as error:
         given = inputs.args, inputs.kwargs
         raise to_capture_error(model, error, given, why) from error
-    return exported, False, [_batch_fixed(model, inputs, why)] if why else []
+    return exported, [_batch_fixed(model, inputs, why)] if why and batch.any else []
+
+
+def _attempt(
+    model: nn.Module, inputs: _Inputs, watch: Watch, asked: Asked, batch: Asked
+) -> tuple[ExportedProgram | None, str | Exception]:
+    """Exports with free axes; None if this fails, or the batch is fixed, with the reason."""
+    try:
+        exported = _export(model, inputs, watch, asked)
+    except CaptureError:
+        raise
+    except Exception as error:
+        return None, error
+    if batch.any and not _batch_is_free(exported.graph):
+        return None, "torch.export replaced axis 0 of the inputs by a fixed number"
+    if fixed := _fixed_axis(exported, asked):
+        return None, fixed
+    return exported, ""
+
+
+def _batch_axes(inputs: _Inputs) -> set[tuple[int, int]]:
+    """Axis 0 of the tensors that share the batch, by their numbers among the leaves."""
+    batched = {id(x) for x in inputs.batched()}
+    leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
+    return {(i, 0) for i, x in enumerate(leaves) if id(x) in batched}
+
+
+def _whole_axes(inputs: _Inputs) -> set[tuple[int, int]]:
+    """Axes of tensors of whole numbers, which are sequences; of an image, symbolic sizes can take an export minutes."""
+    leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
+    whole = (
+        (i, x)
+        for i, x in enumerate(leaves)
+        if isinstance(x, torch.Tensor) and not (x.is_floating_point() or x.is_complex())
+    )
+    return {(i, axis) for i, x in whole for axis in range(x.ndim)}
+
+
+def _known_axes(model: nn.Module) -> set[tuple[int, int]]:
+    """The free axes of a graph that was captured before."""
+    places = model.graph.find_nodes(op="placeholder") if isinstance(model, fx.GraphModule) else []
+    return {(i, axis) for i, n in enumerate(places) for axis in symbolic_axes(n.meta.get("val"))}
+
+
+def _fixed_axis(exported: ExportedProgram, asked: Asked) -> str:
+    """Which axis that has to be free is not; "" if all are."""
+    names = set(exported.graph_signature.user_inputs)
+    places = [n for n in exported.graph.find_nodes(op="placeholder") if n.name in names]
+    for i, axis in asked.required:
+        value = places[i].meta["val"] if i < len(places) else None
+        if isinstance(value, torch.Tensor) and static_size(value.shape[axis]) is not None:
+            return f"torch.export fixed axis {axis} of {places[i].name}"
+    return ""
+
+
+def _in_words(why: str | Exception) -> str:
+    return why if isinstance(why, str) else f"{type(why).__name__}: {first_line(why)}"
+
+
+def _not_free(model: nn.Module, why: str | Exception) -> CaptureError:
+    return CaptureError(
+        "an axis that has to be free is not",
+        where=type(model).__name__,
+        why=_in_words(why),
+        do="write Dim.AUTO for it, which leaves it as it is where the network needs that",
+    )
 
 
 def _batch_fixed(model: nn.Module, inputs: _Inputs, why: str) -> Remark:
@@ -274,12 +389,18 @@ def _running(model: nn.Module) -> Iterator[nn.Module]:
             yield twin
 
 
-def _export(model: nn.Module, inputs: _Inputs, watch: Watch, *, dynamic: bool) -> ExportedProgram:
+def _export(model: nn.Module, inputs: _Inputs, watch: Watch, asked: Asked) -> ExportedProgram:
     shapes = None
-    if dynamic:
+    if asked.any:
         collection = ShapesCollection()  # type: ignore[no-untyped-call]
-        for x in inputs.batched():
-            collection[x] = {0: Dim.AUTO}
+        leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
+        by_tensor: dict[int, dict[int, Any]] = {}
+        for i, axis in sorted(asked.tried):
+            dim = asked.named.get((i, axis), Dim.AUTO)
+            by_tensor.setdefault(id(leaves[i]), {})[axis] = dim
+        for x in leaves:
+            if id(x) in by_tensor:
+                collection[x] = by_tensor[id(x)]
         shapes = collection.dynamic_shapes(  # type: ignore[no-untyped-call]
             model, inputs.args, inputs.kwargs
         )

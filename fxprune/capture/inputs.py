@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.export import Dim
 
 from fxprune.capture.failure import own_line
 from fxprune.errors import OptionError
@@ -63,6 +64,36 @@ def parse_inputs(texts: Iterable[str]) -> tuple[tuple[torch.Tensor, ...], dict[s
         else:
             kwargs[name] = parse_input(shape)
     return tuple(args), kwargs
+
+
+def parse_dynamic(texts: Iterable[str]) -> dict[str, Any]:
+    """Returns the arguments of `capture` for what `--dynamic` says.
+
+    Args:
+        texts: `all`, `batch` or `none`; or for each input some axes of which have to be free, `x=0,2,3`.
+
+    Raises:
+        OptionError: the text says none of these.
+    """
+    words = list(texts)
+    if words in ([], ["batch"]):
+        return {}
+    if words == ["all"]:
+        return {"dynamic_shapes": "all"}
+    if words == ["none"]:
+        return {"dynamic_batch": False}
+    shapes: dict[str, dict[int, Any]] = {}
+    for text in words:
+        name, equals, axes = text.partition("=")
+        parts = axes.split(",")
+        if not equals or not all(p.isdecimal() for p in parts):
+            raise OptionError(
+                f"{text[:80]!r} names no axes",
+                where="--dynamic",
+                do="write all, batch or none; or for each input the axes that have to be free, as x=0,2,3",
+            )
+        shapes.setdefault(name, {}).update({int(p): Dim.DYNAMIC for p in parts})
+    return {"dynamic_shapes": shapes}
 
 
 def parse_input(text: str) -> torch.Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.func import functional_call
 
-from fxprune.capture.record import Record, UnsupportedError, record
-from fxprune.torch_private import FreeBatch
+from fxprune.capture.record import Follow, Record, UnsupportedError, record
+from fxprune.torch_private import FreeSizes
 
+Sizes = Mapping[int, Mapping[int, int]]
 _TENSORS = {torch.Tensor, nn.Parameter, nn.Buffer}
 _NUMBERS = (int, float, bool, str)
 # Lists of a recurrent module's own parameters; it makes them anew where a parameter was replaced.
@@ -23,7 +26,7 @@ class Network:
 
     def __init__(self, model: nn.Module, inputs: list[Any], keywords: list[str]) -> None:
         modules = list(model.named_modules(remove_duplicate=False))
-        self.free = FreeBatch()
+        self.free = FreeSizes()
         self._model, self.inputs, self._keywords = model, inputs, keywords
         self._paths = {m: path for path, m in modules}
         kinds = (fx.GraphModule, torch.jit.ScriptModule)
@@ -31,13 +34,20 @@ class Network:
             raise UnsupportedError("the network shares modules, or contains graphs")
         self.state = {name: self.free.static(x) for name, x in _tensors(model).items()}
 
-    def run(self, batches: Mapping[int, int], *, autograd: bool = False) -> Record:
-        """Runs the network, with given batch sizes for some of its inputs, and records the operators it calls.
+    def run(
+        self, sizes: Sizes, *, autograd: bool = False, follow: Callable[..., Follow] | None = None
+    ) -> Record:
+        """Runs the network, with given lengths of some axes of its inputs, and records the operators it calls.
 
         The network must not change its own attributes.
+
+        Args:
+            sizes: the lengths by the number of the input and of its axis.
+            autograd: whether computed values may require a gradient.
+            follow: is given the inputs, and returns what follows the calls, where it is a second run.
         """
         given = [
-            self.free.resized(x, batches[i]) if i in batches else self.fixed(x)
+            self.free.resized(x, sizes[i]) if i in sizes else self.fixed(x)
             for i, x in enumerate(self.inputs)
         ]
         before = list(self._attributes())
@@ -51,13 +61,14 @@ class Network:
         try:
             with self.free.mode:
                 sources = [*self.state.values(), *given]
-                return record(call, sources, self._paths, autograd=autograd)
+                following = None if follow is None else follow(sources)
+                return record(call, sources, self._paths, autograd=autograd, follow=following)
         finally:
             if not _same_attributes([*before, self.state], [*self._attributes(), state]):
                 raise UnsupportedError("the network replaces an attribute or a buffer")
 
     def fixed(self, x: Any) -> Any:
-        """Returns an input that has no batch axis."""
+        """Returns an input that has no free axis."""
         return self.free.static(x) if isinstance(x, torch.Tensor) else x
 
     def _attributes(self) -> Iterator[dict[str, Any]]:
@@ -72,13 +83,20 @@ def _kept(module: nn.Module) -> dict[str, Any]:
 
 def _same_attributes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
     return len(before) == len(now) and all(
-        old.keys() == new.keys() and all(_same(v, new[k]) for k, v in old.items())
+        all(_same(old.get(k), v) or _is_flag(old.get(k), v) for k, v in new.items())
+        and old.keys() <= new.keys()
         for old, new in zip(before, now, strict=True)
     )
 
 
 def _same(old: Any, new: Any) -> bool:
     return old is new or (type(old) is type(new) and isinstance(old, _NUMBERS) and old == new)
+
+
+def _is_flag(old: Any, new: Any) -> bool:
+    """Whether a module notes that it ran, or hooks itself up when it does: what follows shows in a second run."""
+    types = {type(old), type(new)}
+    return types <= {bool, type(None)} or types <= {type(None), FunctionType, partial, MethodType}
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

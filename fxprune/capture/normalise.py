@@ -16,6 +16,7 @@ from fxprune.capture.autocast import NoCastError, spell_casts
 from fxprune.capture.follow import Following, follow_operands, follow_sources
 from fxprune.capture.inplace import make_functional, write_copies
 from fxprune.errors import CaptureError
+from fxprune.graph.inputs import FIXED, GUARDS
 from fxprune.graph.memory import written_memory
 from fxprune.graph.program import describe
 from fxprune.remark import Remark
@@ -27,7 +28,7 @@ from fxprune.torch_private import (
     static_size,
 )
 
-_KEPT_META = ("val", "nn_module_stack", "stack_trace")
+_KEPT_META = ("val", "nn_module_stack", "stack_trace", GUARDS, FIXED)
 _NO_STACK = "_empty_nn_module_stack_from_metadata_hook"
 _GUARDS = ("aten._assert", "aten.sym_constrain_range")
 _MAX_DEPTH = 8

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -18,7 +18,9 @@ from fxprune.torch_private import (
     in_autocast,
     module_hooks,
     mutated,
+    plain_sizes,
     storage_id,
+    told_sizes,
     untraced_files,
 )
 
@@ -90,12 +92,32 @@ class Record:
         )
 
 
+class Follow(Protocol):
+    """What follows the calls of a second run."""
+
+    def call(self, number: int, call: Call) -> None:
+        """Is told each call."""
+
+    def failed(self, op: Any, args: Any, kwargs: Any) -> None:
+        """Is told the call that raises, with references in place of tensors."""
+
+    def size(self, ref: Ref, sizes: torch.Size) -> torch.Size:
+        """The sizes of a tensor as the code of the network reads them."""
+
+    def slice(self, ref: Ref, key: Any) -> None:
+        """Is told what the code of the network writes in brackets after a tensor."""
+
+    def passed(self, given: Any) -> None:
+        """Is told what a method that takes sizes is given, and None when it has returned."""
+
+
 def record(
     run: Callable[[], Any],
     sources: Sequence[Any],
     paths: Mapping[nn.Module, str],
     *,
     autograd: bool = True,
+    follow: Follow | None = None,
 ) -> Record:
     """Runs a network and records the operators it calls.
 
@@ -104,12 +126,13 @@ def record(
         sources: its parameters, buffers and inputs; the tensor of number i is `Ref(-1 - i)`.
         paths: the path of each of its modules.
         autograd: whether computed values may require a gradient; a run without is twice as fast.
+        follow: is told the calls of a second run, and says what sizes its code reads.
 
     Raises:
         UnsupportedError: an operator is called in a special mode, or takes or returns something that is
             not a tensor of this run.
     """
-    recorder = _Recorder(sources, paths)
+    recorder = _Recorder(sources, paths, follow)
     with recorder.watching(autograd=autograd):
         result = run()
     outputs, spec = pytree.tree_flatten(result)
@@ -144,7 +167,10 @@ def _trains(args: Any, kwargs: Any) -> bool:
 
 
 class _Recorder:
-    def __init__(self, sources: Sequence[Any], paths: Mapping[nn.Module, str]) -> None:
+    def __init__(
+        self, sources: Sequence[Any], paths: Mapping[nn.Module, str], follow: Follow | None
+    ) -> None:
+        self._follow = follow
         self.calls: list[Call] = []
         self.constants: list[torch.Tensor] = []
         self._sources = len(sources)
@@ -160,8 +186,23 @@ class _Recorder:
 
     @contextmanager
     def watching(self, *, autograd: bool) -> Iterator[None]:
-        with module_hooks(self._enter, self._leave), every_call(self._add, autograd=autograd):
+        failed = self._fail if self._follow else None
+        told = (
+            told_sizes(self._size, self._slice, self._follow.passed)
+            if self._follow
+            else nullcontext()
+        )
+        calls = every_call(self._add, autograd=autograd, failed=failed)
+        with module_hooks(self._enter, self._leave), calls, told:
             yield
+
+    def _fail(self, op: Any, args: Any, kwargs: Any) -> None:
+        refs = self._refs
+        known = pytree.tree_map_only(torch.Tensor, lambda x: refs.get(id(x)), (args, kwargs))
+        self._follow.failed(op, *known)  # type: ignore[union-attr]
+
+    def _size(self, x: torch.Tensor, sizes: torch.Size) -> torch.Size:
+        return self._follow.size(self.ref(x), sizes)  # type: ignore[union-attr]
 
     def ref(self, x: Any) -> Ref:
         if id(x) not in self._refs:
@@ -171,7 +212,7 @@ class _Recorder:
     def _adopt(self, x: Any) -> None:
         """Identifies a tensor with one that a factory made, if it has the same memory, not written to since."""
         made = self._factories.get(storage_id(x)) if isinstance(x, torch.Tensor) else None
-        if made is None or made[0] != _sizes(x):
+        if made is None or made[0] != plain_sizes(_sizes, x):
             raise UnsupportedError(f"the origin of a {type(x).__name__} is unknown")
         self._refs[id(x)] = made[1]
         self._alive.append(x)
@@ -202,6 +243,11 @@ class _Recorder:
         self.calls.append(
             Call(op, given[0], given[1], sizes, container, self._stacks[-1], self._frames())
         )
+        if self._follow is not None:
+            self._follow.call(number, self.calls[-1])
+
+    def _slice(self, x: torch.Tensor, key: Any) -> None:
+        self._follow.slice(self.ref(x), key)  # type: ignore[union-attr]
 
     def _add_constant(self, x: torch.Tensor) -> None:
         self._refs[id(x)] = Ref(-1 - self._sources - len(self.constants))

@@ -1,131 +1,90 @@
-"""Writes the graph that two runs of a network at two batch sizes have in common."""
+"""Writes the graph that two runs of a network at different sizes have in common."""
 
 from __future__ import annotations
 
 import linecache
 import operator
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import fx
 
+from fxprune.capture.formula import Formula
 from fxprune.capture.network import Network
-from fxprune.capture.record import Call, Record, Ref, Sizes, UnsupportedError
+from fxprune.capture.record import Call, Record, Ref
+from fxprune.capture.search import Found
+from fxprune.capture.second import Merged
 
 
-class _Times(NamedTuple):
-    """A multiple of the batch size."""
-
-    factor: int
-
-
-class _Merge:
-    """Merges values of runs at two batch sizes."""
-
-    def __init__(self, *batches: int) -> None:
-        self._one, self._two = batches
-
-    def __call__(self, one: Any, two: Any) -> Any:
-        """Returns the common value; a number that is the same multiple of both batch sizes becomes `_Times`.
-
-        Raises:
-            UnsupportedError: the values differ.
-        """
-        if type(one) is not type(two):
-            raise UnsupportedError("a value has different types at different batch sizes")
-        if isinstance(one, dict):
-            return dict(zip(one, self._each([*one.values()], [*two.values()]), strict=True))
-        if type(one) in (list, tuple):
-            return type(one)(self._each(one, two))
-        return one if one == two else self._number(one, two)
-
-    def _each(self, one: Any, two: Any) -> list[Any]:
-        if len(one) != len(two):
-            raise UnsupportedError("the number of values differs between batch sizes")
-        return [self(a, b) for a, b in zip(one, two, strict=True)]
-
-    def _number(self, one: Any, two: Any) -> _Times:
-        factor = one // self._one if type(one) is int else 0
-        if (factor * self._one, factor * self._two) != (one, two):
-            raise UnsupportedError(f"a value is {one} at one batch size and {two} at another")
-        return _Times(factor)
-
-
-def write_graph(
-    network: Network, names: list[str], batched: list[int], runs: Mapping[int, Record]
-) -> fx.Graph:
-    """Writes the calls that two runs of a network have in common as a graph with a free batch size.
+def write_graph(network: Network, names: list[str], first: Record, found: Found) -> fx.Graph:
+    """Writes the calls of a network as a graph with free sizes.
 
     Args:
         network: the network.
         names: the names of its inputs.
-        batched: the numbers of the inputs that have a batch axis.
-        runs: the recorded calls, by batch size.
-
-    Raises:
-        UnsupportedError: the runs differ in more than their batch size.
+        first: the recorded calls at the example's sizes.
+        found: what they have in common with those at other sizes.
     """
-    one, two = runs.values()
-    writer = _Writer(network, runs)
-    writer.add_sources(names, batched, one.named_constants())
-    if not one.has_constants_of(two):
-        raise UnsupportedError("the constants differ between batch sizes")
-    if len(one.calls) != len(two.calls):
-        raise UnsupportedError("the number of calls differs between batch sizes")
-    for number, calls in enumerate(zip(one.calls, two.calls, strict=True)):
-        writer.add_call(number, *calls)
-    if (one.outputs, one.out_spec) != (two.outputs, two.out_spec):
-        raise UnsupportedError("the outputs differ between batch sizes")
-    writer.add_outputs(one.outputs)
+    writer = _Writer(network, found)
+    writer.add_sources(names, first.named_constants())
+    for number, (call, merged) in enumerate(zip(first.calls, found.calls, strict=True)):
+        writer.add_call(number, call, merged)
+    writer.add_outputs(first.outputs)
     return writer.graph
 
 
 class _Writer:
-    def __init__(self, network: Network, batches: Iterable[int]) -> None:
+    def __init__(self, network: Network, found: Found) -> None:
         self.graph = fx.Graph()
-        self._network, self._free = network, network.free
-        self._merge = _Merge(*batches)
+        self._network, self._free, self._found = network, network.free, found
         self._nodes: dict[Ref, fx.Node] = {}
-        self._numbers: dict[int, fx.Node] = {}
+        self._numbers: dict[tuple[Any, ...], fx.Node] = {}
         self._meta: dict[str, Any] = {}
 
-    def add_sources(
-        self, names: list[str], batched: list[int], constants: Mapping[str, torch.Tensor]
-    ) -> None:
-        """Adds parameters, buffers, constants and inputs, and the batch size."""
-        free, inputs = self._free, self._network.inputs
+    def add_sources(self, names: list[str], constants: Mapping[str, torch.Tensor]) -> None:
+        """Adds parameters, buffers, constants and inputs, and the free sizes."""
+        inputs = self._network.inputs
         for name, value in self._network.state.items():
             self._add_source(self.graph.get_attr(name), value)
         lifted = [self.graph.get_attr(name) for name in constants]
         nodes = [self.graph.placeholder(name) for name in names]
         for i, (node, x) in enumerate(zip(nodes, inputs, strict=True)):
-            self._add_source(
-                node, free.free(x, names[i]) if i in batched else self._network.fixed(x)
-            )
+            self._add_source(node, self._input(i, x))
         for node, x in zip(lifted, constants.values(), strict=True):
             self._add_source(node, self._network.fixed(x))
-        batch = self.graph.call_function(torch.ops.aten.sym_size.int, (nodes[batched[0]], 0))
-        batch.meta["val"] = free.times(1)
-        self._numbers[1] = batch
+        for size in self._found.sizes:
+            i, axis = size.axes[0]
+            formula = self._found.formulas[i, axis]
+            node = self.graph.call_function(torch.ops.aten.sym_size.int, (nodes[i], axis))
+            node.meta["val"] = self._value(formula)
+            self._numbers[formula.values] = node
+
+    def _input(self, number: int, x: Any) -> Any:
+        formulas = self._found.formulas
+        axes = {j: f for (i, j), f in formulas.items() if i == number}
+        if not axes:
+            return self._network.fixed(x)
+        return self._free.resized(x, {j: self._value(f) for j, f in axes.items()})
 
     def add_outputs(self, outputs: list[Ref | None]) -> None:
         """Adds the network's outputs as a flat list."""
         self.graph.output(tuple(None if r is None else self._nodes[r] for r in outputs))
 
-    def add_call(self, number: int, one: Call, two: Call) -> None:
+    def add_call(self, number: int, call: Call, merged: Merged) -> None:
         """Adds a call of an operator."""
-        if one.op is not two.op:
-            raise UnsupportedError("the operators differ between batch sizes")
-        self._meta = {"nn_module_stack": one.modules}
-        if one.frames:
-            self._meta["stack_trace"] = _stack_trace(one.frames)
-        args, kwargs = self._nodes_in(self._merge((one.args, one.kwargs), (two.args, two.kwargs)))
-        name = one.op.overloadpacket.__name__
-        node = self.graph.create_node("call_function", one.op, args, kwargs, name)
-        values = [self._value(x) for x in self._merge(one.made, two.made)]
-        node.meta.update(self._meta, val=one.container(values) if one.container else values[0])
-        if one.container is None:
+        self._meta = {"nn_module_stack": call.modules}
+        if call.frames:
+            self._meta["stack_trace"] = _stack_trace(call.frames)
+        args, kwargs = self._nodes_in(merged.args), self._nodes_in(merged.kwargs)
+        name = merged.op.overloadpacket.__name__
+        node = self.graph.create_node("call_function", merged.op, args, kwargs, name)
+        values = [
+            self._free.tensor(self._values(shape), self._values(stride), *made[2:])
+            for (shape, stride), made in zip(merged.made, call.made, strict=True)
+        ]
+        node.meta.update(self._meta, val=call.container(values) if call.container else values[0])
+        if call.container is None:
             self._nodes[Ref(number)] = node
             return
         for i, value in enumerate(values):
@@ -138,28 +97,29 @@ class _Writer:
         node.meta["val"] = value
         self._nodes[Ref(-1 - len(self._nodes))] = node
 
-    def _value(self, sizes: Sizes) -> torch.Tensor:
-        shape, stride = (
-            [self._free.times(n.factor) if isinstance(n, _Times) else n for n in numbers]
-            for numbers in sizes[:2]
-        )
-        return self._free.tensor(shape, stride, *sizes[2:])
+    def _value(self, x: Any) -> Any:
+        return self._free.number(x.expression, x.values[0]) if isinstance(x, Formula) else x
+
+    def _values(self, numbers: tuple[Any, ...]) -> list[Any]:
+        return [self._value(n) for n in numbers]
 
     def _nodes_in(self, x: Any) -> Any:
         if isinstance(x, Ref):
             return self._nodes[x]
-        if isinstance(x, _Times):
-            return self._number(x.factor)
+        if isinstance(x, Formula):
+            return self._number(x)
         if isinstance(x, dict):
             return {key: self._nodes_in(value) for key, value in x.items()}
         return type(x)(map(self._nodes_in, x)) if type(x) in (list, tuple) else x
 
-    def _number(self, factor: int) -> fx.Node:
-        if factor not in self._numbers:
-            node = self.graph.call_function(operator.mul, (self._numbers[1], factor))
-            node.meta.update(self._meta, val=self._free.times(factor))
-            self._numbers[factor] = node
-        return self._numbers[factor]
+    def _number(self, x: Formula) -> fx.Node:
+        """The node that computes a formula, near where it is first used."""
+        if x.values not in self._numbers:
+            operands = tuple(self._nodes_in(y) for y in x.operands)
+            node = self.graph.call_function(x.function, operands)  # type: ignore[arg-type]
+            node.meta.update(self._meta, val=self._value(x))
+            self._numbers[x.values] = node
+        return self._numbers[x.values]
 
 
 def _stack_trace(frames: tuple[tuple[str, int], ...]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from fxprune.cli.options import Depth, Inputs, Json, Model, Seed, example
+from fxprune.cli.options import Depth, Dynamic, Inputs, Json, Model, Seed, example
 from fxprune.cli.run import register
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def prune(
     model: Model,
     inputs: Inputs,
     ignore: Ignore,
+    dynamic: Dynamic,
     keep: Annotated[
         str,
         typer.Option(
@@ -174,7 +175,7 @@ def prune(
     from fxprune.io import save
 
     metric, share = parse_keep(keep)
-    source = open_source(model, inputs, seed, partial=partial)
+    source = open_source(model, inputs, seed, partial=partial, dynamic=dynamic)
     with progress(f"pruning {model} to {share:g} of its {metric}"):
         outcome = run(
             source,

@@ -20,6 +20,17 @@ Inputs = Annotated[
         "repeat for each input, in order; NAME=SHAPE passes it by keyword",
     ),
 ]
+Dynamic = Annotated[
+    list[str],
+    typer.Option(
+        "--dynamic",
+        default_factory=list,
+        show_default=False,
+        metavar="AXES",
+        help="axes of the inputs that may have other sizes: batch (the default), all that the model allows, none, or "
+        "of an input those that have to, such as x=0,2,3; can be repeated",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON document")]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**63 - 1, help="seed for random weights, inputs and scores")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fxprune.cli.options import Depth, Inputs, Json, Model, Seed, Trust, example
+from fxprune.cli.options import Depth, Dynamic, Inputs, Json, Model, Seed, Trust, example
 
 Names = Annotated[
     list[str],
@@ -41,6 +41,7 @@ def run(
     pipeline: Text,
     inputs: Inputs,
     disable: Names,
+    dynamic: Dynamic,
     print_before: Glob = "",
     print_after: Glob = "",
     print_changed: Annotated[
@@ -93,7 +94,7 @@ def run(
     from fxprune.plugins import trusting
 
     steps = Pipeline.parse(pipeline)
-    program = open_program(model, inputs, seed, partial=False)
+    program = open_program(model, inputs, seed, partial=False, dynamic=dynamic)
     if bisect:
         with progress(f"bisecting {pipeline}"), trusting(trust):
             found = api.bisect(program, steps, _predicate(check), seed)

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from fxprune.capture import capture
-from fxprune.capture.inputs import default_inputs, load_model, parse_inputs
+from fxprune.capture.inputs import default_inputs, load_model, parse_dynamic, parse_inputs
 from fxprune.errors import CaptureError, OptionError
 from fxprune.graph.program import Program
 from fxprune.io import load
@@ -31,29 +31,46 @@ def progress(text: str) -> Iterator[None]:
         yield
 
 
-def open_program(model: str, inputs: Sequence[str], seed: int, *, partial: bool) -> Program:
+def open_program(
+    model: str, inputs: Sequence[str], seed: int, *, partial: bool, dynamic: Sequence[str] = ()
+) -> Program:
     """Returns the program of MODEL, captured whole or in parts; see `open_source`."""
-    source = open_source(model, inputs, seed, partial=partial)
+    source = open_source(model, inputs, seed, partial=partial, dynamic=dynamic)
     return source.program if isinstance(source, Partial) else source
 
 
 def open_source(
-    model: str, inputs: Sequence[str], seed: int, *, partial: bool
+    model: str, inputs: Sequence[str], seed: int, *, partial: bool, dynamic: Sequence[str] = ()
 ) -> Program | Partial:
     """Captures MODEL, whole or in parts, with the given inputs; or loads it from a directory.
+
+    Args:
+        model: names it.
+        inputs: shapes of the example inputs.
+        seed: for random weights and inputs.
+        partial: whether to capture it in parts.
+        dynamic: which axes of the inputs may be free; see `parse_dynamic`.
 
     Raises:
         OptionError, CaptureError, LoadError: the model does not exist or cannot be captured.
     """
+    if dynamic and partial:
+        raise OptionError(
+            "parts of a model are captured with a free batch alone",
+            where="--dynamic",
+            do="leave out --dynamic, or --partial",
+        )
     if _is_directory(model):
-        return _saved(model, inputs, partial=partial)
+        return _saved(model, inputs, partial=partial, dynamic=dynamic)
     torch.manual_seed(seed)
     look_here()
     with progress(f"building {model}"):
         network = load_model(model)
     examples = parse_inputs(inputs) if inputs else (default_inputs(model, network), {})
     with progress(f"capturing {model}"):
-        return _in_parts(network, examples) if partial else _whole(network, examples)
+        if partial:
+            return _in_parts(network, examples)
+        return _whole(network, examples, parse_dynamic(dynamic))
 
 
 def look_here() -> None:
@@ -70,9 +87,9 @@ def _is_directory(model: str) -> bool:
         ) from error
 
 
-def _whole(network: nn.Module, examples: Examples) -> Program:
+def _whole(network: nn.Module, examples: Examples, sizes: dict[str, Any]) -> Program:
     try:
-        return capture(network, *examples)
+        return capture(network, *examples, **sizes)
     except CaptureError as error:
         do = "if the model itself runs and only its export fails, add --partial to capture it in parts"
         raise CaptureError(
@@ -95,7 +112,15 @@ def _in_parts(network: nn.Module, examples: Examples) -> Partial:
     return found
 
 
-def _saved(directory: str, inputs: Sequence[str], *, partial: bool) -> Program:
+def _saved(
+    directory: str, inputs: Sequence[str], *, partial: bool, dynamic: Sequence[str]
+) -> Program:
+    if dynamic:
+        raise OptionError(
+            "the free axes of a saved program are known",
+            where="--dynamic",
+            do="leave out --dynamic, or name the original model",
+        )
     if partial:
         raise OptionError(
             "a saved program cannot be captured in parts",

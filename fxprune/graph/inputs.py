@@ -7,10 +7,12 @@ would run and return something wrong, so the code of the graph compares them fir
 from __future__ import annotations
 
 import inspect
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from textwrap import shorten
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,10 +21,24 @@ from torch.fx._pytree import tree_flatten_spec
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import InputError
-from fxprune.torch_private import check_in_code, multiple, pytree_specs, spec_children, static_size
+from fxprune.torch_private import (
+    check_in_code,
+    multiple,
+    pytree_specs,
+    size_code,
+    spec_children,
+    static_size,
+)
 
 _SPELLED = (bool, int, float, str, type(None))  # their repr is code
+_MATH = ("ceil", "floor", "trunc", "sqrt", "log2")  # what the code of a condition may call
+_FARTHEST = 1024  # how far from the size that was passed others are looked for
 _AGAIN = "capture the model again, with an example input like this one"
+
+GUARDS = "guards"
+"""Metadata of the first input: comparisons of free sizes under which the graph holds, known at run time only."""
+FIXED = "fixed"
+"""Metadata of an input: why an axis of it is not free, by the number of the axis."""
 
 # An input, its name, and an axis whose length is a multiple of a free size, with the factor.
 Axis = tuple[Any, str, int, int]
@@ -37,19 +53,29 @@ def check_inputs(graph: fx.Graph) -> None:
     specs = pytree_specs(graph)
     if specs is None or not all("val" in n.meta for n in places):
         return
-    known: dict[str, Any] = {f.__name__: f for f in (check_tensor, check_constant, check_alike)}
+    checks = (check_tensor, check_constant, check_alike, check_sizes)
+    known: dict[str, Any] = {f.__name__: f for f in checks}
     lines = []
     for node in places:
         name, value = str(node.target), node.meta["val"]
         if isinstance(value, torch.Tensor):
             sizes = tuple(map(static_size, value.shape))
-            lines.append(f"check_tensor({name}, {name!r}, {value.dtype}, {sizes})")
+            given = f"{name}, {name!r}, {value.dtype}, {sizes}"
+            reasons = {k: v for k, v in node.meta.get(FIXED, {}).items() if sizes[k] is not None}
+            lines.append(
+                f"check_tensor({given}, {reasons})" if reasons else f"check_tensor({given})"
+            )
         elif not isinstance(value, torch.SymInt):
             spelled = repr(value) if type(value) in _SPELLED else f"captured_{name}"
             lines.append(f"check_constant({name}, {name!r}, {spelled})")
             if type(value) not in _SPELLED:
                 known[spelled] = value
     lines += [f"check_alike({', '.join(axes)})" for axes in _alike(places)]
+    lines += _guarded(places)
+    for name in _MATH:
+        if any(f"math.{name}(" in line for line in lines):
+            known[f"math_{name}"] = getattr(math, name)
+            lines = [line.replace(f"math.{name}(", f"math_{name}(") for line in lines]
     nested = not all(c.is_leaf() for part in spec_children(specs[0]) for c in spec_children(part))
     check_in_code(graph, lines, known, flatten_inputs if nested else None)
 
@@ -64,6 +90,30 @@ def _alike(places: Sequence[fx.Node]) -> Iterator[list[str]]:
                 symbol, factor = found
                 axes[symbol].append(f"({node.target}, {str(node.target)!r}, {i}, {factor})")
     yield from (a for a in axes.values() if len(a) > 1)
+
+
+def _guarded(places: Sequence[fx.Node]) -> Iterator[str]:
+    """Yields the check of the conditions on free sizes as code, if there are any that the inputs' sizes decide."""
+    axes: dict[str, tuple[fx.Node, int, int]] = {}
+    for node in places:
+        value = node.meta["val"]
+        for i, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+            found = multiple(size) if static_size(size) is None else None
+            if found is not None and axes.get(found[0], (node, 0, 0))[2] != 1:
+                axes[found[0]] = (node, i, found[1])
+    short = {symbol: f"n{k}" for k, symbol in enumerate(axes)}
+    long = {
+        symbol: f"{n.target}.shape[{i}]" + (f" // {k}" if k != 1 else "")
+        for symbol, (n, i, k) in axes.items()
+    }
+    guards = [g for node in places for g in node.meta.get(GUARDS, ())]
+    codes = [(size_code(g, short), size_code(g, long)) for g in guards]
+    held = [pair for pair in codes if None not in pair]
+    if held:
+        given = "".join(f"({n.target}, {str(n.target)!r}, {i}, {k}), " for n, i, k in axes.values())
+        code = "".join(f"{short}, " for short, _ in held)
+        texts = tuple(text for _, text in held)
+        yield f"check_sizes(({given}), lambda {', '.join(short.values())}: ({code}), {texts})"
 
 
 def bind_inputs(
@@ -122,7 +172,13 @@ def _flatten(name: str, value: Any, spec: pytree.TreeSpec) -> list[Any]:
         ) from error
 
 
-def check_tensor(x: Any, name: str, dtype: torch.dtype, sizes: Sequence[int | None]) -> None:
+def check_tensor(
+    x: Any,
+    name: str,
+    dtype: torch.dtype,
+    sizes: Sequence[int | None],
+    fixed: Mapping[int, str] = MappingProxyType({}),
+) -> None:
     """Compares an input with the tensor that was captured.
 
     Args:
@@ -130,6 +186,7 @@ def check_tensor(x: Any, name: str, dtype: torch.dtype, sizes: Sequence[int | No
         name: its name.
         dtype: a dtype of the required class: floating-point, complex, integer or boolean.
         sizes: the required sizes; None where any is allowed.
+        fixed: why an axis has to have its size.
 
     Raises:
         InputError: it is not a tensor, or has another class of dtype, number of axes, or size of an axis.
@@ -159,7 +216,8 @@ def check_tensor(x: Any, name: str, dtype: torch.dtype, sizes: Sequence[int | No
             raise InputError(
                 f"axis {axis} of input {name} is {x.shape[axis]} long, but {size} was captured",
                 where=name,
-                why=f"captured with sizes {_sizes(sizes)}: only those marked * are free",
+                why=f"captured with sizes {_sizes(sizes)}: only those marked * are free"
+                + (f"; with another size, {fixed[axis]}" if axis in fixed else ""),
                 do=_AGAIN,
             )
 
@@ -199,6 +257,74 @@ def check_alike(*axes: Axis) -> None:
                 + (f", {other} and {factor} times" if (other, factor) != (1, 1) else ""),
                 do="pass inputs of the same batch",
             )
+
+
+def check_sizes(
+    axes: Sequence[Axis],
+    held: Callable[..., tuple[bool, ...]],
+    texts: Sequence[str],
+) -> None:
+    """Compares the free sizes with what the network was found to require of them at capture.
+
+    Args:
+        axes: an axis for each free size, which is the length over the factor.
+        held: whether each condition holds, given the free sizes.
+        texts: the conditions in words.
+
+    Raises:
+        InputError: one does not hold.
+    """
+    if any(isinstance(x, fx.Proxy) for x, *_ in axes):
+        return
+    sizes = [x.shape[i] // factor for x, _, i, factor in axes]
+    for number, (holds, text) in enumerate(zip(held(*sizes), texts, strict=True)):
+        if not holds:
+            _refuse(axes, sizes, held, number, text)
+
+
+def _refuse(
+    axes: Sequence[Axis],
+    sizes: list[int],
+    held: Callable[..., tuple[bool, ...]],
+    number: int,
+    text: str,
+) -> None:
+    for place, (x, name, axis, factor) in enumerate(axes):
+        if f"{name}.shape[{axis}]" in text:
+            near = [n * factor for n in _near(sizes, place, held)]
+            raise InputError(
+                f"axis {axis} of input {name} is {x.shape[axis]} long, and the graph does not hold for that",
+                where=name,
+                why=f"the network was captured where {text}",
+                do=(
+                    f"pass {' or '.join(map(str, near))}, the nearest it holds for; "
+                    if near
+                    else ""
+                )
+                + f"or {_AGAIN}",
+            )
+    raise InputError(f"the graph does not hold: {text}", where=str(number), do=_AGAIN)
+
+
+def _near(sizes: list[int], place: int, held: Callable[..., tuple[bool, ...]]) -> list[int]:
+    """The next smaller and larger size for which every condition holds."""
+    found: list[int] = []
+    for step in (-1, 1):
+        for k in range(1, _FARTHEST):
+            n = sizes[place] + step * k
+            if n < 1:
+                break
+            if _all_hold(held, [*sizes[:place], n, *sizes[place + 1 :]]):
+                found.append(n)
+                break
+    return found
+
+
+def _all_hold(held: Callable[..., tuple[bool, ...]], sizes: list[int]) -> bool:
+    try:
+        return all(held(*sizes))
+    except ArithmeticError:
+        return False
 
 
 def _kind(dtype: torch.dtype) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.errors import OptionError
+from fxprune.graph.free_axes import FreeAxis, free_axes
 from fxprune.graph.inputs import bind_inputs, check_inputs
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE, set_training
@@ -95,6 +96,11 @@ class Program:
     def input_values(self) -> list[Any]:
         """The inputs as fake tensors, or as values where they are constants."""
         return [n.meta.get("val") for n in self.graph.find_nodes(op="placeholder")]
+
+    @property
+    def free_axes(self) -> dict[str, dict[int, FreeAxis]]:
+        """The axes of the inputs that may have other lengths than in the example, by input and number."""
+        return free_axes(self.graph)
 
     @property
     def training(self) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import fx
 
-from fxprune.torch_private import static_size
+from fxprune.torch_private import static_size, symbols_of
 
 PRIMES = (31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
@@ -32,13 +33,30 @@ class Sizes:
 
     @classmethod
     def of_inputs(cls, values: Iterable[Any]) -> Sizes:
-        """Gives symbols primes as `of_primes` does, but one number to axis 0 of all inputs, the batch."""
+        """Gives one prime to axis 0 of all inputs, the batch, and to other free axes their lengths in the example.
+
+        A network may take some lengths only, such as multiples of 32, and the batch may have any. A symbol of which
+        neither is known gets a prime as in `of_primes`.
+        """
         sizes = cls.of_primes()
+        batch: set[Any] = set()
         for value in values:
-            batch: Any = value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else 1
-            if is_symbolic(batch):
-                sizes._symbols.update(dict.fromkeys(batch.node.expr.free_symbols, PRIMES[0]))
+            shape = value.shape if isinstance(value, torch.Tensor) else ()
+            for axis, size in enumerate(cast("tuple[Any, ...]", shape)):
+                if is_symbolic(size):
+                    expression = size.node.expr
+                    batch |= {expression} if axis == 0 and expression.is_Symbol else set()
+                    for name, known in symbols_of(size).items():
+                        symbol = next(s for s in expression.free_symbols if s.name == name)
+                        if known.hint is not None:
+                            sizes._symbols[symbol] = known.hint
+        sizes._symbols.update(dict.fromkeys(batch, PRIMES[0]))
         return sizes
+
+    @classmethod
+    def of_graph(cls, graph: fx.Graph) -> Sizes:
+        """Gives the symbols of a graph the numbers that `of_inputs` gives those of its inputs."""
+        return cls.of_inputs(n.meta.get("val") for n in graph.find_nodes(op="placeholder"))
 
     @classmethod
     def of_symbols(cls, values: Mapping[Any, int]) -> Sizes:

@@ -15,6 +15,7 @@ from torch import fx, nn
 from fxprune.errors import LoadError
 from fxprune.files.document import Entry
 from fxprune.graph.gc_pause import without_collection
+from fxprune.graph.inputs import FIXED, GUARDS
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE
 from fxprune.graph.program import Program, share_tensors, source_line
@@ -94,6 +95,10 @@ class _GraphWriter:
             row["stack"] = self.stacks.setdefault(stack, len(self.stacks))
         if line := source_line(node):
             row["line"] = line
+        if GUARDS in node.meta:
+            row["guards"] = [self._values.write(x, where) for x in node.meta[GUARDS]]
+        if FIXED in node.meta:
+            row["fixed"] = {str(axis): why for axis, why in node.meta[FIXED].items()}
         if MODE in node.meta:
             row["mode"] = [self._arguments.write(x, where) for x in node.meta[MODE]]
         return row
@@ -225,7 +230,7 @@ class _GraphReader:
     def _add(self, graph: fx.Graph, root: nn.Module, row: Entry) -> None:
         facts = row.record(
             *("op", "name", "target"),
-            optional=("args", "kwargs", "value", "stack", "line", "mode"),
+            optional=("args", "kwargs", "value", "stack", "line", "mode", "guards", "fixed"),
         )
         op, name = facts["op"].text(_OPS), read_identifier(facts["name"])
         if name in self._nodes or any(n.op == "output" for n in list(self._nodes.values())[-1:]):
@@ -275,9 +280,24 @@ class _GraphReader:
         if "line" in facts:
             path, _, line = " ".join(facts["line"].text().splitlines()).rpartition(":")
             node.meta["stack_trace"] = f'  File "{path}", line {line}, in forward\n'
+        self._limit(node, facts)
         if "mode" in facts:
             train, evaluate = map(self._arguments.read, facts["mode"].items(2))
             node.meta[MODE] = (train, evaluate)
+
+    def _limit(self, node: fx.Node, facts: Mapping[str, Entry]) -> None:
+        """Reads under which conditions the graph holds, and why axes of an input are fixed."""
+        if "guards" in facts:
+            guards = [self._values.read(e) for e in facts["guards"].items()]
+            if not all(isinstance(g, bool | torch.SymBool) for g in guards):
+                facts["guards"].fail("are no conditions on sizes", "save it again")
+            node.meta[GUARDS] = [g for g in guards if isinstance(g, torch.SymBool)]
+        if "fixed" in facts:
+            rank = len(getattr(node.meta.get("val"), "shape", ()))
+            reasons = facts["fixed"].mapping()
+            if not all(key.isdecimal() and int(key) < rank for key in reasons):
+                facts["fixed"].fail("names axes that the input does not have", "save it again")
+            node.meta[FIXED] = {int(key): e.text() for key, e in reasons.items()}
 
     def _find(self, entry: Entry) -> fx.Node:
         name = entry.text()

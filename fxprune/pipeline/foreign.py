@@ -15,6 +15,7 @@ from fxprune.errors import OptionError
 from fxprune.graph.leaf import leaf_of
 from fxprune.graph.operands import is_operator
 from fxprune.graph.program import Program, TracedModule
+from fxprune.graph.sizes import symbolic_axes
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.rewrite import Rewrite
 from fxprune.plugins import find_named
@@ -103,7 +104,8 @@ def _adopt(module: torch.nn.Module, program: Program, ctx: Context) -> Program:
             "what the pass returned had to be captured again",
             "run it before they are inserted",
         )
-    new = capture(module, program.args, dict(program.kwargs), dynamic_batch=program.free_batch)
+    kwargs, free = dict(program.kwargs), any(map(symbolic_axes, program.input_values()))
+    new = capture(module, program.args, kwargs, dynamic_batch=free)
     return replace(new, name=program.name, remarks=program.remarks)
 
 

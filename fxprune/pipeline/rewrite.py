@@ -18,7 +18,7 @@ from fxprune.pipeline.context import Context
 from fxprune.pipeline.kinds import PlainRewrite
 from fxprune.pipeline.manager import run_passes
 from fxprune.pipeline.pipeline import Pipeline
-from fxprune.torch_private import pytree_specs
+from fxprune.torch_private import pytree_specs, symbols_of
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,15 @@ def _example(placeholder: fx.Node) -> Any:
 
 
 def _sizes(value: torch.Tensor) -> list[int]:
-    """The sizes of an input; a free axis is 2 long: torch takes a 1 for a constant."""
-    free: set[Any] = set()
-    for size in filter(is_symbolic, value.shape):
-        free |= cast(
-            Any, size
-        ).node.expr.free_symbols  # a SymInt, which to a type checker is an int
-    return Sizes.of_symbols(dict.fromkeys(free, 2)).shape(value)
+    """The sizes of an input: those of the example, but a free batch is 2 long; torch takes a 1 for a constant."""
+    known: dict[Any, int] = {}
+    for axis, size in enumerate(cast("tuple[Any, ...]", value.shape)):
+        if is_symbolic(size):
+            hints = {name: facts.hint or 2 for name, facts in symbols_of(size).items()}
+            alone = axis == 0 and size.node.expr.is_Symbol
+            for symbol in size.node.expr.free_symbols:
+                known[symbol] = 2 if alone else hints[symbol.name]
+    return Sizes.of_symbols(known).shape(value)
 
 
 def _random(shape: list[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

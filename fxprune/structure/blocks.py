@@ -293,7 +293,7 @@ def _extended(seen: Iterable[View], closed: Mapping[fx.Node, Block]) -> Iterator
 
 def _sums(flow: Flow) -> Iterator[fx.Node]:
     """Yields the live additions of two tensors of equal shape."""
-    sizes = Sizes.of_primes()
+    sizes = Sizes.of_graph(flow.order[0].graph) if flow.order else Sizes.of_primes()
     for node in flow.order:
         if operator(node) == "add" and len(node.args) == 2 and node not in flow.written:
             a, b = (x.meta.get("val") if isinstance(x, fx.Node) else None for x in node.args)

@@ -105,6 +105,7 @@ class Shrinker:
         scaler: a GradScaler; it holds no state per parameter and is only saved with the rest.
         scheduler: a learning-rate scheduler, which is saved with the rest; groups are kept, even empty ones.
         dynamic_batch: see `capture`.
+        dynamic_shapes: see `capture`.
 
     Raises:
         TrainingError: the optimizer does not belong to this network or cannot be shrunk, or the network is
@@ -124,11 +125,13 @@ class Shrinker:
         scaler: Any = None,
         scheduler: Any = None,
         dynamic_batch: bool = True,
+        dynamic_shapes: Any = None,
     ) -> None:
         if not isinstance(program_or_model, Program):
             _check_plain(program_or_model)
             given = None if kwargs is None else dict(kwargs)
-            program_or_model = _captured(program_or_model, args, given, dynamic_batch=dynamic_batch)
+            sizes = {"dynamic_batch": dynamic_batch, "dynamic_shapes": dynamic_shapes}
+            program_or_model = _captured(program_or_model, args, given, sizes)
         self._program = program_or_model
         self.optimizer, self.ema, self.scaler, self.scheduler = optimizer, ema, scaler, scheduler
         self._retired: list[weakref.ref[Tensor]] = []
@@ -315,10 +318,10 @@ class _Guard:
 
 
 def _captured(
-    model: nn.Module, args: Any, kwargs: dict[str, Any] | None, *, dynamic_batch: bool
+    model: nn.Module, args: Any, kwargs: dict[str, Any] | None, sizes: Mapping[str, Any]
 ) -> Program:
     """Captures a model with the backward of its autograd Functions, and holds the gradients to the model's."""
-    program = capture(model, args, kwargs, dynamic_batch=dynamic_batch, backward=True)
+    program = capture(model, args, kwargs, backward=True, **sizes)
     if on_meta(model):
         return program
     _, remarks = compare_gradients(model, program)

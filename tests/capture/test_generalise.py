@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.export import Dim
 from torch.nn.utils import parametrizations
 from torch.utils import _pytree as pytree
 
-from fxprune.capture import generalise
+from fxprune.capture.dynamic import asked_for
 from fxprune.capture.export import capture
 from fxprune.capture.generalise import trace
 from fxprune.capture.record import UnsupportedError
+from fxprune.graph.inputs import FIXED, GUARDS
 from fxprune.graph.program import Program
 from fxprune.torch_private import pytree_specs, static_size
 
@@ -193,6 +195,8 @@ COVERED: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]
         (image(),),
         {},
     ),
+    "a length of its own": lambda: (Ruled(), (image(), torch.randn(2, 4)), {}),
+    "five inputs of one batch": lambda: (Sums(), tuple(image() for _ in range(5)), {}),
 }
 
 LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]] = {
@@ -226,8 +230,6 @@ LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[st
     "a keyword that is no position": lambda: (Fn(torch.relu), (image(),), {"more": 3}),
     "inputs in a list": lambda: (Fn(torch.relu), ([image()],), {}),
     "a number among the outputs": lambda: (Fn(lambda x: (x, 3)), (image(),), {}),
-    "a length of its own": lambda: (Ruled(), (image(), torch.randn(2, 4)), {}),
-    "five inputs of one batch": lambda: (Sums(), tuple(image() for _ in range(5)), {}),
     "one input twice": lambda: (Two(), (x := image(), x), {}),
     "a graph": lambda: (fx.symbolic_trace(norm().eval()), (image(),), {}),
     "written behind torch's back": lambda: (
@@ -299,12 +301,21 @@ def rows(program: Program) -> list[Any]:
             continue
         of[node] = len(found)
         args = pytree.tree_map_only(fx.Node, of.__getitem__, (node.args, node.kwargs))
-        meta = {k: v for k, v in node.meta.items() if k != "val"}
+        meta = {k: v for k, v in node.meta.items() if k not in ("val", GUARDS, FIXED)}
         found.append((node.op, node.name, str(node.target), args, meta, seen(value)))
     return found
 
 
-def exported(monkeypatch: pytest.MonkeyPatch, *inputs: Any) -> Program:
+def batch(*inputs: Any) -> tuple[Any, ...]:
+    """Axis 0 of those that are as long as the first one."""
+    tensors = [x for x in inputs if isinstance(x, Tensor) and x.ndim]
+    return tuple(
+        {0: Dim.AUTO} if isinstance(x, Tensor) and x.ndim and len(x) == len(tensors[0]) else None
+        for x in inputs
+    )
+
+
+def exported(monkeypatch: pytest.MonkeyPatch, *inputs: Any, shapes: Any = None) -> Program:
     """The program that torch.export makes."""
 
     def refuse(*_: Any) -> None:
@@ -312,34 +323,42 @@ def exported(monkeypatch: pytest.MonkeyPatch, *inputs: Any) -> Program:
 
     with monkeypatch.context() as patch:
         patch.setattr(import_module("fxprune.capture.export"), "trace", refuse)
-        return capture(*inputs)
+        return capture(*inputs, dynamic_shapes=shapes)
 
 
 @pytest.mark.parametrize("name", COVERED)
 def test_the_program_is_that_of_an_export(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, args, kwargs = COVERED[name]()
-    expected = exported(monkeypatch, model, args, kwargs)
+    shapes = batch(*args, *kwargs.values())
+    expected = exported(monkeypatch, model, args, kwargs, shapes=shapes)
     with monkeypatch.context() as patch:
         patch.setattr(torch.export, "export", None)
-        program = capture(model, args, kwargs)
+        program = capture(model, args, kwargs, dynamic_shapes=shapes)
     assert rows(program) == rows(expected)
     assert str(pytree_specs(program.graph)) == str(pytree_specs(expected.graph))
     assert program.remarks == expected.remarks
     assert program.free_batch == expected.free_batch
 
 
+def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+    """Records a network, whose axes are all tried."""
+    kwargs = kwargs or {}
+    trace(model, args, kwargs, asked_for(model, args, kwargs, None, free=True))
+
+
 @pytest.mark.parametrize("name", LEFT_TO_EXPORT)
 def test_what_is_not_covered_is_not_guessed(name: str) -> None:
     model, args, kwargs = LEFT_TO_EXPORT[name]()
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        trace(model, args, kwargs)
+        traced(model, args, kwargs)
     assert isinstance(caught.value, UnsupportedError) or name == "a value"
 
 
 def test_a_full_slice_of_the_batch_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Export cannot tell that it is the whole axis; nothing else differs."""
     model, x = Fn(lambda x: x[:, 1:] + x[:, :1]).eval(), image()
-    one, two = capture(model, x), exported(monkeypatch, model, x)
+    one = capture(model, x, dynamic_shapes=batch(x))
+    two = exported(monkeypatch, model, x, shapes=batch(x))
     assert len(one.graph.nodes) < len(two.graph.nodes)
     y = torch.randn(5, 3, 8, 8)
     torch.testing.assert_close(one(y), two(y), rtol=0, atol=0)
@@ -350,9 +369,9 @@ def test_a_region_without_gradients_in_which_none_would_flow_is_covered(
 ) -> None:
     """Export makes a submodule of it; put back, its nodes have other names, and nothing else differs."""
     model, x = Fn(lambda y: y + torch.no_grad()(angles)(y.shape[-1])).eval(), image()
-    expected = rows(exported(monkeypatch, model, x))
-    trace(model, (x,), {})
-    found = rows(capture(model, x))
+    expected = rows(exported(monkeypatch, model, x, shapes=batch(x)))
+    traced(model, (x,))
+    found = rows(capture(model, x, dynamic_shapes=batch(x)))
     assert [(r[0], *r[2:]) for r in found] == [(r[0], *r[2:]) for r in expected]
 
 
@@ -381,13 +400,13 @@ def test_the_name_of_a_constant_may_be_taken() -> None:
     model = Fn(lambda x: x + torch.tensor([1.0]))
     model.register_buffer("lifted_tensor_0", torch.ones(1))
     with pytest.raises(UnsupportedError, match="already in use"):
-        trace(model, (image(),), {})
+        traced(model, (image(),))
     capture(model, image())
 
 
 def test_the_model_is_as_before_where_the_record_gives_up() -> None:
     with pytest.raises(UnsupportedError, match="attribute"):
-        trace(Writes(lambda x: x * 2), (image(),), {})
+        traced(Writes(lambda x: x * 2), (image(),))
     model = Writes(lambda x: x * 2)
     capture(model, image())
     assert model.kept is None
@@ -396,8 +415,3 @@ def test_the_model_is_as_before_where_the_record_gives_up() -> None:
 def test_a_run_that_is_meant_to_fail_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
     capture(Two(), (image(), torch.randn(2, 1, 1, 1)))
     assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
-
-
-def test_the_second_run_is_of_a_batch_further_by_a_prime() -> None:
-    further = generalise._FURTHER
-    assert all(further % n for n in range(2, further))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fxprune as fp
 from fxprune.partial import capture_partial
 
 NETWORK = """
@@ -99,6 +100,37 @@ def test_prune_saves_a_program_that_is_opened_again(run: Run) -> None:
     code, out, _ = run("summary", "smaller")
     assert code == 0
     assert "Conv2d" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "free"),
+    [
+        ((), [0]),
+        (("--dynamic", "all"), [0, 2, 3]),
+        (("--dynamic", "none"), []),
+        (("--dynamic", "batch"), [0]),
+        (("--dynamic", "input=0,3"), [0, 3]),
+    ],
+)
+def test_axes_are_free_as_asked(run: Run, words: tuple[str, ...], free: list[int]) -> None:
+    code, _, err = run("prune", *MODEL, *words, "--keep", "params=0.6", "--out", "small")
+    assert code == 0, err
+    assert [i for axes in fp.load("small").free_axes.values() for i in axes] == free
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--dynamic", "input"), "names no axes"),
+        (("--dynamic", "input=1"), "has to be free is not"),
+        (("--dynamic", "y=0"), "no input 'y'"),
+        (("--dynamic", "all", "--partial"), "leave out --dynamic"),
+    ],
+)
+def test_axes_that_cannot_be_free_are_an_error(run: Run, words: tuple[str, ...], what: str) -> None:
+    code, _, err = run("prune", *MODEL, *words)
+    assert code == 2
+    assert what in err
 
 
 def test_saved_plan_verifies(run: Run) -> None:

@@ -149,7 +149,7 @@ def test_a_function_of_python_is_named_and_nothing_is_written(tmp_path: Path) ->
     for what in (outcome, outcome.program):
         with pytest.raises(LoadError, match=rf"the autograd Function {__name__}\.Sign") as error:
             save(what, tmp_path / "new" / "net")
-        assert error.value.where.startswith("node Sign")
+        assert error.value.where.lower().startswith("node sign")
         assert not any(tmp_path.iterdir())
     # As the error advises.
     save(fp.capture(fp.write_back(model, outcome.plan).eval(), x), tmp_path / "net")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,10 +12,13 @@ from torch import fx, nn
 
 from fxprune.graph.editor import Editor
 from fxprune.graph.program import Program
+from fxprune.graph.sizes import Sizes, is_symbolic
 from fxprune.pipeline import Context, Keeps, Rewrite
+from fxprune.torch_private import symbols_of
 from fxprune_passes.insert.places.sections import Section, find_sections
 
 aten = torch.ops.aten
+_TRIED = 8  # lengths of a free axis at which a window is compared with the size that is wanted
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,37 @@ def _shortcut(section: Section) -> list[tuple[str, Any]] | None:
 
 def _resampled(a: list[Any], b: list[Any]) -> list[tuple[str, Any]] | None:
     """The steps between feature maps `[channels, *sizes]`."""
-    if not all(isinstance(n, int) for n in (*a, *b)) or any(
-        m < n for m, n in zip(a[1:], b[1:], strict=True)
-    ):
+    if not (isinstance(a[0], int) and isinstance(b[0], int)):
         return None
-    steps: list[tuple[str, Any]] = [("pool", b[1:])] if a[1:] != b[1:] else []
+    if not all(_may_pool(m, n) for m, n in zip(a[1:], b[1:], strict=True)):
+        return None
+    same = [str(n) for n in a[1:]] == [str(n) for n in b[1:]]
+    steps: list[tuple[str, Any]] = [] if same else [("pool", b[1:])]
     return [*steps, ("project", len(a) - 1)] if a[0] != b[0] else steps
+
+
+def _may_pool(m: Any, n: Any) -> bool:
+    """Whether an axis can be averaged to a length; one of free length by windows of one size only."""
+    if isinstance(m, int) and isinstance(n, int):
+        return m >= n
+    return _window(m, n) is not None
+
+
+def _window(m: Any, n: Any) -> int | None:
+    """The size of windows that divide an axis into so many; None where there is none that always does."""
+    if isinstance(m, int) and isinstance(n, int):
+        return m // n if m % n == 0 else None
+    symbols = {
+        s: known.hint
+        for x in (m, n)
+        if is_symbolic(x)
+        for s in x.node.expr.free_symbols
+        if (known := symbols_of(x)[s.name]).hint is not None
+    }
+    at = [Sizes.of_symbols({s: hint + k for s, hint in symbols.items()}) for k in range(_TRIED)]
+    window = at[0].number(m) // max(at[0].number(n), 1)
+    fits = window and all(sizes.number(m) // window == sizes.number(n) for sizes in at)
+    return window if fits else None
 
 
 def _text(steps: list[tuple[str, Any]]) -> str:
@@ -120,11 +147,10 @@ def _pool(
     """Averages over windows of equal size, or by an adaptive pool where the sizes are not divisible."""
     spatial = len(sizes)
     old = list(value.meta["val"].shape[2:])
-    even = all(isinstance(m, int) and m % n == 0 for m, n in zip(old, sizes, strict=True))
-    if even and prod(sizes) > 1:
-        window = [m // n for m, n in zip(old, sizes, strict=True)]
+    windows = [_window(m, n) for m, n in zip(old, sizes, strict=True)]
+    if None not in windows and any(is_symbolic(n) or n > 1 for n in sizes):
         pool = getattr(aten, f"avg_pool{spatial}d").default
-        return editor.call(pool, (value, window, window), before=before, like=like)
+        return editor.call(pool, (value, windows, windows), before=before, like=like)
     pool = getattr(aten, f"adaptive_avg_pool{spatial}d").default
     return editor.call(pool, (value, sizes), before=before, like=like)
 

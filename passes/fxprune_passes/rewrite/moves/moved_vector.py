@@ -116,7 +116,7 @@ def _axes(node: fx.Node, source: fx.Node) -> list[int | None]:
 def _viewed(source: fx.Node, result: fx.Node, given: Vector) -> Vector | None:
     """The vector over a view of a value, given one over the value."""
     assert given.axis is not None
-    sizes = Sizes.of_primes()
+    sizes = Sizes.of_graph(source.graph)
     old, new = (sizes.shape(n.meta["val"]) for n in (source, result))
     tail = old[given.axis :]
     if new[len(new) - len(tail) :] == tail:
