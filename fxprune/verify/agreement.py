@@ -48,6 +48,9 @@ def forward_failed(model: nn.Module, error: Exception) -> PlanError:
 def check_sizes(model: nn.Module, program: Program) -> None:
     """Runs the model's forward without data, and compares the sizes of its outputs with those of the program.
 
+    A forward that only runs on real tensors, as one that reads a number out of a tensor does, runs on the
+    example inputs instead.
+
     Args:
         model: the model, with some positions of its tensors gone.
         program: the program of the model as it was before.
@@ -55,15 +58,33 @@ def check_sizes(model: nn.Module, program: Program) -> None:
     Raises:
         PlanError: the forward fails, or returns outputs of different sizes.
     """
-    leaves, spec = pytree.tree_flatten((program.args, dict(program.kwargs)))
-    if on_meta(model):
-        leaves = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     try:
-        with undisturbed(), stand_in(model) as twin, callers_device():
-            out = WithoutData(twin, leaves, spec)()
+        try:
+            out = _without_data(model, program)
+        except Exception:
+            if on_meta(model):
+                raise
+            out = _with_data(model, program)
     except Exception as error:
         raise forward_failed(model, error) from error
     _compare_sizes(model, out, program)
+
+
+def _without_data(model: nn.Module, program: Program) -> Any:
+    """The outputs of the model for the program's example, as tensors without data."""
+    leaves, spec = pytree.tree_flatten((program.args, dict(program.kwargs)))
+    if on_meta(model):
+        leaves = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
+    with undisturbed(), stand_in(model) as twin, callers_device():
+        return WithoutData(twin, leaves, spec)()
+
+
+@torch.no_grad()
+def _with_data(model: nn.Module, program: Program) -> Any:
+    """The outputs of a copy of the model for random inputs like the program's example."""
+    batch = next(iter(batches_of(program, seed=0)))
+    with undisturbed(), stand_in(model, own_data=True) as twin, callers_device():
+        return twin(*batch.args, **batch.kwargs)
 
 
 def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
