@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from fxprune.algebra.label import IntArray
 from fxprune.plan import Plan, SetArgument
+from fxprune.write_back.changes import prefixes
 from fxprune.write_back.refuse import paths_of
 from fxprune.write_back.sizes import Cut
 
@@ -25,20 +26,12 @@ def find_cuts(model: nn.Module, plan: Plan) -> list[Cut]:
     for edit in plan.edits:
         if isinstance(edit, SetArgument) and edit.node in paths:
             spelled.setdefault(paths[edit.node], {})[edit.argument, edit.index] = edit.new
-    around = {p for path in [*kept, *spelled] for p in _prefixes(path)}
+    around = {p for path in [*kept, *spelled] for p in prefixes(path)}
     return [
         Cut(m, p, kept.get(p, {}), _lengths(m), spelled.get(p, {}))
         for p, m in model.named_modules()
         if p in around
     ]
-
-
-def _prefixes(path: str) -> Iterator[str]:
-    """Yields the paths of a module and of the modules that contain it."""
-    yield path
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
 
 
 def _lengths(module: nn.Module) -> dict[str, int]:

@@ -1,9 +1,10 @@
-"""Applies a plan to the original nn.Module: slices its tensors and adjusts the attributes that repeat sizes."""
+"""Applies a plan to the original nn.Module: slices its tensors and sets the numbers that repeat sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import warnings
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from torch import nn
 
@@ -12,18 +13,35 @@ from fxprune.errors import PlanError
 from fxprune.graph.program import Program
 from fxprune.plan import Plan, check_plan
 from fxprune.process.state import plain_modes
+from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.verify import check_numbers, check_sizes
+from fxprune.verify import check_numbers
+from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.cuts import find_cuts
+from fxprune.write_back.numbers import Numbers
+from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.refuse import check_names, refuse_edits
 from fxprune.write_back.sizes import Cut, new_attributes
 from fxprune.write_back.twin import all_or_nothing, twin_of
 
 M = TypeVar("M", bound=nn.Module)
+M_co = TypeVar("M_co", bound=nn.Module, covariant=True)
 
 
-@plain_modes()
+@dataclass(frozen=True, eq=False)
+class Written(Generic[M_co]):
+    """What `written` returns.
+
+    Attributes:
+        model: the smaller model.
+        remarks: on numbers of the model and its config that nothing decides.
+    """
+
+    model: M_co
+    remarks: tuple[Remark, ...]
+
+
 def write_back(
     model: M,
     plan: Plan,
@@ -34,16 +52,42 @@ def write_back(
 ) -> M:
     """Returns the model without everything that the plan removes; its class and forward code do not change.
 
+    Numbers that repeat sizes follow: in attributes of modules, in tuples, lists and dicts there, and in the model's
+    config. Which do is found out by trying. A config that cannot say the new sizes is left, with a warning;
+    `fxprune.write_back.written` returns this and further remarks.
+
     Args:
         model: the model that was captured.
         plan: a plan for its program.
         inplace: change `model` itself; it is restored if this fails. Its parameters become new objects.
         program: the captured program, for a plan that was read from a file.
-        verify: run the model's forward and compare its outputs with those of the smaller program.
+        verify: run the model's forward and compare its outputs with those of the smaller program. Without this,
+            only numbers of torch's own modules and of registered classes follow.
 
     Raises:
         PlanError: the plan is for another model, the model's own forward cannot express it, or there is no
             program to verify with.
+    """
+    result = written(model, plan, inplace=inplace, program=program, verify=verify)
+    for remark in result.remarks:
+        if remark.kind == "missed":
+            warnings.warn(str(remark), UserWarning, stacklevel=2)
+    return result.model
+
+
+@plain_modes()
+def written(
+    model: M,
+    plan: Plan,
+    *,
+    inplace: bool = False,
+    program: Program | None = None,
+    verify: bool = True,
+) -> Written[M]:
+    """Does what `write_back` does, and returns remarks with the model.
+
+    Raises:
+        PlanError: as `write_back`.
     """
     if program is not None:
         plan = check_plan(program, plan)
@@ -54,34 +98,44 @@ def write_back(
             do="pass program=fp.capture(model, args), or verify=False",
         )
     refuse_edits(plan)
-    return write_tensors(model, plan, inplace=inplace, check=_check if verify else None)
+    check_names(model, plan)
+    builder = Builder.of(model) if verify else None
+    target = model if inplace else twin_of(model)
+    with all_or_nothing(target):
+        _slice(target, plan)
+        remarks = _settle(target, plan, builder) if verify else []
+    return Written(target, tuple(remarks))
 
 
-def _check(model: nn.Module, plan: Plan) -> None:
-    program = plan.program
-    assert program is not None
-    check_sizes(model, program)
-    check_numbers(model, apply_plan(program, solved(program), plan))
-
-
-def write_tensors(
-    model: M, plan: Plan, *, inplace: bool, check: Callable[[nn.Module, Plan], None] | None = None
-) -> M:
-    """Slices tensors and sets attributes; the model is restored if this or `check` fails."""
+def write_tensors(model: M, plan: Plan, *, inplace: bool) -> M:
+    """Slices tensors and sets the attributes of which a table is kept; the model is restored if this fails."""
     check_names(model, plan)
     target = model if inplace else twin_of(model)
     with all_or_nothing(target):
-        cuts = find_cuts(target, plan)
-        slice_tensors(target, plan.kept)
-        for cut in cuts:
-            set_attributes(cut)
-        if check is not None:
-            check(target, plan)
+        _slice(target, plan)
     return target
 
 
-def set_attributes(cut: Cut) -> None:
-    """Sets the attributes of a module that a cut changes."""
+def _slice(model: nn.Module, plan: Plan) -> None:
+    cuts = find_cuts(model, plan)
+    slice_tensors(model, plan.kept)
+    for cut in cuts:
+        _set_attributes(cut)
+
+
+def _set_attributes(cut: Cut) -> None:
     for name, value in new_attributes(cut).items():
         if getattr(cut.module, name) != value:
             setattr(cut.module, name, value)
+
+
+def _settle(model: nn.Module, plan: Plan, builder: Builder | None) -> list[Remark]:
+    program = plan.program
+    assert program is not None, "written() asks for it"
+    small = apply_plan(program, solved(program), plan)
+    changes = SizeChanges(plan, small)
+
+    def numbers(model: nn.Module) -> None:
+        check_numbers(model, small)
+
+    return Numbers(model, program, small, changes, builder, numbers).settle()

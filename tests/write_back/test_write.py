@@ -181,6 +181,12 @@ class Heads(nn.Module):
         return self.out(torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2))
 
 
+class FourHeads(Heads):
+    """Keeps its number of heads where no attribute is."""
+
+    heads = property(lambda self: 4, lambda self, value: None)
+
+
 def whole_heads(model: nn.Module) -> tuple[Plan, Program]:
     program = capture(model, torch.randn(2, 5, 12))
     axes = solve(program)
@@ -189,7 +195,7 @@ def whole_heads(model: nn.Module) -> tuple[Plan, Program]:
 
 
 def test_a_size_spelled_by_a_class_is_refused_and_nothing_is_done() -> None:
-    model = Heads(4).eval()
+    model = FourHeads(4).eval()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     plan, _ = whole_heads(model)
     with pytest.raises(PlanError, match="cannot run at the new sizes") as error:

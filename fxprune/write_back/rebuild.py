@@ -1,0 +1,150 @@
+"""Builds a class anew from an edited config, without data, to find the config of a smaller model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import inf, log
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.graph.program import named_tensors
+from fxprune.process.state import undisturbed
+from fxprune.write_back.changes import SizeChanges
+from fxprune.write_back.slots import Slot, find_slots, is_config
+
+Shapes = Mapping[str, tuple[int, ...]]
+ROUNDS = 4
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """The sizes of every parameter and buffer, by name."""
+    return {name: tuple(t.shape) for name, t in named_tensors(model).items()}
+
+
+class Builder:
+    """A class that can be built from the config that a model of it holds, as models of transformers can.
+
+    Args:
+        model: whose constructor takes the object in its attribute `config`.
+
+    Attributes:
+        before: a model of the same sizes, on the meta device, that was built from its config.
+        fields: the fields of the config that hold a whole number or nothing, as slots of the model.
+    """
+
+    def __init__(self, model: nn.Module, before: nn.Module) -> None:
+        self._kind = type(model)
+        self.config = copy.deepcopy(model.config)
+        self.before = before
+        self.fields = list(_fields(self.config))
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Builder | None:
+        """The builder of a model, where building it anew gives tensors of the same sizes; else None."""
+        if not is_config(getattr(model, "config", None)):
+            return None
+        before = _build(type(model), model.config, {})
+        if before is None or shapes_of(before) != shapes_of(model):
+            return None
+        return cls(model, before)
+
+    def build(self, values: Mapping[Slot, int]) -> nn.Module | None:
+        """A model on the meta device, of the config with these numbers in it; None where the class refuses them."""
+        return _build(self._kind, self.config, values)
+
+    def solve(self, wanted: Shapes, changes: SizeChanges) -> dict[Slot, int] | None:
+        """The numbers of the config that give these sizes; None where none were found.
+
+        One field after the other gets the number that brings the sizes nearest to the wanted ones, until they are
+        these. Fields that hold nothing come last: a default may follow from other fields.
+        """
+        found: dict[Slot, int] = {}
+        off = _distance(shapes_of(self.before), wanted)
+        for fields in (self._with_number(), self.fields):
+            for _ in range(ROUNDS):
+                last = off
+                for field in fields:
+                    for value in self._candidates(field, changes):
+                        trial = {**found, field: value}
+                        built = self.build(trial)
+                        now = inf if built is None else _distance(shapes_of(built), wanted)
+                        if now < off - 1e-9:
+                            found, off = trial, now
+                        if not off:
+                            return found
+                if off == last:
+                    break
+        return None
+
+    def alternatives(
+        self, found: Mapping[Slot, int], wanted: Shapes, changes: SizeChanges
+    ) -> list[dict[Slot, int]]:
+        """Other configs that give the same sizes: with numbers that have changed and that no tensor shows."""
+        more: dict[Slot, int] = {}
+        for field in self._with_number():
+            for value in self._candidates(field, changes):
+                if found.get(field) == value:
+                    continue
+                built = self.build({**found, **more, field: value})
+                if built is not None and shapes_of(built) == wanted:
+                    more[field] = value
+                    break
+        singles = [{**found, f: v} for f, v in more.items()] if len(more) > 1 else []
+        return ([{**found, **more}] if more else []) + singles
+
+    def _with_number(self) -> list[Slot]:
+        return [f for f in self.fields if f.value is not None]
+
+    def _candidates(self, field: Slot, changes: SizeChanges) -> Iterable[int]:
+        if field.value is not None:
+            return changes.lengths("", field.value)
+        return changes.new_lengths()
+
+
+def edited(config: Any, values: Mapping[Slot, int]) -> Any:
+    """A copy of a config with other numbers in it."""
+    new = _Holding(copy.deepcopy(config))
+    for slot, value in values.items():
+        slot.put(new, value)
+    return new.config
+
+
+class _Holding(nn.Module):
+    """A model with a config and nothing else."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+
+def _fields(config: Any) -> Iterator[Slot]:
+    yield from find_slots(_Holding(config))
+    for name, value in vars(config).items():
+        if value is None and not name.startswith("_"):
+            yield Slot("", "", ("config", name), value)
+
+
+def _build(
+    kind: Callable[[Any], nn.Module], config: Any, values: Mapping[Slot, int]
+) -> nn.Module | None:
+    """A model on the meta device; None where its class or the config refuses the numbers, for whatever reason."""
+    try:
+        with undisturbed(), torch.device("meta"):
+            return kind(edited(config, values))
+    except Exception:
+        return None
+
+
+def _distance(found: Shapes, wanted: Shapes) -> float:
+    """How far sizes are from others: 0 where they are the same, infinite where the tensors are not."""
+    if found.keys() != wanted.keys():
+        return inf
+    total = 0.0
+    for name, shape in found.items():
+        if len(shape) != len(wanted[name]):
+            return inf
+        total += sum(abs(log((a + 1) / (b + 1))) for a, b in zip(shape, wanted[name], strict=True))
+    return total
