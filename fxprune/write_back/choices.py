@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ class Choice:
 
     Attributes:
         slots: one for each module.
-        options: their values; first those of today, then those of sizes that the numbers may repeat.
+        options: their values; first those of today, then those of sizes that the numbers may repeat, the most
+            frequent first.
     """
 
     slots: tuple[Slot, ...]
@@ -60,12 +62,13 @@ def find_choices(slots: Iterable[Slot], changes: SizeChanges) -> list[Choice]:
 def _options(slots: list[Slot], changes: SizeChanges) -> tuple[Values, ...]:
     """The values that follow one source each; where that has not changed, or has in several ways, a slot stays."""
     today = tuple(s.value for s in slots)
-    found: dict[Values, None] = {today: None}
+    found: Counter[Values] = Counter()
     sources = [changes.sources(s.path, s.value) for s in slots]
     for source in dict.fromkeys(name for each in sources for name in each):
         values = []
         for slot, each in zip(slots, sources, strict=True):
             news = each.get(source, set())
             values.append(next(iter(news)) if len(news) == 1 else slot.value)
-        found.setdefault(tuple(values))
-    return tuple(found)[:_MOST]
+        found[tuple(values)] += 1
+    del found[today]
+    return (today, *(values for values, _ in found.most_common(_MOST)))

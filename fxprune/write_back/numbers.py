@@ -116,14 +116,15 @@ class Numbers:
         left = search.open(lambda: self._trial(numbers=False).ok, every)
         if left:
             left = search.open(lambda: self._trial().ok, left)
+        left = [i for i in left if not self._named(search.choices[i])]
+        left.sort(key=lambda i: search.choices[i].name not in _NAMES)
         if left and hasattr(self._model, "reset_classifier"):
             left = search.decide(lambda: takes_new_head(self._model, self._program), left)
         for i in left:
             choice = search.choices[i]
-            if not self._named(choice):
-                search.put({i: _by_name(choice, search, set(every) - set(left))})
-                if not search.chosen[i]:
-                    yield _undecided(choice)
+            search.put({i: _by_name(choice, search, set(every) - set(left))})
+            if not search.chosen[i]:
+                yield _undecided(choice)
 
     def _named(self, choice: Choice) -> bool:
         """Sets numbers that stand beside the name of a submodule to the size of what that returns."""

@@ -96,18 +96,22 @@ class Search:
 
         Where the test fails, single choices are changed until it passes; where none helps, it decides nothing.
         """
-        if not works() and not self._repair(works, among):
+        if works():
+            return self.open(works, among)
+        repaired = self._repair(works, among)
+        if repaired is None:
             return list(among)
-        return self.open(works, among)
+        return self.open(works, [i for i in among if i != repaired])
 
-    def _repair(self, works: Callable[[], bool], among: Sequence[int]) -> bool:
+    def _repair(self, works: Callable[[], bool], among: Sequence[int]) -> int | None:
+        """The choice that makes a test pass, which is then made; None where there is no such one."""
         for i in among:
             kept = self.chosen[i]
             for option in range(len(self.choices[i].options)):
                 if option != kept and self._passes({i: option}, works):
-                    return True
+                    return i
             self.put({i: kept})
-        return False
+        return None
 
     def _passes(self, options: Options, works: Callable[[], bool]) -> bool:
         self.put(options)
