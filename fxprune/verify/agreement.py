@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from fxprune.verify.gradients import compare_gradients
 from fxprune.verify.inputs import batches_of
 from fxprune.verify.noise import noisy
 from fxprune.verify.types import ByType
+
+Written = Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+"""From the tensors of a program, by name, to those of a model that computes the same."""
 
 _TEACH = (
     "teach the class that spells a size itself with fxprune.write_back.register_sizes, "
@@ -87,7 +90,14 @@ def _with_data(model: nn.Module, program: Program) -> Any:
         return twin(*batch.args, **batch.kwargs)
 
 
-def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
+def check_numbers(
+    model: nn.Module,
+    small: Program,
+    *,
+    seed: int = 0,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    written: Written | None = None,
+) -> None:
     """Runs the model and the smaller program, both with the model's tensors, on the same inputs.
 
     On the meta device there are no numbers, and nothing is run.
@@ -96,6 +106,8 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
         model: the model, without the positions that a plan removes.
         small: the smaller program of that plan.
         seed: of the inputs.
+        tensors: see `compare_model`.
+        written: see `compare_model`.
 
     Raises:
         PlanError: the two compute different things.
@@ -103,7 +115,7 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
     """
     if on_meta(model):
         return
-    check = compare_model(model, small, seed=seed)
+    check = compare_model(model, small, seed=seed, tensors=tensors, written=written)
     if not check.ok:
         raise PlanError(
             f"the forward of {type(model).__name__} computes something other than the smaller program",
@@ -114,7 +126,14 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
         )
 
 
-def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check:
+def compare_model(
+    model: nn.Module,
+    program: Program,
+    *,
+    seed: int = 0,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    written: Written | None = None,
+) -> Check:
     """Runs a model and a program, both with the model's tensors, on the same random inputs.
 
     Tensors of one repeated value are given noise. Both run in eval mode, unless the program's mode is fixed. Each
@@ -125,18 +144,21 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
         model: the model, whose tensors have the sizes of the program's; it stays as it is.
         program: the program that should compute the same.
         seed: of inputs, noise and random operators.
+        tensors: the tensors that the program runs with; those of the model where they are the same.
+        written: makes the model's tensors of these, where factors were folded into some.
 
     Raises:
         VerifyError: the program fails where the model runs.
         Exception: whatever the model raises at the batch size of the program's example.
     """
-    tensors = named_tensors(model)
+    tensors = named_tensors(model) if tensors is None else tensors
     noise = noisy(tensors, seed)
     names = program.tensors().keys()
     known = {name: x for name, x in {**tensors, **noise}.items() if name in names}
     types = ByType(model, program)
+    state = noise if written is None else written({**tensors, **noise})
     return compare_runs(
-        types.watched(_running(model, noise, program)),
+        types.watched(_running(model, state, program)),
         types.watched(_running_program(program, known, model)),
         batches_of(program, seed),
         dtype=types.dtype,

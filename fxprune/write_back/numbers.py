@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 
 from fxprune.graph.program import Program
+from fxprune.plan import Plan
 from fxprune.remark import Remark
+from fxprune.verify.check import on_meta
 from fxprune.write_back.attempt import Trial
 from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.choices import Choice, find_choices
+from fxprune.write_back.fold import Folds
 from fxprune.write_back.further_tests import size_of_named, takes_new_head
 from fxprune.write_back.rebuild import Builder, shapes_of
 from fxprune.write_back.settle import Search
@@ -29,25 +33,27 @@ class Numbers:
 
     Args:
         model: at its new sizes, with the numbers of the old ones.
-        program: of the model as it was.
+        plan: of its program.
         small: its smaller program.
-        changes: of the sizes.
         builder: of its class, if it has one.
+        folds: what its norms have taken over.
         numbers: holds the numbers that the model computes against those of the smaller program; raises.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        program: Program,
+        plan: Plan,
         small: Program,
-        changes: SizeChanges,
         builder: Builder | None,
+        folds: Folds,
         numbers: Callable[[nn.Module], None],
     ) -> None:
-        self._model, self._program, self._small = model, program, small
-        self._changes, self._builder = changes, builder
-        self._trial = Trial(model, program, numbers)
+        assert plan.program is not None, "it has a smaller program"
+        self._model, self._program, self._small = model, plan.program, small
+        self._changes, self._builder = SizeChanges(plan, small), builder
+        self._folds, self._numbers = folds, numbers
+        self._trial = Trial(model, plan.program, numbers)
 
     def settle(self) -> list[Remark]:
         """Finds the numbers with which the model computes what the smaller program does, and sets them.
@@ -55,35 +61,44 @@ class Numbers:
         Raises:
             PlanError: there are none.
         """
-        if self._builder is not None and self._from_config(self._builder):
-            return []
+        if self._builder is not None and (values := self._from_config(self._builder)) is not None:
+            return list(self._other_numbers(self._builder, values))
         search = self._search()
         attempt = search.run()
         if attempt.error is not None:
             raise attempt.error
         return [*self._stale_config(), *self._undecided(search)]
 
-    def _from_config(self, builder: Builder) -> bool:
-        """Sets the numbers of a model that was built anew from an edited config, where one does it."""
+    def _from_config(self, builder: Builder) -> dict[Slot, Any] | None:
+        """Sets the numbers of a model built anew from an edited config, where one does it; returns the edits."""
         wanted = shapes_of(self._model)
         found = builder.solve(wanted, self._changes)
         if found is None:
-            return False
-        for values in (found, *builder.alternatives(found, wanted, self._changes)):
+            return None
+        epsilons = builder.epsilons(self._folds)
+        for numbers in (found, *builder.alternatives(found, wanted, self._changes)):
+            values = {**numbers, **epsilons}
             before = self._put_config(builder, values)
-            if self._trial().ok:
-                return True
+            if self._trial().ok and self._can_be_read(builder, values):
+                return values
             for slot, value in before.items():
                 slot.put(self._model, value)
-        return False
+        return None
 
-    def _put_config(self, builder: Builder, values: dict[Slot, int]) -> dict[Slot, int]:
+    def _can_be_read(self, builder: Builder, values: dict[Slot, Any]) -> bool:
+        """Whether a model that is built from the config and reads the weights computes the same."""
+        if on_meta(self._model):
+            return True
+        built = builder.reads(self._model, values)
+        return built is not None and Trial(built, self._program, self._numbers)().ok
+
+    def _put_config(self, builder: Builder, values: dict[Slot, Any]) -> dict[Slot, Any]:
         """Sets the fields of the config, and what modules made of them; returns what was there."""
         after = builder.build(values)
         assert after is not None, "it was built before"
         new = {slot: slot.value for slot in find_slots(after)}
         keys = {(s.path, s.trail): v for s, v in new.items()}
-        before: dict[Slot, int] = {}
+        before: dict[Slot, Any] = {}
         for slot in find_slots(builder.before):
             value = keys.get((slot.path, slot.trail))
             if value is None or value == slot.value or slot.trail[0] == "config":
@@ -96,6 +111,28 @@ class Numbers:
             slot.put(self._model, value)
         return before
 
+    def _other_numbers(self, builder: Builder, values: dict[Slot, Any]) -> Iterator[Remark]:
+        """Numbers of the model that one built from the config would have otherwise, though it agrees."""
+        built = builder.build(values)
+        assert built is not None, "it was built before"
+        other = [
+            (slot, found)
+            for slot in find_slots(built, float)
+            if isinstance(found := slot.get(self._model), float) and found != slot.value
+        ]
+        if other:
+            slot, found = other[0]
+            more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+            yield Remark(
+                "analysis",
+                "write-back.config-number",
+                f"{slot}{more}",
+                f"it is {found:g}, and would be {slot.value:g} in a model built from the config: outputs agree, but "
+                "not to the last digit",
+                "an average was folded into some norms, whose epsilon changed, and the config has one for all",
+                "leave the width of the hidden states as it is where that matters",
+            )
+
     def _stale_config(self) -> Iterator[Remark]:
         if self._builder is not None:
             yield Remark(
@@ -103,7 +140,7 @@ class Numbers:
                 "write-back.config-stale",
                 f"{type(self._model).__name__}.config",
                 "no config gives the sizes of the smaller model: the config still says the old ones",
-                "its fields hold one number where layers now differ, or the class derives a size from another",
+                "its fields hold one number where layers now differ, or the class derives a number from a size",
                 "load the weights into a model that write_back made; for a config that fits, prune with fits=model",
             )
 
@@ -116,6 +153,9 @@ class Numbers:
         left = search.open(lambda: self._trial(numbers=False).ok, every)
         if left:
             left = search.open(lambda: self._trial().ok, left)
+        if self._builder is not None:  # no config says the sizes: a part of it would only hide that
+            search.put({i: 0 for i in left if search.choices[i].slots[0].trail[0] == "config"})
+            left = [i for i in left if search.choices[i].slots[0].trail[0] != "config"]
         left = [i for i in left if not self._named(search.choices[i])]
         left.sort(key=lambda i: search.choices[i].name not in _NAMES)
         if left and hasattr(self._model, "reset_classifier"):

@@ -13,6 +13,7 @@ from torch import nn
 from fxprune.graph.program import named_tensors
 from fxprune.process.state import undisturbed
 from fxprune.write_back.changes import SizeChanges
+from fxprune.write_back.fold import Folds
 from fxprune.write_back.slots import Slot, find_slots, is_config
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,7 +52,7 @@ class Builder:
             return None
         return cls(model, before)
 
-    def build(self, values: Mapping[Slot, int]) -> nn.Module | None:
+    def build(self, values: Mapping[Slot, Any]) -> nn.Module | None:
         """A model on the meta device, of the config with these numbers in it; None where the class refuses them."""
         return _build(self._kind, self.config, values)
 
@@ -79,6 +80,36 @@ class Builder:
                     break
         return None
 
+    def epsilons(self, folds: Folds) -> dict[Slot, float]:
+        """The fields of the config that have the numbers that norms had before an average was folded into them."""
+        before = {
+            self.before.get_submodule(f.path).__dict__.get(name): value
+            for f in folds
+            for name, value in f.numbers.items()
+        }
+        fields = find_slots(_Holding(self.config), float)
+        return {s: before[s.value] for s in fields if s.value in before}
+
+    def reads(self, model: nn.Module, values: Mapping[Slot, Any]) -> nn.Module | None:
+        """A model built from the config with these numbers that has read the state of another; None where it cannot."""
+        built = _build(self._kind, self.config, values, device="cpu")
+        if built is None:
+            return None
+        try:
+            built.to(next(iter(named_tensors(model).values())).dtype)
+            built.to(next(iter(model.buffers()), torch.zeros(0)).device)
+            built.load_state_dict(model.state_dict())
+        except RuntimeError:
+            return None
+        ours, theirs = dict(built.named_buffers()), dict(model.named_buffers())
+        if any(
+            x.shape != theirs[n].shape or not torch.equal(x, theirs[n]) for n, x in ours.items()
+        ):
+            return (
+                None  # one that no state holds, and that the class makes of a number of the config
+            )
+        return built.train(model.training)
+
     def alternatives(
         self, found: Mapping[Slot, int], wanted: Shapes, changes: SizeChanges
     ) -> list[dict[Slot, int]]:
@@ -104,7 +135,7 @@ class Builder:
         return changes.new_lengths()
 
 
-def edited(config: Any, values: Mapping[Slot, int]) -> Any:
+def edited(config: Any, values: Mapping[Slot, Any]) -> Any:
     """A copy of a config with other numbers in it."""
     new = _Holding(copy.deepcopy(config))
     for slot, value in values.items():
@@ -128,11 +159,14 @@ def _fields(config: Any) -> Iterator[Slot]:
 
 
 def _build(
-    kind: Callable[[Any], nn.Module], config: Any, values: Mapping[Slot, int]
+    kind: Callable[[Any], nn.Module],
+    config: Any,
+    values: Mapping[Slot, Any],
+    device: str = "meta",
 ) -> nn.Module | None:
-    """A model on the meta device; None where its class or the config refuses the numbers, for whatever reason."""
+    """A model without data; None where its class or the config refuses the numbers, for whatever reason."""
     try:
-        with undisturbed(), torch.device("meta"):
+        with undisturbed(), torch.device(device):
             return kind(edited(config, values))
     except Exception:
         return None

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import nn
 
 from fxprune.errors import PlanError
 from fxprune.graph.program import module_path, named_tensors
-from fxprune.plan import Plan, Rescale, SetArgument
+from fxprune.plan import Edit, Plan, Rescale, SetArgument
 
 
-def refuse_edits(plan: Plan) -> None:
+def refuse_edits(plan: Plan, folded: Collection[Edit] = ()) -> None:
     """Refuses plans whose graph edits no forward of a model would make.
+
+    Args:
+        plan: for its program.
+        folded: edits that modules of the model take over.
 
     Raises:
         PlanError: an average is rescaled, or attention keeps the scale of a larger head.
     """
     for edit in plan.edits:
+        if edit in folded:
+            continue
         if isinstance(edit, Rescale):
             why = f"an average over removed positions must be multiplied by {edit.numerator}/{edit.denominator}"
             raise inexpressible(plan, edit.node, why)

@@ -33,7 +33,7 @@ class Slot:
         name = "".join(f".{t}" if isinstance(t, str) else f"[{t}]" for t in self.trail)
         return f"{self.path}{name}".removeprefix(".")
 
-    def put(self, model: nn.Module, value: int) -> None:
+    def put(self, model: nn.Module, value: Any) -> None:
         """Puts a number in this place of a model."""
         _put(model.get_submodule(self.path), self.trail, value)
 
@@ -48,8 +48,13 @@ class Slot:
         return x
 
 
-def find_slots(model: nn.Module) -> Iterator[Slot]:
-    """The slots of a model, each object once; those of torch's own modules have a table (`register_sizes`)."""
+def find_slots(model: nn.Module, of: type = int) -> Iterator[Slot]:
+    """The slots of a model, each object once; those of torch's own modules have a table (`register_sizes`).
+
+    Args:
+        model: to look into.
+        of: the type of the numbers.
+    """
     seen: set[int] = set()
     for path, module in model.named_modules():
         kind = type(module)
@@ -57,14 +62,14 @@ def find_slots(model: nn.Module) -> Iterator[Slot]:
             continue
         for name, value in vars(module).items():
             if not name.startswith("_") and name != "training":
-                for trail, number in _numbers(value, (name,), seen):
+                for trail, number in _numbers(value, (name,), seen, of):
                     yield Slot(path, f"{kind.__module__}.{kind.__qualname__}", trail, number)
 
 
 def _numbers(
-    x: Any, trail: tuple[Any, ...], seen: set[int]
-) -> Iterator[tuple[tuple[Any, ...], int]]:
-    if type(x) is int:
+    x: Any, trail: tuple[Any, ...], seen: set[int], of: type
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if type(x) is of:
         yield trail, x
         return
     if len(trail) > _DEPTH or id(x) in seen:
@@ -73,7 +78,7 @@ def _numbers(
     if held:
         seen.add(id(x))
     for key, value in held.items():
-        yield from _numbers(value, (*trail, key), seen)
+        yield from _numbers(value, (*trail, key), seen, of)
 
 
 def _held(x: Any) -> dict[Any, Any]:
@@ -95,7 +100,7 @@ def is_config(x: Any) -> bool:
     return root not in ("torch", "builtins", "collections", "functools") and hasattr(x, "__dict__")
 
 
-def _put(x: Any, trail: tuple[Any, ...], value: int) -> Any:
+def _put(x: Any, trail: tuple[Any, ...], value: Any) -> Any:
     """Puts a value at the end of a trail, and returns what `x` then is: a tuple is replaced by another."""
     step, rest = trail[0], trail[1:]
     inner = x[step] if isinstance(x, list | tuple | dict) else getattr(x, step)

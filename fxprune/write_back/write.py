@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from torch import nn
 
 from fxprune.analysis.cache import solved
 from fxprune.errors import PlanError
-from fxprune.graph.program import Program
-from fxprune.plan import Plan, check_plan
+from fxprune.graph.program import Program, named_tensors
+from fxprune.plan import Edit, Plan, check_plan
 from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.verify import check_numbers
-from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.cuts import find_cuts
+from fxprune.write_back.fold import Folds, find_folds
 from fxprune.write_back.numbers import Numbers
 from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.refuse import check_names, refuse_edits
@@ -36,10 +37,13 @@ class Written(Generic[M_co]):
     Attributes:
         model: the smaller model.
         remarks: on numbers of the model and its config that nothing decides.
+        folds: factors that weights of norms have in them: `folds.of(values)` turns tensors of the smaller program,
+            by name, into those of the model.
     """
 
     model: M_co
     remarks: tuple[Remark, ...]
+    folds: Folds
 
 
 def write_back(
@@ -97,14 +101,24 @@ def written(
             why="the plan was read from a file",
             do="pass program=fp.capture(model, args), or verify=False",
         )
-    refuse_edits(plan)
     check_names(model, plan)
+    small = None
+    folds, folded = Folds(), list[Edit]()
+    if plan.program is not None:
+        small = apply_plan(plan.program, solved(plan.program), plan)
+        folds, folded = find_folds(model, plan, small)
+    refuse_edits(plan, folded)
     builder = Builder.of(model) if verify else None
     target = model if inplace else twin_of(model)
     with all_or_nothing(target):
         _slice(target, plan)
-        remarks = _settle(target, plan, builder) if verify else []
-    return Written(target, tuple(remarks))
+        unfolded = folds.apply(target)
+        remarks = []
+        if verify and small is not None:
+            tensors = {**named_tensors(target), **unfolded}
+            check = partial(check_numbers, small=small, tensors=tensors, written=folds.of)
+            remarks = Numbers(target, plan, small, builder, folds, check).settle()
+    return Written(target, tuple(remarks), folds)
 
 
 def write_tensors(model: M, plan: Plan, *, inplace: bool) -> M:
@@ -127,15 +141,3 @@ def _set_attributes(cut: Cut) -> None:
     for name, value in new_attributes(cut).items():
         if getattr(cut.module, name) != value:
             setattr(cut.module, name, value)
-
-
-def _settle(model: nn.Module, plan: Plan, builder: Builder | None) -> list[Remark]:
-    program = plan.program
-    assert program is not None, "written() asks for it"
-    small = apply_plan(program, solved(program), plan)
-    changes = SizeChanges(plan, small)
-
-    def numbers(model: nn.Module) -> None:
-        check_numbers(model, small)
-
-    return Numbers(model, program, small, changes, builder, numbers).settle()
