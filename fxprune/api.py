@@ -23,6 +23,7 @@ from fxprune.plan import Plan, check_plan, plan_removal, units_of
 from fxprune.plan.choose import NO_LIMITS, Target
 from fxprune.plan.decide import decide
 from fxprune.plan.limits import Limits
+from fxprune.plan.parts import equal_parts
 from fxprune.process.random_state import random_state_kept
 from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
@@ -130,8 +131,9 @@ def prune(
     """Removes the least important units until `keep` of a metric is left, and checks the result.
 
     Args:
-        model_or_program: what to prune; it stays as it is. Of a `Partial` (see `capture_partial`) the
-            parts are pruned and the whole is verified; the outcome has the smaller `model`.
+        model_or_program: what to prune; it stays as it is. The parts of a `chunk` in a model stay equal. Of a
+            `Partial` (see `capture_partial`) the parts are pruned and the whole is verified; the outcome has the
+            smaller `model`.
         args: example inputs of a model.
         kwargs: example keyword inputs of a model.
         keep: share that stays, 0 < keep <= 1; reached within 1 % where the sizes of units allow.
@@ -166,7 +168,8 @@ def prune(
 
     fitted = None
     if fits is None:
-        decided, left = decided_within(NO_LIMITS)
+        own = isinstance(model_or_program, torch.nn.Module)  # whose class may chunk
+        decided, left = decided_within(equal_parts(program, axes, found) if own else NO_LIMITS)
     else:
         fitted = Fit(fits, program, axes, found).decide(decided_within)
         decided, left = fitted.plan, fitted.remarks

@@ -131,16 +131,20 @@ def find_candidates(
     refused: dict[str, Refusal] = {}
     found = Candidates([], [], [], refused)
     for tied in _tied(groups, limits):
-        step = int(np.lcm.reduce([_step(axes, g, target.multiple_of) for g in tied]))
-        reasons = {g.name: _refusal(g, step, scores, target, ignored, limits) for g in tied}
+        rows = gcd(*(len(g) for g in tied))
+        own = [_step(axes, g, target.multiple_of) for g in tied]
+        own = [s // gcd(s, len(g) // rows) for s, g in zip(own, tied, strict=True)]
+        step = int(np.lcm.reduce(own + [limits.steps.get(g.name, 1) for g in tied]))
+        reasons = {g.name: _refusal(g, rows, step, scores, target, ignored, limits) for g in tied}
         first = next((name for name, refusal in reasons.items() if refusal), None)
         if first is None:
             order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in tied]
             found.groups.append(tied[0])
             found.steps.append(step)
-            found.order.append(order[0] if len(order) == 1 else np.stack(order, axis=1))
+            parts = [units.reshape(rows, -1) for units in order]
+            found.order.append(order[0] if len(order) == 1 else np.concatenate(parts, axis=1))
             continue
-        with_it = Refusal("limited", f"it keeps as many units as {first}, which loses none")
+        with_it = Refusal("limited", f"it loses as many units as {first}, which loses none")
         refused.update({name: refusal or with_it for name, refusal in reasons.items()})
     return found
 
@@ -157,6 +161,7 @@ def _tied(groups: Sequence[Group], limits: Limits) -> Iterator[list[Group]]:
 
 def _refusal(
     group: Group,
+    rows: int,
     step: int,
     scores: FloatArray,
     target: Target,
@@ -174,10 +179,8 @@ def _refusal(
     if np.isnan(scores[group.units]).any():
         return Refusal("unscored", "the criterion says nothing of it")
     least = max(target.at_least, step)
-    if len(group) <= least:
-        return Refusal(
-            "small", f"it has {len(group)} units, of which at least {least} must be kept"
-        )
+    if rows <= least:
+        return Refusal("small", f"it has {rows} units, of which at least {least} must be kept")
     return None
 
 

@@ -48,11 +48,6 @@ class SizeChanges:
         """What has had this length inside a module and has changed -> its new lengths."""
         return self._near.get(path, {}).get(length, {})
 
-    def new_lengths(self) -> list[int]:
-        """All new lengths, ascending."""
-        found = self._near.get("", {}).values()
-        return sorted({n for sources in found for news in sources.values() for n in news})
-
     def lengths(self, path: str, length: int) -> list[int]:
         """The new lengths, ascending, of what has had this length inside a module and has changed."""
         return sorted(set().union(*self.sources(path, length).values()))

@@ -6,13 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, combinations
+from math import gcd
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from fxprune.algebra.label import IntArray
-from fxprune.analysis.axes import Axes
+from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.analysis.group import Group
 from fxprune.errors import FxpruneError, PlanError
 from fxprune.graph.program import Program, named_tensors
@@ -23,7 +25,7 @@ from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.write import Written, written
 
 Tie = tuple[Group, ...]
-"""Groups that lose equal numbers of units; a single one is free."""
+"""Groups that lose equal shares of their units; a single one is free."""
 Decide = Callable[[Limits], tuple[Plan, list[Remark]]]
 
 
@@ -47,8 +49,9 @@ class Fit:
     """What the class of one model can express.
 
     Where the class is built from a config, a plan counts as expressed only if the config says its sizes: then groups
-    of the same name in all layers are tied. Elsewhere groups are free, and tied only if they do not fit alone and
-    fit together: those that share an axis, as the halves of a chunk do, or those of the same name.
+    of the same name in all layers are tied, and the width with the heads where it is heads times head size.
+    Elsewhere groups are free, and tied only if they do not fit alone and fit together: those that share an axis, as
+    the halves of a chunk do, or those of the same name.
 
     Args:
         model: the model that was captured.
@@ -66,6 +69,7 @@ class Fit:
     groups: Sequence[Group]
     _whole: dict[str, str] = field(default_factory=dict)
     _ties: list[Tie] = field(default_factory=list)
+    _steps: dict[str, int] = field(default_factory=dict)
     _alone: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,13 +88,13 @@ class Fit:
     def limits(self) -> Limits:
         """What has been learned."""
         ties = tuple(tuple(g.name for g in tie) for tie in self._ties if len(tie) > 1)
-        return Limits(dict(self._whole), ties)
+        return Limits(dict(self._whole), ties, dict(self._steps))
 
     def decide(self, decide: Decide) -> Fitted:
         """The plan of a decision within limits that the class expresses.
 
-        Where a plan does not fit after all, the first group without which the rest does fit is excluded, and
-        the decision made again: it ends with the groups.
+        Where a plan does not fit after all, the first group with which it does not is to keep multiples of a
+        larger number, or is excluded, and the decision is made again: it ends with the groups.
 
         Raises:
             BudgetError: the decision finds no plan within the limits.
@@ -110,7 +114,10 @@ class Fit:
             self._ties = single
             return
         if self._configured:
-            self._ties, self._whole = self._sort(_clusters(single, _pattern))
+            clusters = _clusters(single, _pattern)
+            fit, self._whole = self._sort(clusters)
+            failed = [t for t in clusters if t[0].name in self._whole]
+            self._ties = self._together([*fit, *self._joined(failed)])
             return
         fit, self._whole = self._sort(single)
         self._alone = dict(self._whole)
@@ -123,6 +130,19 @@ class Fit:
                 for group in tie:
                     del self._whole[group.name]
         self._ties = self._together(fit)
+
+    def _joined(self, ties: list[Tie]) -> list[Tie]:
+        """Two or three ties as one, some with several units for each of another's: a width and its heads."""
+        found: list[Tie] = []
+        for several in (*combinations(ties, 2), *combinations(ties, 3)):
+            joined = tuple(chain.from_iterable(several))
+            used = any(g in t for t in found for g in joined)
+            rows = min(len(g) for g in joined)
+            if not used and 1 < rows == _rows(joined) and self._why([joined]) is None:
+                found.append(joined)
+                for group in joined:
+                    del self._whole[group.name]
+        return found
 
     def _together(self, ties: list[Tie]) -> list[Tie]:
         """Those ties that fit with all others."""
@@ -151,8 +171,9 @@ class Fit:
         rng = np.random.default_rng(0)
         units: list[IntArray] = [np.zeros(0, np.int64)]
         for i, tie in enumerate(ties):
-            count = max(1, len(tie[0]) // (4 - 2 * (i % 2)))
-            units += [rng.choice(g.units, count, replace=False) for g in tie]
+            rows = _rows(tie)
+            count = max(1, rows // (4 - 2 * (i % 2)))
+            units += [rng.choice(g.units, count * len(g) // rows, replace=False) for g in tie]
         found = self._write(plan_removal(self.program, self.axes, np.concatenate(units)))
         return found if isinstance(found, str) else None
 
@@ -163,14 +184,12 @@ class Fit:
     def _write(self, plan: Plan) -> Written[Any] | str:
         """The smaller model; or why there is none."""
         try:
-            result = written(self.model, plan)
+            return written(self.model, plan, config_only=True)
         except FxpruneError as error:
             return ": ".join(filter(None, (error.what, error.why)))
-        missed = next((r for r in result.remarks if r.kind == "missed"), None)
-        return result if missed is None else f"{missed.what}: {missed.why}"
 
     def _exclude(self, removed: IntArray) -> None:
-        """Excludes the first tie with which the removal does not fit."""
+        """Excludes the first tie with which the removal does not fit, or lets it go in larger steps."""
         gone = np.zeros(self.axes.n_units, bool)
         gone[removed] = True
         ties = [t for t in self._ties if any(gone[g.units].any() for g in t)]
@@ -180,10 +199,31 @@ class Fit:
             plan = plan_removal(self.program, self.axes, np.concatenate(units))
             return isinstance(self._write(plan), str)
 
-        bad = ties[_first_bad(len(ties), fails)]
+        at = _first_bad(len(ties), fails)
+        bad = ties[at]
+        for step in (2 * self._steps.get(bad[0].name, 1), 4, 8, 16, 32, 64):
+            if step > self._steps.get(bad[0].name, 1) and self._fits_in_steps(
+                ties[:at], bad, gone, step
+            ):
+                self._steps.update({g.name: step for g in bad})
+                return
         why = "the class cannot express the plan with it, though it can lose units of it alone"
         self._whole.update({g.name: why for g in bad})
         self._ties = [t for t in self._ties if t is not bad]
+
+    def _fits_in_steps(self, good: list[Tie], bad: Tie, gone: BoolArray, step: int) -> bool:
+        """Whether a tie can go with others if it keeps a multiple of `step` units."""
+        rows = _rows(bad)
+        kept = int((~gone[bad[0].units]).sum()) * rows // len(bad[0]) // step * step
+        if not kept:
+            return False
+        units = [g.units[gone[g.units]] for t in good for g in t]
+        units += [
+            g.units[np.argsort(~gone[g.units], kind="stable")][: len(g) - kept * len(g) // rows]
+            for g in bad
+        ]
+        plan = plan_removal(self.program, self.axes, np.concatenate(units))
+        return isinstance(self._write(plan), Written)
 
     def _remarks(self) -> list[Remark]:
         return [
@@ -191,7 +231,7 @@ class Fit:
                 "analysis",
                 "fits-class.tied",
                 f"{tie[0].name} and {len(tie) - 1} more",
-                f"{', '.join(g.name for g in tie)} lose equal numbers of units",
+                f"{', '.join(g.name for g in tie)} lose equal shares of their units",
                 self._alone.get(tie[0].name, "the config has one number for all of them"),
             )
             for tie in self._ties
@@ -206,6 +246,11 @@ def _first_bad(count: int, fails: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if fails(middle) else (middle, high)
     return high - 1
+
+
+def _rows(tie: Tie) -> int:
+    """In how many steps a tie can lose its units."""
+    return gcd(*(len(g) for g in tie))
 
 
 def _clusters(ties: Sequence[Tie], key: Callable[[Group], str]) -> list[Tie]:

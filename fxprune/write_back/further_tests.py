@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from fxprune.graph.program import Program
 from fxprune.process.state import callers_device, undisturbed
 from fxprune.stand_in import stand_in
-from fxprune.torch_private import WithoutData
+from fxprune.torch_private import WithoutData, quiet_failures
 from fxprune.write_back.changes import shape_of
 from fxprune.write_back.slots import Slot
 
@@ -19,7 +19,7 @@ def takes_new_head(model: nn.Module, program: Program) -> bool:
     """Whether the model still runs after `reset_classifier(n)`, as models of timm should."""
     leaves, spec = pytree.tree_flatten((program.args, dict(program.kwargs)))
     try:
-        with undisturbed(), stand_in(model) as twin, callers_device():
+        with undisturbed(), stand_in(model) as twin, callers_device(), quiet_failures():
             reset: Any = twin.reset_classifier
             reset(7)
             WithoutData(twin, leaves, spec)()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.errors import PlanError
 from fxprune.graph.program import Program
 from fxprune.plan import Plan
 from fxprune.remark import Remark
@@ -55,14 +56,20 @@ class Numbers:
         self._folds, self._numbers = folds, numbers
         self._trial = Trial(model, plan.program, numbers)
 
-    def settle(self) -> list[Remark]:
+    def settle(self, *, config_only: bool = False) -> list[Remark]:
         """Finds the numbers with which the model computes what the smaller program does, and sets them.
+
+        Args:
+            config_only: a class that is built from a config must have one that says the sizes.
 
         Raises:
             PlanError: there are none.
         """
         if self._builder is not None and (values := self._from_config(self._builder)) is not None:
             return list(self._other_numbers(self._builder, values))
+        if config_only and self._builder is not None:
+            stale = next(self._stale_config())
+            raise PlanError(stale.what, where=stale.where, why=stale.why, do=stale.do)
         search = self._search()
         attempt = search.run()
         if attempt.error is not None:
@@ -76,14 +83,23 @@ class Numbers:
         if found is None:
             return None
         epsilons = builder.epsilons(self._folds)
+        second = None
         for numbers in (found, *builder.alternatives(found, wanted, self._changes)):
             values = {**numbers, **epsilons}
+            if not builder.accepts(values):
+                continue
             before = self._put_config(builder, values)
             if self._trial().ok and self._can_be_read(builder, values):
-                return values
+                other = {slot.value for slot, _ in self._others(builder, values)}
+                if not other:
+                    return values
+                if other <= set(epsilons.values()):
+                    second = second or values
             for slot, value in before.items():
                 slot.put(self._model, value)
-        return None
+        if second is not None:
+            self._put_config(builder, second)
+        return second
 
     def _can_be_read(self, builder: Builder, values: dict[Slot, Any]) -> bool:
         """Whether a model that is built from the config and reads the weights computes the same."""
@@ -111,15 +127,19 @@ class Numbers:
             slot.put(self._model, value)
         return before
 
-    def _other_numbers(self, builder: Builder, values: dict[Slot, Any]) -> Iterator[Remark]:
-        """Numbers of the model that one built from the config would have otherwise, though it agrees."""
+    def _others(self, builder: Builder, values: dict[Slot, Any]) -> list[tuple[Slot, float]]:
+        """Numbers of a model built from the config, and what they are in the model where they differ."""
         built = builder.build(values)
         assert built is not None, "it was built before"
-        other = [
+        return [
             (slot, found)
             for slot in find_slots(built, float)
             if isinstance(found := slot.get(self._model), float) and found != slot.value
         ]
+
+    def _other_numbers(self, builder: Builder, values: dict[Slot, Any]) -> Iterator[Remark]:
+        """A remark on epsilons that a model built from the config would have otherwise, though it agrees."""
+        other = self._others(builder, values)
         if other:
             slot, found = other[0]
             more = f" and {len(other) - 1} more" if len(other) > 1 else ""

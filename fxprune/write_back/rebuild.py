@@ -63,22 +63,33 @@ class Builder:
         these. Fields that hold nothing come last: a default may follow from other fields.
         """
         found: dict[Slot, int] = {}
-        off = _distance(shapes_of(self.before), wanted)
+        shapes = shapes_of(self.before)
+        off = _distance(shapes, wanted)
         for fields in (self._with_number(), self.fields):
             for _ in range(ROUNDS):
                 last = off
-                for field in fields:
-                    for value in self._candidates(field, changes):
-                        trial = {**found, field: value}
+                for moved in _moves(fields):
+                    for value in _candidates(moved[0], changes, shapes, wanted):
+                        trial = {**found, **dict.fromkeys(moved, value)}
                         built = self.build(trial)
                         now = inf if built is None else _distance(shapes_of(built), wanted)
-                        if now < off - 1e-9:
-                            found, off = trial, now
+                        if built is not None and now < off - 1e-9:
+                            found, off, shapes = trial, now, shapes_of(built)
                         if not off:
                             return found
                 if off == last:
                     break
         return None
+
+    def accepts(self, values: Mapping[Slot, Any]) -> bool:
+        """Whether the config with these numbers passes the checks that its own class makes when it is saved."""
+        validate = getattr(edited(self.config, values), "validate", None)
+        try:
+            if callable(validate):
+                validate()
+        except Exception:
+            return False
+        return True
 
     def epsilons(self, folds: Folds) -> dict[Slot, float]:
         """The fields of the config that have the numbers that norms had before an average was folded into them."""
@@ -116,7 +127,7 @@ class Builder:
         """Other configs that give the same sizes: with numbers that have changed and that no tensor shows."""
         more: dict[Slot, int] = {}
         for field in self._with_number():
-            for value in self._candidates(field, changes):
+            for value in changes.lengths("", field.value):
                 if found.get(field) == value:
                     continue
                 built = self.build({**found, **more, field: value})
@@ -129,10 +140,23 @@ class Builder:
     def _with_number(self) -> list[Slot]:
         return [f for f in self.fields if f.value is not None]
 
-    def _candidates(self, field: Slot, changes: SizeChanges) -> Iterable[int]:
+
+def _moves(fields: list[Slot]) -> Iterator[list[Slot]]:
+    """The fields one by one, then those of equal numbers together: one may be refused without the other."""
+    yield from ([field] for field in fields)
+    alike: dict[int, list[Slot]] = {}
+    for field in fields:
         if field.value is not None:
-            return changes.lengths("", field.value)
-        return changes.new_lengths()
+            alike.setdefault(field.value, []).append(field)
+    yield from (several for several in alike.values() if len(several) > 1)
+
+
+def _candidates(field: Slot, changes: SizeChanges, found: Shapes, wanted: Shapes) -> Iterable[int]:
+    """The numbers that a field may take: of sizes that were the same; for a field without one, of those still wrong."""
+    if field.value is not None:
+        return changes.lengths("", field.value)
+    pairs = [(a, b) for name in found for a, b in zip(found[name], wanted[name], strict=True)]
+    return sorted({b for a, b in pairs if a != b})
 
 
 def edited(config: Any, values: Mapping[Slot, Any]) -> Any:

@@ -87,8 +87,17 @@ def written(
     inplace: bool = False,
     program: Program | None = None,
     verify: bool = True,
+    config_only: bool = False,
 ) -> Written[M]:
     """Does what `write_back` does, and returns remarks with the model.
+
+    Args:
+        model: see `write_back`.
+        plan: see `write_back`.
+        inplace: see `write_back`.
+        program: see `write_back`.
+        verify: see `write_back`.
+        config_only: refuse a plan whose sizes the model's config cannot say, where its class is built from one.
 
     Raises:
         PlanError: as `write_back`.
@@ -117,7 +126,9 @@ def written(
         if verify and small is not None:
             tensors = {**named_tensors(target), **unfolded}
             check = partial(check_numbers, small=small, tensors=tensors, written=folds.of)
-            remarks = Numbers(target, plan, small, builder, folds, check).settle()
+            remarks = Numbers(target, plan, small, builder, folds, check).settle(
+                config_only=config_only
+            )
     return Written(target, tuple(remarks), folds)
 
 
