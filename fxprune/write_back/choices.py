@@ -45,6 +45,19 @@ class Choice:
         for slot, value in zip(self.slots, self.options[option], strict=True):
             slot.put(model, value)
 
+    def can_be_put(self, model: nn.Module) -> bool:
+        """Whether the model takes other values: a config may be read-only, an attribute may have no setter."""
+        try:
+            for slot, value in zip(self.slots, self.options[-1], strict=True):
+                slot.put(model, value)
+        except Exception:
+            return False
+        finally:
+            for slot in self.slots:
+                if slot.get(model) != slot.value:
+                    slot.put(model, slot.value)
+        return True
+
     def __str__(self) -> str:
         more = f" and {len(self.slots) - 1} more" if len(self.slots) > 1 else ""
         return f"{self.slots[0]} = {self.slots[0].value}{more}"

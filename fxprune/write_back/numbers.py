@@ -166,7 +166,7 @@ class Numbers:
 
     def _search(self) -> Search:
         choices = find_choices(find_slots(self._model), self._changes)
-        return Search(self._model, choices, self._trial)
+        return Search(self._model, [c for c in choices if c.can_be_put(self._model)], self._trial)
 
     def _undecided(self, search: Search) -> Iterator[Remark]:
         every = range(len(search.choices))

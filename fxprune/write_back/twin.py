@@ -12,6 +12,7 @@ from torch import nn
 from fxprune.capture.failure import first_line
 from fxprune.errors import PlanError
 from fxprune.stand_in import Remembered
+from fxprune.stand_in.copier import Copier
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,6 +23,10 @@ def twin_of(model: M) -> M:
     try:
         return copy.deepcopy(model, {id(t): t for t in tensors})
     except Exception as error:
+        copier = Copier(sharing={id(t) for t in tensors})
+        twin = copier.copy_all(model)
+        if not copier.shared:  # it goes around what a class does when its entries are set
+            return twin
         raise PlanError(
             f"{type(model).__name__} cannot be copied",
             why=f"{type(error).__name__}: {first_line(error)}",

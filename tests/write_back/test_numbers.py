@@ -145,6 +145,27 @@ def test_in_place_the_numbers_are_put_back_where_it_fails() -> None:
     assert model.note == (16, "hidden")
 
 
+class ReadOnly(dict[str, int]):
+    """A config as those of diffusers."""
+
+    def __setitem__(self, key: str, value: int) -> None:
+        raise TypeError("read-only")
+
+
+def test_a_read_only_config_is_left() -> None:
+    class Configured(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            self.config = ReadOnly(width=8)
+
+    model = Configured().eval()
+    x = torch.randn(2, 4)
+    plan, small = cut(model, x, {"0.weight": (0, [1, 2])})
+    smaller = fp.write_back(model, plan)
+    assert smaller.config == {"width": 8}
+    torch.testing.assert_close(smaller(x), small(x))
+
+
 def tiny(kind: str, **more: Any) -> Any:
     transformers = pytest.importorskip("transformers")
     config = getattr(transformers, f"{kind}Config")(**more)
