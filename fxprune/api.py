@@ -21,14 +21,17 @@ from fxprune.partial import Partial
 from fxprune.pipeline import Instrument, Result, run_pipeline
 from fxprune.pipeline.run import Steps
 from fxprune.plan import Plan, check_plan, plan_removal, units_of
-from fxprune.plan.choose import Target
+from fxprune.plan.choose import NO_LIMITS, Target
 from fxprune.plan.decide import decide
+from fxprune.plan.limits import Limits
+from fxprune.plan.parts import equal_parts
 from fxprune.process.random_state import random_state_kept
 from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.report import Clock, Outcome, Report, compare, group_rows, summary
 from fxprune.shrink import apply_plan
 from fxprune.verify import Check, check_capture, compare_programs
+from fxprune.write_back.fits import Fit
 
 __all__ = [
     "Outcome",
@@ -132,12 +135,14 @@ def prune(
     at_least: int = 1,
     dynamic_batch: bool = True,
     dynamic_shapes: Any = None,
+    fits: torch.nn.Module | None = None,
 ) -> Outcome:
     """Removes the least important units until `keep` of a metric is left, and checks the result.
 
     Args:
-        model_or_program: what to prune; it stays as it is. Of a `Partial` (see `capture_partial`) the
-            parts are pruned and the whole is verified; the outcome has the smaller `model`.
+        model_or_program: what to prune; it stays as it is. The parts of a `chunk` in a model stay equal. Of a
+            `Partial` (see `capture_partial`) the parts are pruned and the whole is verified; the outcome has the
+            smaller `model`.
         args: example inputs of a model.
         kwargs: example keyword inputs of a model.
         keep: share that stays, 0 < keep <= 1; reached within 1 % where the sizes of units allow.
@@ -152,9 +157,11 @@ def prune(
         at_least: units that every group keeps.
         dynamic_batch: see `capture`.
         dynamic_shapes: which axes of the inputs may be free; see `capture`.
+        fits: the model, where the plan must be one that its class can express: `outcome.written` is the smaller
+            model. What it can express is learned by writing small plans back; see docs/how-to/take-home.md.
 
     Raises:
-        CaptureError, OptionError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
+        CaptureError, OptionError, PlanError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
     """
     target = Target(keep, metric, scope, at_least, multiple_of)
     how = Importance(importance) if isinstance(importance, str) else importance
@@ -170,7 +177,17 @@ def prune(
     axes = solved(program)
     found = find_groups(axes)
     clock.lap("solve")
-    decided, left = decide(program, axes, found, target, how, ignore, seed)
+
+    def decided_within(limits: Limits) -> tuple[Plan, list[Remark]]:
+        return decide(program, axes, found, target, how, ignore, seed, limits)
+
+    fitted = None
+    if fits is None:
+        own = isinstance(model_or_program, torch.nn.Module)  # whose class may chunk
+        decided, left = decided_within(equal_parts(program, axes, found) if own else NO_LIMITS)
+    else:
+        fitted = Fit(fits, program, axes, found).decide(decided_within)
+        decided, left = fitted.plan, fitted.remarks
     clock.lap("decide")
     small = apply_plan(program, axes, decided)
     clock.lap("shrink")
@@ -199,7 +216,7 @@ def prune(
         ),
         seconds=clock.laps,
     )
-    return Outcome(small, decided, report, program, model)
+    return Outcome(small, decided, report, program, model, fitted.model if fitted else None)
 
 
 @plain_modes()

@@ -320,6 +320,17 @@ class WithoutData:
         return self._known[id(x)]
 
 
+@contextmanager
+def quiet_failures() -> Iterator[None]:
+    """Keeps torch from logging operators that fail on tensors without data: the exception says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def resized(value: torch.Tensor, sizes: Sequence[Any]) -> torch.Tensor:
     """Returns a fake tensor of other sizes in the same fake mode; 30 times cheaper than `value.new_empty(sizes)`."""
     if not isinstance(value, FakeTensor):

@@ -13,7 +13,11 @@ from fxprune.cli.options import Depth, Dynamic, Inputs, Json, Model, Seed, examp
 from fxprune.cli.run import register
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fxprune.errors import FxpruneError
+    from fxprune.graph.program import Program
+    from fxprune.partial import Partial
 
 HELP = """Structured pruning of PyTorch models, verified numerically.
 
@@ -162,6 +166,13 @@ def prune(
         ),
     ] = None,
     partial: Parts = False,
+    fits_class: Annotated[
+        bool,
+        typer.Option(
+            "--fits-class",
+            help="remove only what the model's own class can express: fp.write_back then works with the plan",
+        ),
+    ] = False,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
@@ -170,12 +181,17 @@ def prune(
     The units with the lowest importance are removed, and the smaller model is verified. Use --out to save it.
     """
     from fxprune.api import prune as run
-    from fxprune.cli.source import open_source, parse_keep, progress, show
+    from fxprune.cli.source import open_fitting, open_source, parse_keep, progress, show
     from fxprune.cost import Metric
     from fxprune.io import save
 
     metric, share = parse_keep(keep)
-    source = open_source(model, inputs, seed, partial=partial, dynamic=dynamic)
+    source: Program | Partial
+    network: nn.Module | None = None
+    if fits_class:
+        source, network = open_fitting(model, inputs, seed, partial=partial, dynamic=dynamic)
+    else:
+        source = open_source(model, inputs, seed, partial=partial, dynamic=dynamic)
     with progress(f"pruning {model} to {share:g} of its {metric}"):
         outcome = run(
             source,
@@ -187,6 +203,7 @@ def prune(
             multiple_of=multiple_of,
             verify=verify,
             seed=seed,
+            fits=network,
         )
     if plan_out is not None:
         outcome.plan.save(plan_out)

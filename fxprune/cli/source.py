@@ -62,15 +62,39 @@ def open_source(
         )
     if _is_directory(model):
         return _saved(model, inputs, partial=partial, dynamic=dynamic)
-    torch.manual_seed(seed)
-    look_here()
-    with progress(f"building {model}"):
-        network = load_model(model)
-    examples = parse_inputs(inputs) if inputs else (default_inputs(model, network), {})
+    network, examples = _built(model, inputs, seed)
     with progress(f"capturing {model}"):
         if partial:
             return _in_parts(network, examples)
         return _whole(network, examples, parse_dynamic(dynamic))
+
+
+def open_fitting(
+    model: str, inputs: Sequence[str], seed: int, *, partial: bool, dynamic: Sequence[str] = ()
+) -> tuple[Program, nn.Module]:
+    """Captures MODEL, and returns it too, for a plan that its class must express.
+
+    Raises:
+        OptionError, CaptureError: as `open_source`; or there is no class that a plan could be written back to.
+    """
+    if partial or _is_directory(model):
+        raise OptionError(
+            "there is no class of a whole model to fit",
+            where="--fits-class",
+            why="parts are pruned" if partial else "a saved program is a graph without its class",
+            do="leave out --partial" if partial else "name the original model",
+        )
+    network, examples = _built(model, inputs, seed)
+    with progress(f"capturing {model}"):
+        return _whole(network, examples, parse_dynamic(dynamic)), network
+
+
+def _built(model: str, inputs: Sequence[str], seed: int) -> tuple[nn.Module, Examples]:
+    torch.manual_seed(seed)
+    look_here()
+    with progress(f"building {model}"):
+        network = load_model(model)
+    return network, parse_inputs(inputs) if inputs else (default_inputs(model, network), {})
 
 
 def look_here() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -18,7 +18,9 @@ from fxprune.analysis.group import Group, distinct
 from fxprune.cost import Metric
 from fxprune.errors import BudgetError, OptionError
 from fxprune.importance.table import FloatArray
+from fxprune.plan.limits import Limits
 
+NO_LIMITS = Limits()
 METRICS = get_args(Metric)
 SCOPES = ("global", "group")
 TOLERANCE = 0.01
@@ -73,11 +75,11 @@ class Refusal(NamedTuple):
     """Why a group loses no units.
 
     Attributes:
-        cause: the kind of reason: its modules are ignored, it has no scores, or it is too small.
+        cause: the kind of reason: its modules are ignored, it has no scores, it is too small, or limits forbid it.
         why: the reason in words.
     """
 
-    cause: Literal["ignored", "unscored", "small"]
+    cause: Literal["ignored", "unscored", "small", "limited"]
     why: str
 
 
@@ -86,8 +88,9 @@ class Candidates:
     """The groups that may lose units, and the order in which their units are removed.
 
     Attributes:
-        groups: the groups.
-        order: for each group, its units in the order of removal, lowest score first.
+        groups: the groups; of tied ones, the first.
+        order: for each group, its units in the order of removal, lowest score first, `[units]`; of tied groups,
+            those that are removed together, `[units, groups]`.
         steps: for each group, the number of units that must be removed at a time.
         refused: the groups that lose no units, with the reason, by name.
     """
@@ -100,7 +103,7 @@ class Candidates:
     @cached_property
     def sizes(self) -> IntArray:
         """The number of units in each group."""
-        return np.array([len(g) for g in self.groups], np.int64)
+        return np.array([len(units) for units in self.order], np.int64)
 
     def rounded(self, removed: IntArray, at_least: int) -> IntArray:
         """Rounds the number of units removed from each group down, so that a multiple of its step is kept."""
@@ -124,34 +127,67 @@ def find_candidates(
     scores: FloatArray,
     target: Target,
     ignored: Collection[str],
+    limits: Limits = NO_LIMITS,
 ) -> Candidates:
-    """Finds the groups that may lose units: not ignored, and with more units than must be kept.
+    """Finds the groups that may lose units: not ignored or limited, and with more units than must be kept.
 
-    `ignored` parameters keep their own outputs: a group is refused if it cuts one of them in the role
-    producer or elementwise.
+    Of tied groups, all may or none. `ignored` parameters keep their own outputs: a group is refused if it cuts one
+    of them in the role producer or elementwise.
     """
     refused: dict[str, Refusal] = {}
-    chosen: list[Group] = []
-    steps: list[int] = []
+    found = Candidates([], [], [], refused)
+    for tied in _tied(groups, limits):
+        rows = gcd(*(len(g) for g in tied))
+        own = [_step(axes, g, target.multiple_of) for g in tied]
+        own = [s // gcd(s, len(g) // rows) for s, g in zip(own, tied, strict=True)]
+        step = int(np.lcm.reduce(own + [limits.steps.get(g.name, 1) for g in tied]))
+        reasons = {g.name: _refusal(g, rows, step, scores, target, ignored, limits) for g in tied}
+        first = next((name for name, refusal in reasons.items() if refusal), None)
+        if first is None:
+            order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in tied]
+            found.groups.append(tied[0])
+            found.steps.append(step)
+            parts = [units.reshape(rows, -1) for units in order]
+            found.order.append(order[0] if len(order) == 1 else np.concatenate(parts, axis=1))
+            continue
+        with_it = Refusal("limited", f"it loses as many units as {first}, which loses none")
+        refused.update({name: refusal or with_it for name, refusal in reasons.items()})
+    return found
+
+
+def _tied(groups: Sequence[Group], limits: Limits) -> Iterator[list[Group]]:
+    """The groups one by one, or tied ones together, in the order of the first."""
+    by_name = {g.name: g for g in groups}
+    tie_of = {name: tie for tie in limits.ties for name in tie}
     for group in groups:
-        step = _step(axes, group, target.multiple_of)
-        hit = next(
-            (m.param for m in group.members if m.param in ignored and m.role != "consumer"), None
-        )
-        if hit is not None:
-            refused[group.name] = Refusal("ignored", f"{hit} is ignored")
-        elif np.isnan(scores[group.units]).any():
-            refused[group.name] = Refusal("unscored", "the criterion says nothing of it")
-        elif len(group) <= max(target.at_least, step):
-            least = max(target.at_least, step)
-            refused[group.name] = Refusal(
-                "small", f"it has {len(group)} units, of which at least {least} must be kept"
-            )
-        else:
-            chosen.append(group)
-            steps.append(step)
-    order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in chosen]
-    return Candidates(chosen, order, steps, refused)
+        tie = [n for n in tie_of.get(group.name, (group.name,)) if n in by_name]
+        if tie[0] == group.name:
+            yield [by_name[name] for name in tie]
+
+
+def _refusal(
+    group: Group,
+    rows: int,
+    step: int,
+    scores: FloatArray,
+    target: Target,
+    ignored: Collection[str],
+    limits: Limits,
+) -> Refusal | None:
+    """Why a group may lose no unit; None where it may."""
+    hit = next(
+        (m.param for m in group.members if m.param in ignored and m.role != "consumer"), None
+    )
+    if hit is not None:
+        return Refusal("ignored", f"{hit} is ignored")
+    if group.name in limits.whole:
+        return Refusal("limited", limits.whole[group.name])
+    if np.isnan(scores[group.units]).any():
+        return Refusal("unscored", "the criterion says nothing of it")
+    least = max(target.at_least, step)
+    if rows <= least:
+        return Refusal("small", f"it has {rows} units, of which at least {least} must be kept")
+    return None
 
 
 def choose(
@@ -188,8 +224,8 @@ class _Search:
     ) -> None:
         self.axes, self.candidates, self.target, self.cost = axes, candidates, target, cost
         owner = np.repeat(np.arange(len(candidates.groups)), candidates.sizes)
-        units = np.concatenate(candidates.order)
-        self.queue = owner[np.argsort(scores[units], kind="stable")]
+        worth = [scores[u] if u.ndim == 1 else scores[u].mean(axis=1) for u in candidates.order]
+        self.queue = owner[np.argsort(np.concatenate(worth), kind="stable")]
 
     def spent(self, removed: IntArray) -> int:
         return self.cost(self.candidates.gone(removed, self.axes.n_units))

@@ -13,7 +13,8 @@ from fxprune.errors import BudgetError, ScoreError
 from fxprune.graph.program import Program, module_paths
 from fxprune.importance import Importance, score_units
 from fxprune.plan.build import plan_removal
-from fxprune.plan.choose import Target, choose, find_candidates, ignored_parameters
+from fxprune.plan.choose import NO_LIMITS, Target, choose, find_candidates, ignored_parameters
+from fxprune.plan.limits import Limits
 from fxprune.plan.plan import Plan
 from fxprune.plan.reasons import frozen_reasons, reasons, refusals
 from fxprune.remark import Remark
@@ -29,6 +30,7 @@ def decide(
     how: Importance,
     ignore: Sequence[str] = (),
     seed: int = 0,
+    limits: Limits = NO_LIMITS,
 ) -> tuple[Plan, list[Remark]]:
     """The plan that meets a target at the least score, and remarks on the groups that stay whole.
 
@@ -40,6 +42,7 @@ def decide(
         how: how units are scored.
         ignore: globs of module paths whose own outputs stay as they are.
         seed: of random scores.
+        limits: groups that stay whole, and groups that lose equal numbers of units.
 
     Raises:
         OptionError: a glob that matches no module.
@@ -68,7 +71,7 @@ def decide(
             ),
             do="choose another criterion, or change what keeps the other axes as they are",
         )
-    candidates = find_candidates(axes, groups, scores, target, ignored)
+    candidates = find_candidates(axes, groups, scores, target, ignored, limits)
     units = choose(axes, candidates, scores, target, cost_of(program, axes, target.metric))
     if not units.size:
         raise BudgetError(

@@ -22,6 +22,7 @@ class Outcome:
         report: sizes before and after, groups, checks, remarks and seconds; prints as tables.
         original: the program that was pruned.
         model: of a partial capture, the smaller model: the pruned parts back in their places.
+        written: with `fits=`, the smaller model of the user's own class.
     """
 
     program: Program
@@ -29,6 +30,7 @@ class Outcome:
     report: Report
     original: Program = field(repr=False)
     model: torch.nn.Module | None = field(default=None, repr=False)
+    written: torch.nn.Module | None = field(default=None, repr=False)
 
     @property
     def remarks(self) -> tuple[Remark, ...]:

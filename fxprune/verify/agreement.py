@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,17 @@ from fxprune.graph.program import Program, TracedModule, build_module, named_ten
 from fxprune.process.state import callers_device, undisturbed
 from fxprune.remark import Remark
 from fxprune.stand_in import stand_in
-from fxprune.torch_private import WithoutData
+from fxprune.torch_private import WithoutData, quiet_failures
 from fxprune.verify.check import Check, Run, compare_runs, on_meta
 from fxprune.verify.gradients import compare_gradients
 from fxprune.verify.inputs import batches_of
-from fxprune.verify.noise import noisy
+from fxprune.verify.noise import lively, noisy
 from fxprune.verify.types import ByType
+
+Written = Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+"""From the tensors of a program, by name, to those of a model that computes the same."""
+
+_COARSE = 1e-2  # what enlarged weights may make of rounding
 
 _TEACH = (
     "teach the class that spells a size itself with fxprune.write_back.register_sizes, "
@@ -48,6 +53,9 @@ def forward_failed(model: nn.Module, error: Exception) -> PlanError:
 def check_sizes(model: nn.Module, program: Program) -> None:
     """Runs the model's forward without data, and compares the sizes of its outputs with those of the program.
 
+    A forward that only runs on real tensors, as one that reads a number out of a tensor does, runs on the
+    example inputs instead.
+
     Args:
         model: the model, with some positions of its tensors gone.
         program: the program of the model as it was before.
@@ -55,26 +63,54 @@ def check_sizes(model: nn.Module, program: Program) -> None:
     Raises:
         PlanError: the forward fails, or returns outputs of different sizes.
     """
-    leaves, spec = pytree.tree_flatten((program.args, dict(program.kwargs)))
-    if on_meta(model):
-        leaves = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     try:
-        with undisturbed(), stand_in(model) as twin, callers_device():
-            out = WithoutData(twin, leaves, spec)()
+        try:
+            out = _without_data(model, program)
+        except Exception:
+            if on_meta(model):
+                raise
+            out = _with_data(model, program)
     except Exception as error:
         raise forward_failed(model, error) from error
     _compare_sizes(model, out, program)
 
 
-def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
+def _without_data(model: nn.Module, program: Program) -> Any:
+    """The outputs of the model for the program's example, as tensors without data."""
+    leaves, spec = pytree.tree_flatten((program.args, dict(program.kwargs)))
+    if on_meta(model):
+        leaves = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
+    with undisturbed(), stand_in(model) as twin, callers_device(), quiet_failures():
+        return WithoutData(twin, leaves, spec)()
+
+
+@torch.no_grad()
+def _with_data(model: nn.Module, program: Program) -> Any:
+    """The outputs of a copy of the model for random inputs like the program's example."""
+    batch = next(iter(batches_of(program, seed=0)))
+    with undisturbed(), stand_in(model, own_data=True) as twin, callers_device():
+        return twin(*batch.args, **batch.kwargs)
+
+
+def check_numbers(
+    model: nn.Module,
+    small: Program,
+    *,
+    seed: int = 0,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    written: Written | None = None,
+) -> None:
     """Runs the model and the smaller program, both with the model's tensors, on the same inputs.
 
+    Then both once more with small weights enlarged, which shows what weights of a fresh network hide.
     On the meta device there are no numbers, and nothing is run.
 
     Args:
         model: the model, without the positions that a plan removes.
         small: the smaller program of that plan.
         seed: of the inputs.
+        tensors: see `compare_model`.
+        written: see `compare_model`.
 
     Raises:
         PlanError: the two compute different things.
@@ -82,7 +118,13 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
     """
     if on_meta(model):
         return
-    check = compare_model(model, small, seed=seed)
+    tensors = named_tensors(model) if tensors is None else tensors
+    check = compare_model(model, small, seed=seed, tensors=tensors, written=written)
+    if check.ok:
+        large = compare_model(
+            model, small, seed=seed, tensors=lively(tensors), written=written or dict
+        )
+        check = large if large.max_relative_error > _COARSE and not large.undefined else check
     if not check.ok:
         raise PlanError(
             f"the forward of {type(model).__name__} computes something other than the smaller program",
@@ -93,7 +135,14 @@ def check_numbers(model: nn.Module, small: Program, *, seed: int = 0) -> None:
         )
 
 
-def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check:
+def compare_model(
+    model: nn.Module,
+    program: Program,
+    *,
+    seed: int = 0,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    written: Written | None = None,
+) -> Check:
     """Runs a model and a program, both with the model's tensors, on the same random inputs.
 
     Tensors of one repeated value are given noise. Both run in eval mode, unless the program's mode is fixed. Each
@@ -104,18 +153,21 @@ def compare_model(model: nn.Module, program: Program, *, seed: int = 0) -> Check
         model: the model, whose tensors have the sizes of the program's; it stays as it is.
         program: the program that should compute the same.
         seed: of inputs, noise and random operators.
+        tensors: the tensors that the program runs with; those of the model where they are the same.
+        written: makes the model's tensors of these, where factors were folded into some.
 
     Raises:
         VerifyError: the program fails where the model runs.
         Exception: whatever the model raises at the batch size of the program's example.
     """
-    tensors = named_tensors(model)
+    tensors = named_tensors(model) if tensors is None else tensors
     noise = noisy(tensors, seed)
     names = program.tensors().keys()
     known = {name: x for name, x in {**tensors, **noise}.items() if name in names}
     types = ByType(model, program)
+    state = noise if written is None else written({**tensors, **noise})
     return compare_runs(
-        types.watched(_running(model, noise, program)),
+        types.watched(_running(model, state, program)),
         types.watched(_running_program(program, known, model)),
         batches_of(program, seed),
         dtype=types.dtype,

@@ -39,6 +39,15 @@ class Masked(nn.Module):
     def forward(self, x, *, mask):
         return self.two(self.one(x).relu().masked_fill(mask, 0))
 """
+SPELLED = """
+from torch import nn
+class Spelled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+    def forward(self, x):
+        return self.three(self.two(self.one(x).view(-1, 8)))
+"""
 MODEL = ("my_network:make", "--input", "2x3x8x8")
 PARTIAL = ("my_parts:Sorter", "--input", "2x3x6x6", "--partial")
 Run = Callable[..., tuple[int, str, str]]
@@ -49,6 +58,7 @@ def run(command: Run, tmp_path: Path) -> Run:
     (tmp_path / "my_network.py").write_text(NETWORK)
     (tmp_path / "my_parts.py").write_text(IN_PARTS)
     (tmp_path / "by_keyword.py").write_text(BY_KEYWORD)
+    (tmp_path / "spelled.py").write_text(SPELLED)
     return command
 
 
@@ -93,6 +103,18 @@ def test_prune_reaches_its_target(run: Run) -> None:
     code, out, _ = run("prune", *MODEL, "--keep", "params=0.5", "--json")
     assert code == 0
     assert json.loads(out)["ratios"]["parameters"] <= 0.51
+
+
+def test_prune_within_what_the_class_can_express(run: Run) -> None:
+    model = ("spelled:Spelled", "--input", "2x4")
+    code, out, _ = run("prune", *model, "--keep", "0.8", "--fits-class", "--json")
+    groups = {g["name"]: g for g in json.loads(out)["groups"]}
+    assert code == 0
+    assert groups["one.weight:0"]["kept"] == 8
+    assert groups["two.weight:0"]["kept"] < 8
+    code, _, err = run("prune", *PARTIAL, "--fits-class")
+    assert code == 2
+    assert "--fits-class" in err
 
 
 def test_prune_saves_a_program_that_is_opened_again(run: Run) -> None:

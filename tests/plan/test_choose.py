@@ -8,7 +8,8 @@ from fxprune.api import solved
 from fxprune.cost import cost_of
 from fxprune.errors import BudgetError, OptionError, PlanError
 from fxprune.graph.program import Program
-from fxprune.plan.choose import Target, find_candidates
+from fxprune.plan.choose import Target, choose, find_candidates
+from fxprune.plan.limits import Limits
 
 
 def share(outcome: fp.Outcome, metric: str) -> float:
@@ -104,3 +105,30 @@ def test_the_cause_of_a_refusal_is_typed(program: Program) -> None:
     scores[found[0].units] = np.nan
     refused = find_candidates(axes, found, scores, Target(at_least=40), {"one.0.weight"}).refused
     assert {r.cause for r in refused.values()} == {"ignored", "unscored", "small"}
+
+
+def test_tied_groups_lose_equal_shares(program: Program) -> None:
+    axes, found = solved(program), fp.groups(program)
+    scores = np.random.default_rng(0).random(axes.n_units)
+    a, b, c = found[:3]
+    target = Target(keep=0.5)
+    limits = Limits({}, ((a.name, c.name),), {b.name: 4})
+    candidates = find_candidates(axes, found, scores, target, (), limits)
+    assert not candidates.refused
+    gone = np.zeros(axes.n_units, bool)
+    gone[choose(axes, candidates, scores, target, cost_of(program, axes, "macs"))] = True
+    left = [int((~gone[g.units]).sum()) for g in (a, b, c)]
+    assert left[0] / len(a) == left[2] / len(c) < 1
+    assert left[1] % 4 == 0
+    worst = a.units[np.argsort(scores[a.units])][: len(a) - left[0]]
+    assert gone[worst].all()
+
+
+def test_with_a_group_that_stays_whole_stay_those_tied_to_it(program: Program) -> None:
+    axes, found = solved(program), fp.groups(program)
+    limits = Limits({found[0].name: "it must"}, ((found[0].name, found[1].name),))
+    scores = np.ones(axes.n_units)
+    refused = find_candidates(axes, found, scores, Target(), (), limits).refused
+    assert refused[found[0].name].why == "it must"
+    assert found[0].name in refused[found[1].name].why
+    assert {r.cause for r in refused.values()} == {"limited"}

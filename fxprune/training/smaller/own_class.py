@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from fxprune.training.correspondence import compose
 from fxprune.training.shrinker import Change
 from fxprune.training.smaller.data import call
 from fxprune.verify import TOLERANCE, relative_error
-from fxprune.write_back import write_back
+from fxprune.write_back import written
 
 CODE = "train-smaller.not-written-back"
 
@@ -67,10 +67,13 @@ def into_own_class(
         return _not(start, f"layers were deleted ({_some(layers)}), and its forward calls them")
     try:
         smaller = model.eval()
+        values: Mapping[str, torch.Tensor] = trained.tensors()
         plan = one_plan(start.eval(), changes)
         if plan.removed.size:
-            smaller = write_back(smaller, plan)
-        _load(smaller, trained)
+            result = written(smaller, plan)
+            smaller = result.model
+            values = result.folds.of(trained.tensors())
+        _load(smaller, values)
     except FxpruneError as error:
         return _not(start, str(error))
     with torch.no_grad():
@@ -86,9 +89,8 @@ def into_own_class(
 
 
 @torch.no_grad()
-def _load(model: nn.Module, trained: Program) -> None:
-    """Gives a model the values of the tensors of a program with the same names."""
-    values = trained.tensors()
+def _load(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Gives a model the values of tensors with the same names."""
     for name, tensor in named_tensors(model).items():
         if name in values:
             tensor.copy_(values[name])

@@ -1,4 +1,4 @@
-"""Tests of fxprune.write_back."""
+"""Tests of fxprune.write_back.write."""
 
 import copy
 from typing import Any
@@ -181,6 +181,12 @@ class Heads(nn.Module):
         return self.out(torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2))
 
 
+class FourHeads(Heads):
+    """Keeps its number of heads where no attribute is."""
+
+    heads = property(lambda self: 4, lambda self, value: None)
+
+
 def whole_heads(model: nn.Module) -> tuple[Plan, Program]:
     program = capture(model, torch.randn(2, 5, 12))
     axes = solve(program)
@@ -189,13 +195,13 @@ def whole_heads(model: nn.Module) -> tuple[Plan, Program]:
 
 
 def test_a_size_spelled_by_a_class_is_refused_and_nothing_is_done() -> None:
-    model = Heads(4).eval()
+    model = FourHeads(4).eval()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     plan, _ = whole_heads(model)
     with pytest.raises(PlanError, match="cannot run at the new sizes") as error:
         write_back(model, plan, inplace=True)
     assert "register_sizes" in str(error.value)
-    assert "test_write_back.py" in error.value.where
+    assert "test_write.py" in error.value.where
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert model.query.out_features == 12
 
@@ -330,3 +336,35 @@ def test_a_model_on_meta_has_no_numbers() -> None:
     model = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2)).to("meta")
     _, plan, _ = prune(model, torch.randn(3, 4))
     assert write_back(model, plan)[0].weight.shape == (6, 4)
+
+
+class Strided(nn.Module):
+    """Fills a tensor with a number that it reads out of a buffer, which no tensor without data can."""
+
+    stride: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.register_buffer("stride", torch.tensor([8.0, 16.0]))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.head(self.inner(x).relu())
+        return y * y.new_full((4, 1, 1), self.stride[0])
+
+
+def test_a_forward_that_only_runs_on_real_tensors() -> None:
+    model = Strided().eval()
+    _, plan, small = prune(model, torch.rand(2, 3, 8, 8))
+    assert compare_model(write_back(model, plan), small).ok
+
+
+def test_a_size_that_is_spelled_is_found_on_real_tensors_too() -> None:
+    class Spelled(Strided):
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(x) + self.inner(x).view(len(x), 16, 8, 8).sum()
+
+    model = Spelled().eval()
+    _, plan, _ = prune(model, torch.rand(2, 3, 8, 8))
+    with pytest.raises(PlanError, match="invalid for input"):
+        write_back(model, plan)

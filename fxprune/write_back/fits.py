@@ -1,0 +1,272 @@
+"""Learns what the class of a model can express, by asking it: plans that cannot be written back set limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, combinations
+from math import gcd
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fxprune.algebra.label import IntArray
+from fxprune.analysis.axes import Axes, BoolArray
+from fxprune.analysis.group import Group
+from fxprune.errors import FxpruneError, PlanError
+from fxprune.graph.program import Program, named_tensors
+from fxprune.plan import Plan, plan_removal
+from fxprune.plan.limits import Limits
+from fxprune.remark import Remark
+from fxprune.write_back.rebuild import Builder
+from fxprune.write_back.write import Written, written
+
+Tie = tuple[Group, ...]
+"""Groups that lose equal shares of their units; a single one is free."""
+Decide = Callable[[Limits], tuple[Plan, list[Remark]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A plan that the class of a model expresses.
+
+    Attributes:
+        plan: the plan.
+        remarks: on groups that stay whole or are tied, and why.
+        model: the smaller model.
+    """
+
+    plan: Plan
+    remarks: list[Remark]
+    model: nn.Module
+
+
+@dataclass(eq=False)
+class Fit:
+    """What the class of one model can express.
+
+    Where the class is built from a config, a plan counts as expressed only if the config says its sizes: then groups
+    of the same name in all layers are tied, and the width with the heads where it is heads times head size.
+    Elsewhere groups are free, and tied only if they do not fit alone and fit together: those that share an axis, as
+    the halves of a chunk do, or those of the same name.
+
+    Args:
+        model: the model that was captured.
+        program: what was captured.
+        axes: its labels.
+        groups: of these.
+
+    Raises:
+        PlanError: the program is of another model.
+    """
+
+    model: nn.Module
+    program: Program
+    axes: Axes
+    groups: Sequence[Group]
+    _whole: dict[str, str] = field(default_factory=dict)
+    _ties: list[Tie] = field(default_factory=list)
+    _steps: dict[str, int] = field(default_factory=dict)
+    _alone: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tensors = named_tensors(self.model)
+        for name, tensor in self.program.tensors().items():
+            if name in tensors and tensors[name].shape != tensor.shape:
+                raise PlanError(
+                    "fits= is not the model that was captured",
+                    where=name,
+                    why=f"its shape is {tuple(tensors[name].shape)}, and {tuple(tensor.shape)} was captured",
+                    do="pass the model itself",
+                )
+        self._configured = Builder.of(self.model) is not None
+
+    @property
+    def limits(self) -> Limits:
+        """What has been learned."""
+        ties = tuple(tuple(g.name for g in tie) for tie in self._ties if len(tie) > 1)
+        return Limits(dict(self._whole), ties, dict(self._steps))
+
+    def decide(self, decide: Decide) -> Fitted:
+        """The plan of a decision within limits that the class expresses.
+
+        Where a plan does not fit after all, the first group with which it does not is to keep multiples of a
+        larger number, or is excluded, and the decision is made again: it ends with the groups.
+
+        Raises:
+            BudgetError: the decision finds no plan within the limits.
+        """
+        self.learn()
+        while True:
+            plan, left = decide(self.limits)
+            result = self._write(plan)
+            if isinstance(result, Written):
+                return Fitted(plan, [*left, *self._remarks(), *result.remarks], result.model)
+            self._exclude(plan.removed)
+
+    def learn(self) -> None:
+        """Asks the class which groups may lose units, alone or together."""
+        single: list[Tie] = [(g,) for g in self.groups if len(g) > 1]
+        if self._why(single) is None:
+            self._ties = single
+            return
+        if self._configured:
+            clusters = _clusters(single, _pattern)
+            fit, self._whole = self._sort(clusters)
+            failed = [t for t in clusters if t[0].name in self._whole]
+            self._ties = self._together([*fit, *self._joined(failed)])
+            return
+        fit, self._whole = self._sort(single)
+        self._alone = dict(self._whole)
+        for key in (_axis, _pattern):
+            bad: list[Tie] = [(g,) for g in self.groups if g.name in self._whole]
+            together = [tie for tie in _clusters(bad, key) if len(tie) > 1]
+            found, _ = self._sort(together)
+            fit += found
+            for tie in found:
+                for group in tie:
+                    del self._whole[group.name]
+        self._ties = self._together(fit)
+
+    def _joined(self, ties: list[Tie]) -> list[Tie]:
+        """Two or three ties as one, some with several units for each of another's: a width and its heads."""
+        found: list[Tie] = []
+        for several in (*combinations(ties, 2), *combinations(ties, 3)):
+            joined = tuple(chain.from_iterable(several))
+            used = any(g in t for t in found for g in joined)
+            rows = min(len(g) for g in joined)
+            if not used and 1 < rows == _rows(joined) and self._why([joined]) is None:
+                found.append(joined)
+                for group in joined:
+                    del self._whole[group.name]
+        return found
+
+    def _together(self, ties: list[Tie]) -> list[Tie]:
+        """Those ties that fit with all others."""
+        while ties and (why := self._why(ties)) is not None:
+            bad = _first_bad(len(ties), partial(self._fail, ties))
+            self._whole.update({g.name: why for g in ties[bad]})
+            ties = [t for i, t in enumerate(ties) if i != bad]
+        return ties
+
+    def _sort(self, ties: list[Tie]) -> tuple[list[Tie], dict[str, str]]:
+        """Parts ties into those that fit, each alone or with others, and the groups of those that do not, with why."""
+        why = self._why(ties) if ties else None
+        if why is None:
+            return ties, {}
+        if len(ties) == 1:
+            return [], {g.name: why for g in ties[0]}
+        middle = len(ties) // 2
+        (a, worse), (b, worst) = self._sort(ties[:middle]), self._sort(ties[middle:])
+        return [*a, *b], {**worse, **worst}
+
+    def _why(self, ties: Sequence[Tie]) -> str | None:
+        """Why the class cannot lose a quarter of some ties and half of the others; None where it can.
+
+        Unequal numbers, and not single units: of three parts of a chunk, the last may be one shorter.
+        """
+        rng = np.random.default_rng(0)
+        units: list[IntArray] = [np.zeros(0, np.int64)]
+        for i, tie in enumerate(ties):
+            rows = _rows(tie)
+            count = max(1, rows // (4 - 2 * (i % 2)))
+            units += [rng.choice(g.units, count * len(g) // rows, replace=False) for g in tie]
+        found = self._write(plan_removal(self.program, self.axes, np.concatenate(units)))
+        return found if isinstance(found, str) else None
+
+    def _fail(self, ties: Sequence[Tie], count: int) -> bool:
+        """Whether the first ties do not fit together."""
+        return self._why(ties[:count]) is not None
+
+    def _write(self, plan: Plan) -> Written[Any] | str:
+        """The smaller model; or why there is none."""
+        try:
+            return written(self.model, plan, config_only=True)
+        except FxpruneError as error:
+            return ": ".join(filter(None, (error.what, error.why)))
+
+    def _exclude(self, removed: IntArray) -> None:
+        """Excludes the first tie with which the removal does not fit, or lets it go in larger steps."""
+        gone = np.zeros(self.axes.n_units, bool)
+        gone[removed] = True
+        ties = [t for t in self._ties if any(gone[g.units].any() for g in t)]
+
+        def fails(n: int) -> bool:
+            units = [g.units[gone[g.units]] for t in ties[:n] for g in t]
+            plan = plan_removal(self.program, self.axes, np.concatenate(units))
+            return isinstance(self._write(plan), str)
+
+        at = _first_bad(len(ties), fails)
+        bad = ties[at]
+        for step in (2 * self._steps.get(bad[0].name, 1), 4, 8, 16, 32, 64):
+            if step > self._steps.get(bad[0].name, 1) and self._fits_in_steps(
+                ties[:at], bad, gone, step
+            ):
+                self._steps.update({g.name: step for g in bad})
+                return
+        why = "the class cannot express the plan with it, though it can lose units of it alone"
+        self._whole.update({g.name: why for g in bad})
+        self._ties = [t for t in self._ties if t is not bad]
+
+    def _fits_in_steps(self, good: list[Tie], bad: Tie, gone: BoolArray, step: int) -> bool:
+        """Whether a tie can go with others if it keeps a multiple of `step` units."""
+        rows = _rows(bad)
+        kept = int((~gone[bad[0].units]).sum()) * rows // len(bad[0]) // step * step
+        if not kept:
+            return False
+        units = [g.units[gone[g.units]] for t in good for g in t]
+        units += [
+            g.units[np.argsort(~gone[g.units], kind="stable")][: len(g) - kept * len(g) // rows]
+            for g in bad
+        ]
+        plan = plan_removal(self.program, self.axes, np.concatenate(units))
+        return isinstance(self._write(plan), Written)
+
+    def _remarks(self) -> list[Remark]:
+        return [
+            Remark(
+                "analysis",
+                "fits-class.tied",
+                f"{tie[0].name} and {len(tie) - 1} more",
+                f"{', '.join(g.name for g in tie)} lose equal shares of their units",
+                self._alone.get(tie[0].name, "the config has one number for all of them"),
+            )
+            for tie in self._ties
+            if len(tie) > 1
+        ]
+
+
+def _first_bad(count: int, fails: Callable[[int], bool]) -> int:
+    """The place of the last one of the shortest beginning that fails, where all of them fail."""
+    low, high = 0, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fails(middle) else (middle, high)
+    return high - 1
+
+
+def _rows(tie: Tie) -> int:
+    """In how many steps a tie can lose its units."""
+    return gcd(*(len(g) for g in tie))
+
+
+def _clusters(ties: Sequence[Tie], key: Callable[[Group], str]) -> list[Tie]:
+    """Groups of equal length with the same key, together."""
+    found: dict[tuple[str, int], list[Group]] = {}
+    for (group,) in ties:
+        found.setdefault((key(group), len(group)), []).append(group)
+    return [tuple(groups) for groups in found.values()]
+
+
+def _pattern(group: Group) -> str:
+    """The name of a group without the numbers of its layers."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "#", group.name)
+
+
+def _axis(group: Group) -> str:
+    """The first axis that a group cuts."""
+    member = group.members[0]
+    return f"{member.param}:{member.axis}"

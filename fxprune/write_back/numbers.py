@@ -1,0 +1,225 @@
+"""Gives a smaller model the numbers of its sizes: of its config, and those that its modules keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from fxprune.errors import PlanError
+from fxprune.graph.program import Program
+from fxprune.plan import Plan
+from fxprune.remark import Remark
+from fxprune.verify.check import on_meta
+from fxprune.write_back.attempt import Trial
+from fxprune.write_back.changes import SizeChanges
+from fxprune.write_back.choices import Choice, find_choices
+from fxprune.write_back.fold import Folds
+from fxprune.write_back.further_tests import size_of_named, takes_new_head
+from fxprune.write_back.rebuild import Builder, shapes_of
+from fxprune.write_back.settle import Search
+from fxprune.write_back.slots import Slot, find_slots
+
+# Names that say what a number is, where no test of the model does: the last resort.
+_NAMES = frozenset(
+    "channels dim embed_dim embedding_dim head_dim head_hidden_size heads hidden_dim hidden_features hidden_size "
+    "in_channels in_features inner_dim intermediate_size nf num_attention_heads num_channels num_features num_heads "
+    "num_key_value_heads out_channels out_features width".split()
+)
+
+
+class Numbers:
+    """The numbers of one model.
+
+    Args:
+        model: at its new sizes, with the numbers of the old ones.
+        plan: of its program.
+        small: its smaller program.
+        builder: of its class, if it has one.
+        folds: what its norms have taken over.
+        numbers: holds the numbers that the model computes against those of the smaller program; raises.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        small: Program,
+        builder: Builder | None,
+        folds: Folds,
+        numbers: Callable[[nn.Module], None],
+    ) -> None:
+        assert plan.program is not None, "it has a smaller program"
+        self._model, self._program, self._small = model, plan.program, small
+        self._changes, self._builder = SizeChanges(plan, small), builder
+        self._folds, self._numbers = folds, numbers
+        self._trial = Trial(model, plan.program, numbers)
+
+    def settle(self, *, config_only: bool = False) -> list[Remark]:
+        """Finds the numbers with which the model computes what the smaller program does, and sets them.
+
+        Args:
+            config_only: a class that is built from a config must have one that says the sizes.
+
+        Raises:
+            PlanError: there are none.
+        """
+        if self._builder is not None and (values := self._from_config(self._builder)) is not None:
+            return list(self._other_numbers(self._builder, values))
+        if config_only and self._builder is not None:
+            stale = next(self._stale_config())
+            raise PlanError(stale.what, where=stale.where, why=stale.why, do=stale.do)
+        search = self._search()
+        attempt = search.run()
+        if attempt.error is not None:
+            raise attempt.error
+        return [*self._stale_config(), *self._undecided(search)]
+
+    def _from_config(self, builder: Builder) -> dict[Slot, Any] | None:
+        """Sets the numbers of a model built anew from an edited config, where one does it; returns the edits."""
+        wanted = shapes_of(self._model)
+        found = builder.solve(wanted, self._changes)
+        if found is None:
+            return None
+        epsilons = builder.epsilons(self._folds)
+        second = None
+        for numbers in (found, *builder.alternatives(found, wanted, self._changes)):
+            values = {**numbers, **epsilons}
+            if not builder.accepts(values):
+                continue
+            before = self._put_config(builder, values)
+            if self._trial().ok and self._can_be_read(builder, values):
+                other = {slot.value for slot, _ in self._others(builder, values)}
+                if not other:
+                    return values
+                if other <= set(epsilons.values()):
+                    second = second or values
+            for slot, value in before.items():
+                slot.put(self._model, value)
+        if second is not None:
+            self._put_config(builder, second)
+        return second
+
+    def _can_be_read(self, builder: Builder, values: dict[Slot, Any]) -> bool:
+        """Whether a model that is built from the config and reads the weights computes the same."""
+        if on_meta(self._model):
+            return True
+        built = builder.reads(self._model, values)
+        return built is not None and Trial(built, self._program, self._numbers)().ok
+
+    def _put_config(self, builder: Builder, values: dict[Slot, Any]) -> dict[Slot, Any]:
+        """Sets the fields of the config, and what modules made of them; returns what was there."""
+        after = builder.build(values)
+        assert after is not None, "it was built before"
+        new = {slot: slot.value for slot in find_slots(after)}
+        keys = {(s.path, s.trail): v for s, v in new.items()}
+        before: dict[Slot, Any] = {}
+        for slot in find_slots(builder.before):
+            value = keys.get((slot.path, slot.trail))
+            if value is None or value == slot.value or slot.trail[0] == "config":
+                continue
+            if slot.get(self._model) == slot.value:
+                before[slot] = slot.value
+                slot.put(self._model, value)
+        for slot, value in values.items():
+            before[slot] = slot.value
+            slot.put(self._model, value)
+        return before
+
+    def _others(self, builder: Builder, values: dict[Slot, Any]) -> list[tuple[Slot, float]]:
+        """Numbers of a model built from the config, and what they are in the model where they differ."""
+        built = builder.build(values)
+        assert built is not None, "it was built before"
+        return [
+            (slot, found)
+            for slot in find_slots(built, float)
+            if isinstance(found := slot.get(self._model), float) and found != slot.value
+        ]
+
+    def _other_numbers(self, builder: Builder, values: dict[Slot, Any]) -> Iterator[Remark]:
+        """A remark on epsilons that a model built from the config would have otherwise, though it agrees."""
+        other = self._others(builder, values)
+        if other:
+            slot, found = other[0]
+            more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+            yield Remark(
+                "analysis",
+                "write-back.config-number",
+                f"{slot}{more}",
+                f"it is {found:g}, and would be {slot.value:g} in a model built from the config: outputs agree, but "
+                "not to the last digit",
+                "an average was folded into some norms, whose epsilon changed, and the config has one for all",
+                "leave the width of the hidden states as it is where that matters",
+            )
+
+    def _stale_config(self) -> Iterator[Remark]:
+        if self._builder is not None:
+            yield Remark(
+                "missed",
+                "write-back.config-stale",
+                f"{type(self._model).__name__}.config",
+                "no config gives the sizes of the smaller model: the config still says the old ones",
+                "its fields hold one number where layers now differ, or the class derives a number from a size",
+                "load the weights into a model that write_back made; for a config that fits, prune with fits=model",
+            )
+
+    def _search(self) -> Search:
+        choices = find_choices(find_slots(self._model), self._changes)
+        return Search(self._model, [c for c in choices if c.can_be_put(self._model)], self._trial)
+
+    def _undecided(self, search: Search) -> Iterator[Remark]:
+        every = range(len(search.choices))
+        left = search.open(lambda: self._trial(numbers=False).ok, every)
+        if left:
+            left = search.open(lambda: self._trial().ok, left)
+        if self._builder is not None:  # no config says the sizes: a part of it would only hide that
+            search.put({i: 0 for i in left if search.choices[i].slots[0].trail[0] == "config"})
+            left = [i for i in left if search.choices[i].slots[0].trail[0] != "config"]
+        left = [i for i in left if not self._named(search.choices[i])]
+        left.sort(key=lambda i: search.choices[i].name not in _NAMES)
+        if left and hasattr(self._model, "reset_classifier"):
+            left = search.decide(lambda: takes_new_head(self._model, self._program), left)
+        for i in left:
+            choice = search.choices[i]
+            search.put({i: _by_name(choice, search, set(every) - set(left))})
+            if not search.chosen[i]:
+                yield _undecided(choice)
+
+    def _named(self, choice: Choice) -> bool:
+        """Sets numbers that stand beside the name of a submodule to the size of what that returns."""
+        found = [size_of_named(self._model, s, self._program, self._small) for s in choice.slots]
+        for slot, value in zip(choice.slots, found, strict=True):
+            if value is not None:
+                slot.put(self._model, value)
+        return all(value is not None for value in found)
+
+
+def _by_name(choice: Choice, search: Search, decided: set[int]) -> int:
+    """The option for a choice that only its name speaks for; 0 where that says nothing, or not which size it is.
+
+    Of several sizes it follows the one that another number of the same modules follows, which was the same before.
+    """
+    if choice.name not in _NAMES:
+        return 0
+    if len(choice.options) == 2:
+        return 1
+    for i in sorted(decided):
+        other, chosen = search.choices[i], search.chosen[i]
+        same = [s.path for s in other.slots] == [s.path for s in choice.slots]
+        if same and chosen and other.options[0] == choice.options[0]:
+            values = other.options[chosen]
+            return choice.options.index(values) if values in choice.options else 0
+    return 0
+
+
+def _undecided(choice: Choice) -> Remark:
+    sizes = sorted({v for o in choice.options[1:] for v in o} - set(choice.options[0]))
+    return Remark(
+        "analysis",
+        "write-back.number-undecided",
+        str(choice.slots[0]),
+        f"{choice} was left as it is",
+        f"it equals a size that is now {' or '.join(map(str, sizes[:4]))}, and nothing that was tried depends on it",
+        "set it where your code reads it, or declare it with fxprune.write_back.register_sizes",
+    )

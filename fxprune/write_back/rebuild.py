@@ -1,0 +1,208 @@
+"""Builds a class anew from an edited config, without data, to find the config of a smaller model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import inf, log
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.graph.program import named_tensors
+from fxprune.process.state import undisturbed
+from fxprune.write_back.changes import SizeChanges
+from fxprune.write_back.fold import Folds
+from fxprune.write_back.slots import Slot, find_slots, is_config
+
+Shapes = Mapping[str, tuple[int, ...]]
+ROUNDS = 4
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """The sizes of every parameter and buffer, by name."""
+    return {name: tuple(t.shape) for name, t in named_tensors(model).items()}
+
+
+class Builder:
+    """A class that can be built from the config that a model of it holds, as models of transformers can.
+
+    Args:
+        model: whose constructor takes the object in its attribute `config`.
+
+    Attributes:
+        before: a model of the same sizes, on the meta device, that was built from its config.
+        fields: the fields of the config that hold a whole number or nothing, as slots of the model.
+    """
+
+    def __init__(self, model: nn.Module, before: nn.Module) -> None:
+        self._kind = type(model)
+        self.config = copy.deepcopy(model.config)
+        self.before = before
+        self.fields = list(_fields(self.config))
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Builder | None:
+        """The builder of a model, where building it anew gives tensors of the same sizes; else None."""
+        if not is_config(getattr(model, "config", None)):
+            return None
+        before = _build(type(model), model.config, {})
+        if before is None or shapes_of(before) != shapes_of(model):
+            return None
+        return cls(model, before)
+
+    def build(self, values: Mapping[Slot, Any]) -> nn.Module | None:
+        """A model on the meta device, of the config with these numbers in it; None where the class refuses them."""
+        return _build(self._kind, self.config, values)
+
+    def solve(self, wanted: Shapes, changes: SizeChanges) -> dict[Slot, int] | None:
+        """The numbers of the config that give these sizes; None where none were found.
+
+        One field after the other gets the number that brings the sizes nearest to the wanted ones, until they are
+        these. Fields that hold nothing come last: a default may follow from other fields.
+        """
+        found: dict[Slot, int] = {}
+        shapes = shapes_of(self.before)
+        off = _distance(shapes, wanted)
+        for fields in (self._with_number(), self.fields):
+            for _ in range(ROUNDS):
+                last = off
+                for moved in _moves(fields):
+                    for value in _candidates(moved[0], changes, shapes, wanted):
+                        trial = {**found, **dict.fromkeys(moved, value)}
+                        built = self.build(trial)
+                        now = inf if built is None else _distance(shapes_of(built), wanted)
+                        if built is not None and now < off - 1e-9:
+                            found, off, shapes = trial, now, shapes_of(built)
+                        if not off:
+                            return found
+                if off == last:
+                    break
+        return None
+
+    def accepts(self, values: Mapping[Slot, Any]) -> bool:
+        """Whether the config with these numbers passes the checks that its own class makes when it is saved."""
+        validate = getattr(edited(self.config, values), "validate", None)
+        try:
+            if callable(validate):
+                validate()
+        except Exception:
+            return False
+        return True
+
+    def epsilons(self, folds: Folds) -> dict[Slot, float]:
+        """The fields of the config that have the numbers that norms had before an average was folded into them."""
+        before = {
+            self.before.get_submodule(f.path).__dict__.get(name): value
+            for f in folds
+            for name, value in f.numbers.items()
+        }
+        fields = find_slots(_Holding(self.config), float)
+        return {s: before[s.value] for s in fields if s.value in before}
+
+    def reads(self, model: nn.Module, values: Mapping[Slot, Any]) -> nn.Module | None:
+        """A model built from the config with these numbers that has read the state of another; None where it cannot."""
+        built = _build(self._kind, self.config, values, device="cpu")
+        if built is None:
+            return None
+        try:
+            built.to(next(iter(named_tensors(model).values())).dtype)
+            built.to(next(iter(model.buffers()), torch.zeros(0)).device)
+            built.load_state_dict(model.state_dict())
+        except RuntimeError:
+            return None
+        ours, theirs = dict(built.named_buffers()), dict(model.named_buffers())
+        if any(
+            x.shape != theirs[n].shape or not torch.equal(x, theirs[n]) for n, x in ours.items()
+        ):
+            return (
+                None  # one that no state holds, and that the class makes of a number of the config
+            )
+        return built.train(model.training)
+
+    def alternatives(
+        self, found: Mapping[Slot, int], wanted: Shapes, changes: SizeChanges
+    ) -> list[dict[Slot, int]]:
+        """Other configs that give the same sizes: with numbers that have changed and that no tensor shows."""
+        more: dict[Slot, int] = {}
+        for field in self._with_number():
+            for value in changes.lengths("", field.value):
+                if found.get(field) == value:
+                    continue
+                built = self.build({**found, **more, field: value})
+                if built is not None and shapes_of(built) == wanted:
+                    more[field] = value
+                    break
+        singles = [{**found, f: v} for f, v in more.items()] if len(more) > 1 else []
+        return ([{**found, **more}] if more else []) + singles
+
+    def _with_number(self) -> list[Slot]:
+        return [f for f in self.fields if f.value is not None]
+
+
+def _moves(fields: list[Slot]) -> Iterator[list[Slot]]:
+    """The fields one by one, then those of equal numbers together: one may be refused without the other."""
+    yield from ([field] for field in fields)
+    alike: dict[int, list[Slot]] = {}
+    for field in fields:
+        if field.value is not None:
+            alike.setdefault(field.value, []).append(field)
+    yield from (several for several in alike.values() if len(several) > 1)
+
+
+def _candidates(field: Slot, changes: SizeChanges, found: Shapes, wanted: Shapes) -> Iterable[int]:
+    """The numbers that a field may take: of sizes that were the same; for a field without one, of those still wrong."""
+    if field.value is not None:
+        return changes.lengths("", field.value)
+    pairs = [(a, b) for name in found for a, b in zip(found[name], wanted[name], strict=True)]
+    return sorted({b for a, b in pairs if a != b})
+
+
+def edited(config: Any, values: Mapping[Slot, Any]) -> Any:
+    """A copy of a config with other numbers in it."""
+    new = _Holding(copy.deepcopy(config))
+    for slot, value in values.items():
+        slot.put(new, value)
+    return new.config
+
+
+class _Holding(nn.Module):
+    """A model with a config and nothing else."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+
+def _fields(config: Any) -> Iterator[Slot]:
+    yield from find_slots(_Holding(config))
+    for name, value in vars(config).items():
+        if value is None and not name.startswith("_"):
+            yield Slot("", "", ("config", name), value)
+
+
+def _build(
+    kind: Callable[[Any], nn.Module],
+    config: Any,
+    values: Mapping[Slot, Any],
+    device: str = "meta",
+) -> nn.Module | None:
+    """A model without data; None where its class or the config refuses the numbers, for whatever reason."""
+    try:
+        with undisturbed(), torch.device(device):
+            return kind(edited(config, values))
+    except Exception:
+        return None
+
+
+def _distance(found: Shapes, wanted: Shapes) -> float:
+    """How far sizes are from others: 0 where they are the same, infinite where the tensors are not."""
+    if found.keys() != wanted.keys():
+        return inf
+    total = 0.0
+    for name, shape in found.items():
+        if len(shape) != len(wanted[name]):
+            return inf
+        total += sum(abs(log((a + 1) / (b + 1))) for a, b in zip(shape, wanted[name], strict=True))
+    return total

@@ -1,0 +1,118 @@
+"""Decides, by trying, which numbers of a model repeat sizes that have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from fxprune.write_back.attempt import Attempt, Trial
+from fxprune.write_back.choices import Choice
+
+Options = dict[int, int]
+"""Choice, by its place -> option."""
+
+
+class Search:
+    """Goes through choices, one after the other, and keeps what lets the model run further.
+
+    Args:
+        model: whose numbers are chosen.
+        choices: to be made.
+        trial: of the model.
+    """
+
+    def __init__(self, model: nn.Module, choices: Sequence[Choice], trial: Trial) -> None:
+        self._model, self.choices, self._trial = model, choices, trial
+        self.chosen: Options = dict.fromkeys(range(len(choices)), 0)
+
+    def run(self) -> Attempt:
+        """Tries until all is right or no single change brings the model further; returns the last attempt.
+
+        It starts twice: with every number that may follow one size only following it, and with all as they are.
+        """
+        best = Attempt(-1, 0, None)
+        for start in (
+            {i: c.first for i, c in enumerate(self.choices)},
+            dict.fromkeys(self.chosen, 0),
+        ):
+            self.put(start)
+            last = self._climb()
+            if last.ok:
+                return last
+            best = last if last.beats(best) else best
+        return best
+
+    def _climb(self) -> Attempt:
+        last = self._trial()
+        better = True
+        while better and not last.ok:
+            better = False
+            for i, option in self._others():
+                before = self.chosen[i]
+                self.put({i: option})
+                now = self._trial()
+                if now.beats(last):
+                    last, better = now, True
+                else:
+                    self.put({i: before})
+                if last.ok:
+                    break
+        return last
+
+    def _others(self) -> list[tuple[int, int]]:
+        return [
+            (i, o)
+            for i, c in enumerate(self.choices)
+            for o in range(len(c.options))
+            if o != self.chosen[i]
+        ]
+
+    def put(self, options: Options) -> None:
+        """Puts options in the model."""
+        for i, option in options.items():
+            self.choices[i].put(self._model, option)
+            self.chosen[i] = option
+
+    def open(self, works: Callable[[], bool], among: Sequence[int]) -> list[int]:
+        """The choices among some that a test of the model does not decide: it passes with another option too."""
+        before = {i: self.chosen[i] for i in among}
+        joint = {i: 1 if self.chosen[i] == 0 else 0 for i in among}
+        passed = bool(among) and self._passes(joint, works)
+        self.put(before)
+        if passed:
+            return list(among)
+        left = []
+        for i in among:
+            kept = self.chosen[i]
+            others = [o for o in range(len(self.choices[i].options)) if o != kept]
+            if any(self._passes({i: o}, works) for o in others):
+                left.append(i)
+            self.put({i: kept})
+        return left
+
+    def decide(self, works: Callable[[], bool], among: Sequence[int]) -> list[int]:
+        """Lets a further test of the model decide among choices; returns those that it does not decide.
+
+        Where the test fails, single choices are changed until it passes; where none helps, it decides nothing.
+        """
+        if works():
+            return self.open(works, among)
+        repaired = self._repair(works, among)
+        if repaired is None:
+            return list(among)
+        return self.open(works, [i for i in among if i != repaired])
+
+    def _repair(self, works: Callable[[], bool], among: Sequence[int]) -> int | None:
+        """The choice that makes a test pass, which is then made; None where there is no such one."""
+        for i in among:
+            kept = self.chosen[i]
+            for option in range(len(self.choices[i].options)):
+                if option != kept and self._passes({i: option}, works):
+                    return i
+            self.put({i: kept})
+        return None
+
+    def _passes(self, options: Options, works: Callable[[], bool]) -> bool:
+        self.put(options)
+        return works()

@@ -1,0 +1,154 @@
+"""Applies a plan to the original nn.Module: slices its tensors and sets the numbers that repeat sizes."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from torch import nn
+
+from fxprune.analysis.cache import solved
+from fxprune.errors import PlanError
+from fxprune.graph.program import Program, named_tensors
+from fxprune.plan import Edit, Plan, check_plan
+from fxprune.process.state import plain_modes
+from fxprune.remark import Remark
+from fxprune.shrink import apply_plan
+from fxprune.shrink.tensors import slice_tensors
+from fxprune.verify import check_numbers
+from fxprune.write_back.cuts import find_cuts
+from fxprune.write_back.fold import Folds, find_folds
+from fxprune.write_back.numbers import Numbers
+from fxprune.write_back.rebuild import Builder
+from fxprune.write_back.refuse import check_names, refuse_edits
+from fxprune.write_back.sizes import Cut, new_attributes
+from fxprune.write_back.twin import all_or_nothing, twin_of
+
+M = TypeVar("M", bound=nn.Module)
+M_co = TypeVar("M_co", bound=nn.Module, covariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Written(Generic[M_co]):
+    """What `written` returns.
+
+    Attributes:
+        model: the smaller model.
+        remarks: on numbers of the model and its config that nothing decides.
+        folds: factors that weights of norms have in them: `folds.of(values)` turns tensors of the smaller program,
+            by name, into those of the model.
+    """
+
+    model: M_co
+    remarks: tuple[Remark, ...]
+    folds: Folds
+
+
+def write_back(
+    model: M,
+    plan: Plan,
+    *,
+    inplace: bool = False,
+    program: Program | None = None,
+    verify: bool = True,
+) -> M:
+    """Returns the model without everything that the plan removes; its class and forward code do not change.
+
+    Numbers that repeat sizes follow: in attributes of modules, in tuples, lists and dicts there, and in the model's
+    config. Which do is found out by trying. A config that cannot say the new sizes is left, with a warning;
+    `fxprune.write_back.written` returns this and further remarks.
+
+    Args:
+        model: the model that was captured.
+        plan: a plan for its program.
+        inplace: change `model` itself; it is restored if this fails. Its parameters become new objects.
+        program: the captured program, for a plan that was read from a file.
+        verify: run the model's forward and compare its outputs with those of the smaller program. Without this,
+            only numbers of torch's own modules and of registered classes follow.
+
+    Raises:
+        PlanError: the plan is for another model, the model's own forward cannot express it, or there is no
+            program to verify with.
+    """
+    result = written(model, plan, inplace=inplace, program=program, verify=verify)
+    for remark in result.remarks:
+        if remark.kind == "missed":
+            warnings.warn(str(remark), UserWarning, stacklevel=2)
+    return result.model
+
+
+@plain_modes()
+def written(
+    model: M,
+    plan: Plan,
+    *,
+    inplace: bool = False,
+    program: Program | None = None,
+    verify: bool = True,
+    config_only: bool = False,
+) -> Written[M]:
+    """Does what `write_back` does, and returns remarks with the model.
+
+    Args:
+        model: see `write_back`.
+        plan: see `write_back`.
+        inplace: see `write_back`.
+        program: see `write_back`.
+        verify: see `write_back`.
+        config_only: refuse a plan whose sizes the model's config cannot say, where its class is built from one.
+
+    Raises:
+        PlanError: as `write_back`.
+    """
+    if program is not None:
+        plan = check_plan(program, plan)
+    if verify and plan.program is None:
+        raise PlanError(
+            "there is no program to verify the model with",
+            why="the plan was read from a file",
+            do="pass program=fp.capture(model, args), or verify=False",
+        )
+    check_names(model, plan)
+    small = None
+    folds, folded = Folds(), list[Edit]()
+    if plan.program is not None:
+        small = apply_plan(plan.program, solved(plan.program), plan)
+        folds, folded = find_folds(model, plan, small)
+    refuse_edits(plan, folded)
+    builder = Builder.of(model) if verify else None
+    target = model if inplace else twin_of(model)
+    with all_or_nothing(target):
+        _slice(target, plan)
+        unfolded = folds.apply(target)
+        remarks = []
+        if verify and small is not None:
+            tensors = {**named_tensors(target), **unfolded}
+            check = partial(check_numbers, small=small, tensors=tensors, written=folds.of)
+            remarks = Numbers(target, plan, small, builder, folds, check).settle(
+                config_only=config_only
+            )
+    return Written(target, tuple(remarks), folds)
+
+
+def write_tensors(model: M, plan: Plan, *, inplace: bool) -> M:
+    """Slices tensors and sets the attributes of which a table is kept; the model is restored if this fails."""
+    check_names(model, plan)
+    target = model if inplace else twin_of(model)
+    with all_or_nothing(target):
+        _slice(target, plan)
+    return target
+
+
+def _slice(model: nn.Module, plan: Plan) -> None:
+    cuts = find_cuts(model, plan)
+    slice_tensors(model, plan.kept)
+    for cut in cuts:
+        _set_attributes(cut)
+
+
+def _set_attributes(cut: Cut) -> None:
+    for name, value in new_attributes(cut).items():
+        if getattr(cut.module, name) != value:
+            setattr(cut.module, name, value)

@@ -1,0 +1,139 @@
+"""Tests of fxprune.write_back.fits: plans that the class of a model can express."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune as fp
+from fxprune.analysis.cache import solved
+from fxprune.write_back.fits import Fit
+
+
+def learned(model: nn.Module, x: torch.Tensor) -> Fit:
+    program = fp.capture(model, x)
+    fit = Fit(model, program, solved(program), fp.groups(program))
+    fit.learn()
+    return fit
+
+
+class Parts(nn.Module):
+    """Splits by a size of its own, in a way that no operator shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.inner = nn.Linear(6, 16), nn.Linear(8, 8)
+        self.two, self.last = nn.Linear(24, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.one(x).relu()
+        a, b = y[:, : y.shape[1] // 2], y[:, y.shape[1] // 2 :]
+        return self.last(self.two(torch.cat([a, b, b + self.inner(b)], -1)))
+
+
+class Spelled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.three(self.two(self.one(x).view(-1, 12).relu()))
+
+
+def test_a_class_that_can_express_all_has_no_limits() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 9), nn.Linear(9, 3)).eval()
+    limits = learned(model, torch.randn(4, 6)).limits
+    assert not limits.whole
+    assert not limits.ties
+
+
+def test_halves_are_tied() -> None:
+    torch.manual_seed(0)
+    model = Parts().eval()
+    x = torch.randn(4, 6)
+    (tie,) = learned(model, x).limits.ties
+    assert set(tie) == {"one.weight:0", "one.weight:0#2"}
+    outcome = fp.prune(model, x, keep=0.5, fits=model)
+    assert outcome.written is not None
+    torch.testing.assert_close(outcome.written(x), outcome.program(x))
+    assert "fits-class.tied" in {r.code for r in outcome.remarks}
+
+
+def test_what_goes_through_a_spelled_size_stays_and_is_named() -> None:
+    model = Spelled().eval()
+    x = torch.randn(4, 6)
+    outcome = fp.prune(model, x, keep=0.8, fits=model)
+    assert "one.weight" not in outcome.plan.kept
+    (left,) = [r for r in outcome.remarks if r.code == "choose.left"]
+    assert left.where == "one.weight:0"
+    assert "cannot run at the new sizes" in left.why
+    torch.testing.assert_close(fp.write_back(model, outcome.plan)(x), outcome.program(x))
+
+
+class Even(nn.Module):
+    """Runs at widths that eight divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 64), nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.one(x).relu()
+        if y.shape[1] % 8:
+            raise ValueError(f"a width of {y.shape[1]}")
+        return self.two(y)
+
+
+def test_a_multiple_is_learned_from_a_plan_that_does_not_fit() -> None:
+    torch.manual_seed(0)
+    model = Even().eval()
+    fit = learned(model, torch.randn(4, 6))
+    (group,) = fit.groups
+    asked = []
+
+    def decide(limits: Any) -> Any:
+        asked.append(limits)
+        step = limits.steps.get(group.name, 1)
+        left = -(-(64 - 13) // step) * step
+        return fp.plan(fit.program, group.units[: 64 - left]), []
+
+    fitted = fit.decide(decide)
+    assert [limits.steps.get(group.name, 1) for limits in asked] == [1, 4, 8]
+    assert fitted.model.get_parameter("one.weight").shape == (56, 6)
+
+
+def test_another_model_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 3)).eval()
+    other = nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 3)).eval()
+    with pytest.raises(fp.FxpruneError, match="not the model"):
+        fp.prune(model, torch.randn(4, 6), fits=other)
+
+
+def test_nothing_expressible_ends_with_an_error() -> None:
+    class Fixed(Spelled):
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.three(self.two(self.one(x).view(-1, 12)).view(-1, 8))
+
+    model = Fixed().eval()
+    with pytest.raises(fp.FxpruneError, match="nothing would be removed"):
+        fp.prune(model, torch.randn(4, 6), fits=model)
+
+
+def test_width_and_heads_of_a_gpt2_go_together(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=96, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    tokens = torch.arange(16).reshape(2, 8)
+    inputs = {"use_cache": False}
+    outcome = fp.prune(model, tokens, inputs, keep=0.6, metric="params", fits=model)
+    smaller: Any = outcome.written
+    assert (smaller.config.n_embd, smaller.config.n_head) == (24, 3)
+    smaller.save_pretrained(tmp_path)
+    read = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(read(tokens).logits, smaller(tokens).logits)
+    assert smaller.generate(tokens[:1], max_new_tokens=3, do_sample=False).shape == (1, 11)
