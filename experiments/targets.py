@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Protocol
@@ -64,13 +65,13 @@ class Above:
         figures = f"{pair[0]:.2f} against {pair[1]:.2f}: {spread(gaps, 2, sign=True)} points"
         good = mean(gaps) >= self.points
         if not self.equal_latency:
-            return Verdict(words, good, f"{figures} ({len(seeds)} seeds)")
+            return Verdict(words, good, f"{figures} ({_seeds(seeds)})")
         fast, slow = cells.of(self.arm, "latency"), cells.of(self.other, "latency")
         both = sorted(fast.keys() & slow.keys() & set(seeds))
         if not both:
             return Verdict(words, None, f"{figures}; latencies are not measured yet")
         a, b = mean(fast[s] for s in both), mean(slow[s] for s in both)
-        figures += f", at {a:.2f} and {b:.2f} of the latency ({len(seeds)} seeds)"
+        figures += f", at {a:.2f} and {b:.2f} of the latency ({_seeds(seeds)})"
         return Verdict(words, good and a <= SLOWER * b, figures)
 
 
@@ -88,7 +89,7 @@ class AtMost:
         if not found:
             return Verdict(words, None, "not measured yet")
         good = mean(found) <= self.limit
-        return Verdict(words, good, f"{spread(found, 2)} ({len(found)} seeds)")
+        return Verdict(words, good, f"{spread(found, 2)} ({_seeds(found)})")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,11 @@ class Near:
         if not found:
             return Verdict(words, None, "not measured yet")
         good = abs(mean(found) / self.value - 1) <= self.within
-        return Verdict(words, good, f"{spread(found, 3)} ({len(found)} seeds)")
+        return Verdict(words, good, f"{spread(found, 3)} ({_seeds(found)})")
+
+
+def _seeds(found: Sized) -> str:
+    return f"{len(found)} seed" + "s" * (len(found) != 1)
 
 
 def spread(values: list[float], digits: int, *, sign: bool = False) -> str:
