@@ -128,12 +128,12 @@ class CostShare:
             return
         found = gates(program)
         with torch.no_grad(), random_state_kept():
-            opened = {path: torch.ones_like(gate.theta) for path, gate in found.items()}
+            thetas = {path: gate.theta for path, gate in found.items()}
+            opened = {path: torch.ones_like(theta) for path, theta in thetas.items()}
             start = self._start or _at(program, {})
             reference = 1.0 if self._start else float(self._latency(opened))
-            end = _at(program, {path: gate.theta for path, gate in found.items()})
-            ratio = compare_latency(start, end, rounds=rounds).ratio
-            saved = 1 - float(self._latency({p: g.theta for p, g in found.items()}))
+            ratio = compare_latency(start, _at(program, thetas), rounds=rounds).ratio
+            saved = 1 - float(self._latency(thetas))
         measured = 1 - reference * float(mean_of_all(torch.tensor(ratio, dtype=torch.float64)))
         if saved > 0 and measured > 0:
             self.stretch *= measured / saved
