@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import fxprune as fp
+from experiments.outcome import blocks_of
 from experiments.placed import placed
 from experiments.store import Peer
 from experiments.task import Control
@@ -27,6 +28,8 @@ from fxprune_passes.rewrite.delete_gated import DeleteGated
 
 # Halvings of the search for a network of equal latency.
 HALVINGS = 7
+# What two measurements of the same latency differ by.
+NOISE = 0.02
 
 
 def prepare(control: Control, peer: Peer, start: Program, model: nn.Module, seed: int) -> Program:
@@ -58,7 +61,12 @@ def act(control: Control, peer: Peer, shrinker: Shrinker, epoch: int, last: int,
         last: the epoch behind which `magnitude after` prunes.
         seed: of what is chosen at random.
     """
-    if control.kind == "blocks" and epoch <= len(peer.row["blocks"]):
+    if control.kind == "blocks" and control.equal == "latency":
+        if epoch == peer.row["last_removal"]:
+            final = placed(fp.load(peer.folder / "final"), shrinker.program.args[0].device)
+            while (left := blocks_of(shrinker.program)) and is_slower(shrinker.program, final):
+                delete_blocks(shrinker, left - 1, seed)
+    elif control.kind == "blocks" and epoch <= len(peer.row["blocks"]):
         delete_blocks(shrinker, int(peer.row["blocks"][epoch - 1]), seed)
     when = {"random": peer.row["last_removal"], "magnitude": peer.row["last_removal"]}
     if epoch == {**when, "magnitude after": last}.get(control.kind):
@@ -73,6 +81,12 @@ def delete_blocks(shrinker: Shrinker, left: int, seed: int) -> None:
     if chosen:
         gates = [InsertGates("block", where=escape(path)) for path in chosen]
         shrinker.run([*gates, SetGates(), DeleteGated()])
+
+
+def is_slower(program: Program, wanted: Program) -> bool:
+    """Whether a network that trains is slower than another in use, beyond what two measurements differ by."""
+    mine = for_use(copy.deepcopy(program), verify=False)
+    return compare_latency(wanted, mine, rounds=31).ratio > 1 + NOISE
 
 
 def smaller(control: Control, peer: Peer, program: Program, seed: int) -> Outcome:

@@ -58,7 +58,8 @@ class Control:
 
     Attributes:
         kind: what is done. `scratch`: the arm's final structure is trained from new weights. `blocks`: as many
-            blocks as the arm's go in the same epochs, chosen at random. `random` and `magnitude`: units go, all in
+            blocks as the arm's go in the same epochs, chosen at random; or, at equal latency, so many in the epoch of
+            the arm's last removal that the network is no slower. `random` and `magnitude`: units go, all in
             the epoch of the arm's last removal, of each group the same share or the smallest of all. `magnitude
             after`: the same behind training, and a fifth of the epochs more follow. `uniform`: the dense network
             with all widths scaled, from new weights.
@@ -71,7 +72,8 @@ class Control:
     equal: Measure = "macs"
 
     def __str__(self) -> str:
-        same = {"scratch": "", "blocks": ""}.get(self.kind, f" at its {WORDS[self.equal]}")
+        plain = self.kind == "scratch" or (self.kind == "blocks" and self.equal != "latency")
+        same = "" if plain else f" at its {WORDS[self.equal]}"
         return f"{NAMES[self.kind]}{same}, as {self.like}"
 
 

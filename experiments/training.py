@@ -18,15 +18,14 @@ from torch.optim.lr_scheduler import LambdaLR
 import fxprune as fp
 from experiments import controls
 from experiments.data import Data
-from experiments.networks import NETWORKS
 from experiments.outcome import Row, blocks_of, describe
 from experiments.placed import placed
 from experiments.schedule import SCHEDULES
+from experiments.start import model, start
 from experiments.store import Peer
 from experiments.task import Arm, Context, Length, Task
 from fxprune.graph.gate import gates
 from fxprune.graph.program import Program
-from fxprune.pipeline import run_pipeline
 from fxprune.training import History, Shrinker
 from fxprune.training.history import size_of
 from fxprune_passes.methods import EntropyGuided
@@ -76,10 +75,10 @@ class Run:
             OutOfTimeError: the deadline has come; the next call goes on.
         """
         data = data.limit(self.length.images).to(device)
-        start = self.capture(data, device)
-        loop = _Loop(self, start, data)
+        begin = start(self.task, self.arm, self.seed, data.example(EXAMPLE), device)
+        loop = _Loop(self, begin, data)
         loop.train()
-        row = describe(loop.method, start, data, self.finished, final=self.task.final)
+        row = describe(loop.method, begin, data, self.finished, final=self.task.final)
         shutil.rmtree(self.running, ignore_errors=True)
         history = loop.history.rows
         macs = [loop.macs, *(r.macs for r in history)]
@@ -95,23 +94,11 @@ class Run:
             "numbers": history[-1].extra if history else {},
         }
 
-    def capture(self, data: Data, device: str) -> Program:
-        """The dense network with the weights of the seed."""
-        start = fp.capture(self.model(device), data.example(EXAMPLE))
-        if self.task.prepare:
-            start = run_pipeline(start, self.task.prepare, seed=self.seed).program
-        return placed(start, device)
-
-    def model(self, device: str) -> nn.Module:
-        """The same as a model of torch."""
-        torch.manual_seed(self.seed)
-        return NETWORKS[self.arm.network or self.task.network]().train().to(device)
-
 
 class _Loop:
     """The training of one run."""
 
-    def __init__(self, run: Run, start: Program, data: Data) -> None:
+    def __init__(self, run: Run, begin: Program, data: Data) -> None:
         self.run, self.data, self.device = run, data, data.train.inputs.device
         task, arm = run.task, run.arm
         self.steps = len(data.train) // task.batch
@@ -122,7 +109,7 @@ class _Loop:
         place = json.loads(at.read_text()) if at.exists() else {}
         self.epoch: int = place.get("epoch", 0)
         self.clock: float = place.get("seconds", 0.0)
-        program = self._program(start)
+        program = self._program(begin)
         self.macs: int = place.get("macs", size_of(program).macs)
         gated = {f"{path}.theta" for path in gates(program)}
         trained = [p for n, p in program.module.named_parameters() if n not in gated]
@@ -148,14 +135,14 @@ class _Loop:
             return torch.optim.AdamW(trained, task.rate, weight_decay=task.decay)
         return torch.optim.SGD(trained, task.rate, momentum=0.9, weight_decay=task.decay)
 
-    def _program(self, start: Program) -> Program:
+    def _program(self, begin: Program) -> Program:
         run = self.run
         if self.epoch:
             return placed(fp.load(run.running / "program"), self.device)
         if run.arm.control is None or run.peer is None:
-            return start
-        model = run.model(str(self.device))
-        return controls.prepare(run.arm.control, run.peer, start, model, run.seed)
+            return begin
+        fresh = model(run.task, run.arm, run.seed).to(self.device)
+        return controls.prepare(run.arm.control, run.peer, begin, fresh, run.seed)
 
     def train(self) -> None:
         """All epochs, from where it stands."""

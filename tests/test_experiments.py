@@ -47,6 +47,13 @@ def train(folder: Path, arm: Any, *, peer: Any = None) -> dict[str, Any]:
     return make_run(folder, arm, peer=peer).train(make_data(), "cpu")
 
 
+def begin(run: Any) -> tuple[fp.Program, torch.nn.Module]:
+    """The dense network of a run, and the same as a model of torch."""
+    start = import_module("experiments.start")
+    program = start.start(run.task, run.arm, run.seed, make_data().example(64), "cpu")
+    return program, start.model(run.task, run.arm, run.seed)
+
+
 def make_data() -> Any:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (80, 1, 28, 28), generator=generator, dtype=torch.uint8)
@@ -134,12 +141,31 @@ def test_random_blocks_go_in_the_epochs_of_the_peer(tmp_path: Path, peer: Any) -
     assert row["macs"] == peer.row["macs"]
 
 
+def test_random_blocks_go_until_the_network_is_no_slower_than_the_peer(
+    tmp_path: Path, peer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controls = import_module("experiments.controls")
+
+    def compare(wanted: fp.Program, mine: fp.Program, rounds: int) -> Any:
+        """As if time went by parameters."""
+        sizes = [sum(t.numel() for t in p.tensors().values()) for p in (wanted, mine)]
+        return type("Latency", (), {"ratio": sizes[1] / sizes[0]})
+
+    monkeypatch.setattr(controls, "compare_latency", compare)
+    (arm,) = import_module("experiments.task").controls("layers", ("blocks", "latency"))
+    assert arm.name == "random blocks at its latency, as layers"
+    row = train(tmp_path, arm, peer=peer)
+    assert row["blocks_left"] == peer.row["blocks_left"]
+    assert row["last_removal"] == peer.row["last_removal"]
+    assert row["macs"] == peer.row["macs"]
+
+
 def test_a_structure_is_trained_from_new_weights(tmp_path: Path, peer: Any) -> None:
     controls = import_module("experiments.controls")
     (arm,) = import_module("experiments.task").controls("layers", "scratch")
     run = make_run(tmp_path, arm, peer=peer)
-    start = run.capture(make_data(), "cpu")
-    fresh = controls.prepare(arm.control, peer, start, run.model("cpu"), 0)
+    start, model = begin(run)
+    fresh = controls.prepare(arm.control, peer, start, model, 0)
     found = fp.load(peer.folder / "structure")
     dense, trained = start.tensors(), found.tensors()
     for name, tensor in fresh.tensors().items():
@@ -165,8 +191,8 @@ def test_uniform_width_narrows_every_layer(
     monkeypatch.setattr(controls, "compare_latency", compare)
     (arm,) = import_module("experiments.task").controls("layers", ("uniform", "latency"))
     run = make_run(tmp_path, arm, peer=peer)
-    start = run.capture(make_data(), "cpu")
-    narrow = controls.prepare(arm.control, peer, start, run.model("cpu"), 0)
+    start, model = begin(run)
+    narrow = controls.prepare(arm.control, peer, start, model, 0)
     widths = [t.shape[0] for n, t in narrow.tensors().items() if n.endswith("weight")]
     assert len(widths) == len([n for n in start.tensors() if n.endswith("weight")])
     assert max(widths[:-1]) < 64

@@ -32,7 +32,8 @@ NARROW = Task(
     arms=(
         DENSE,
         Arm(M1_HALF, layers_to(0.5)),
-        *controls(M1_HALF, "scratch", "blocks", "random", ("random", "latency")),
+        *controls(M1_HALF, "scratch", "blocks", ("blocks", "latency")),
+        *controls(M1_HALF, "random", ("random", "latency")),
         *controls(M1_HALF, "magnitude", ("magnitude", "latency"), ("magnitude after", "latency")),
         *controls(M1_HALF, ("uniform", "latency")),
         Arm(M1, layers(PRICE)),
@@ -58,7 +59,7 @@ NARROW = Task(
         AtMost(M1_HALF, "latency", 0.5),
         Near(M1_HALF, "latency", 0.5),
         Above(M1_HALF, "dense", -2.0),
-        *above(M1_HALF, 1.0, "blocks"),
+        *above(M1_HALF, 1.0, "blocks", ("blocks", "latency")),
         *above(M1_HALF, 0.0, "scratch", "random", "magnitude"),
         *above(M1_HALF, 5.0, ("uniform", "latency")),
         *above(M1_HALF, 0.0, ("random", "latency"), ("magnitude", "latency")),
@@ -101,7 +102,8 @@ def _compared(of: Task) -> Task:
     arms = (
         DENSE,
         Arm(M1_HALF, layers_to(0.5)),
-        *controls(M1_HALF, "scratch", "blocks", ("magnitude", "latency"), ("uniform", "latency")),
+        *controls(M1_HALF, "scratch", "blocks", ("blocks", "latency")),
+        *controls(M1_HALF, ("magnitude", "latency"), ("uniform", "latency")),
         Arm(M2_HALF, complexity_to(0.5, 0.8)),
         *controls(M2_HALF, "scratch", ("magnitude", "latency")),
     )
@@ -109,7 +111,7 @@ def _compared(of: Task) -> Task:
         *decided(M1_HALF),
         AtMost(M1_HALF, "latency", 0.5),
         Above(M1_HALF, "dense", -2.0),
-        *above(M1_HALF, 1.0, "blocks"),
+        *above(M1_HALF, 1.0, "blocks", ("blocks", "latency")),
         *above(M1_HALF, 0.0, "scratch"),
         *above(M1_HALF, 5.0, ("uniform", "latency")),
         *decided(M2_HALF),
