@@ -361,6 +361,17 @@ class _ModesOfThread(threading.local, torch._ops._ModeStackStateForPreDispatch):
 torch._ops._mode_stack_state_for_pre_dispatch = _ModesOfThread()  # type: ignore[no-untyped-call]
 
 
+_LIFTS = {torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default}
+
+
+def _of_constants(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator computes from tensors alone that have data while the network runs without: from constants."""
+    given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    if not given or any(type(x) is not torch.Tensor for x in given):
+        return False
+    return func not in _LIFTS and not func._schema.is_mutable
+
+
 class _EveryCall(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reports every operator that Python code calls, before autograd and decompositions see it."""
 
@@ -377,6 +388,9 @@ class _EveryCall(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         outer, _inside.operator = getattr(_inside, "operator", False), True
         try:
+            if _of_constants(func, args, kwargs):
+                with torch._C._DisablePythonDispatcher(), unset_fake_temporarily():
+                    return func(*args, **kwargs)
             with torch._C._DisablePythonDispatcher(), self._below():
                 result = func(*args, **kwargs)
             self._tell(func, args, kwargs, result)
@@ -518,6 +532,8 @@ def every_call(
     tell: Callable[..., None], *, autograd: bool, failed: Callable[..., None] | None = None
 ) -> Iterator[None]:
     """Calls `tell` with the operator, arguments, keyword arguments and result of each call, as an export sees them.
+
+    What is computed from tensors with data alone, such as a constant that a module keeps, keeps its data, and is no call.
 
     Only the mode of make_fx may come before autograd, so this class derives from it.
 

@@ -50,18 +50,22 @@ def asked_for(
         kwargs: the example keyword inputs.
         shapes: a dict by the names of inputs, or a tuple by position, of what torch.export takes for each: None, a
             dict by axis, or a tuple or list over the axes, with `Dim.AUTO`, `Dim.DYNAMIC`, `Dim.STATIC`, a `Dim`, None
-            or the length. "all" tries every axis, None the batch: axis 0 of what is as long there as the first input.
-        free: whether None stands for the batch, and not for none.
+            or the length. "all" and None try every axis, "batch" axis 0 of what is as long there as the first input.
+        free: whether None stands for every axis, and not for none.
 
     Raises:
         CaptureError: it does not fit the inputs.
     """
     leaves = pytree.tree_leaves((args, dict(kwargs)))
-    if shapes is None or shapes == "all":
+    if shapes is None and not free:
+        return Asked(frozenset())
+    if shapes is None or isinstance(shapes, str):
         axes = [(i, j) for i, x in enumerate(leaves) for j in range(_rank(x))]
-        if shapes is None:
-            batch = [a for a in axes if a[1] == 0] if free else []
+        if shapes == "batch":
+            batch = [a for a in axes if a[1] == 0]
             axes = [a for a in batch if _length(leaves, a) == _length(leaves, batch[0])]
+        elif shapes not in (None, "all"):
+            raise _misfit(f"{shapes[:80]!r} names no axes")
         return Asked(frozenset(a for a in axes if _length(leaves, a) > 1))
     tried, required, named = set[Axis](), set[Axis](), dict[Axis, Any]()
     number = 0
@@ -157,12 +161,13 @@ def _axes(name: str, x: Any, wish: Any) -> list[tuple[int, Any]]:
     return found
 
 
-def _misfit(what: str, why: str) -> CaptureError:
+def _misfit(what: str, why: str = "") -> CaptureError:
     return CaptureError(
         f"dynamic_shapes does not fit the inputs: {what}",
         where="dynamic_shapes",
         why=why,
-        do="write a dict by the names of the inputs, such as {'x': {0: Dim.AUTO, 1: Dim('length', max=512)}}",
+        do='write "all", "batch", or a dict by the names of the inputs, such as '
+        "{'x': {0: Dim.AUTO, 1: Dim('length', max=512)}}",
     )
 
 

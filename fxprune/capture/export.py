@@ -24,7 +24,7 @@ from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.mode_flags import flags_in_other_mode
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
-from fxprune.capture.numbers import number_remarks
+from fxprune.capture.attributes import attribute_remarks
 from fxprune.capture.untraced import untraced_seen
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
@@ -117,7 +117,7 @@ def capture(
             *more,
             *by_dtype,
             *functions.remarks(),
-            *number_remarks(model, suspects.numbers),
+            *attribute_remarks(model, suspects.attributes),
             *cache_remarks(type(model).__name__, traced.out_spec),
         ),
     )
@@ -209,7 +209,7 @@ def _trace_free(
         longer = inputs
     if asked.any and (found := _recorded(model, longer, asked, watch)) is not None:
         return found, []
-    by_name = wish.shapes not in (None, "all")
+    by_name = not isinstance(wish.shapes, str | None)
     exported, remarks = _export_free(model, inputs, longer, asked, watch, by_name=by_name)
     traced = _unlifted(exported)
     places = traced.module.graph.find_nodes(op="placeholder")

@@ -76,10 +76,10 @@ def parse_dynamic(texts: Iterable[str]) -> dict[str, Any]:
         OptionError: the text says none of these.
     """
     words = list(texts)
-    if words in ([], ["batch"]):
+    if words in ([], ["all"]):
         return {}
-    if words == ["all"]:
-        return {"dynamic_shapes": "all"}
+    if words == ["batch"]:
+        return {"dynamic_shapes": "batch"}
     if words == ["none"]:
         return {"dynamic_batch": False}
     shapes: dict[str, dict[int, Any]] = {}

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.code import codes_of, reached_names
 from fxprune.capture.failure import first_line
-from fxprune.capture.numbers import changed_numbers
+from fxprune.capture.attributes import changed_attributes
 from fxprune.process.state import callers_device
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData, module_hooks
@@ -74,14 +74,14 @@ class Suspects:
         ]
         self._outermost = _outermost(model, self.paths)
         self._calls: list[_Call] = []
-        self.numbers: dict[str, str] = {}
+        self.attributes: dict[str, str] = {}
 
     @contextmanager
     def watch(self, twin: nn.Module) -> Iterator[None]:
         """Records what a stand-in does that its graph does not show.
 
-        These are the inputs of the outermost suspects, in the last run, and the numbers in attributes that any run
-        changes (`numbers`).
+        These are the inputs of the outermost suspects, in the last run, and the attributes that any run changes
+        (`attributes`).
         """
         self._calls.clear()
         hooks = [
@@ -93,7 +93,7 @@ class Suspects:
         try:
             yield
         finally:
-            self.numbers |= changed_numbers(self._model, twin)
+            self.attributes |= changed_attributes(self._model, twin)
             for hook in hooks:
                 hook.remove()
 

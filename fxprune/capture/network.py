@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from types import FunctionType, MethodType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,30 +14,30 @@ from fxprune.torch_private import FreeSizes
 
 Sizes = Mapping[int, Mapping[int, int]]
 _TENSORS = {torch.Tensor, nn.Parameter, nn.Buffer}
-_NUMBERS = (int, float, bool, str)
-# Lists of a recurrent module's own parameters; it makes them anew where a parameter was replaced.
-_REMADE = {"_flat_weights", "_flat_weight_refs"}
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 class Network:
     """A network and its inputs, as tensors without data."""
 
     def __init__(self, model: nn.Module, inputs: list[Any], keywords: list[str]) -> None:
-        modules = list(model.named_modules(remove_duplicate=False))
         self.free = FreeSizes()
         self._model, self.inputs, self._keywords = model, inputs, keywords
-        self._paths = {m: path for path, m in modules}
-        kinds = (fx.GraphModule, torch.jit.ScriptModule)
-        if len(self._paths) < len(modules) or any(isinstance(m, kinds) for m in self._paths):
-            raise UnsupportedError("the network shares modules, or contains graphs")
+        self._paths: dict[nn.Module, list[str]] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self._paths.setdefault(module, []).append(path)
+        if any(isinstance(m, fx.GraphModule | torch.jit.ScriptModule) for m in self._paths):
+            raise UnsupportedError("the network contains graphs")
+        self._before = {m: dict(vars(m)) for m in self._paths}
         self.state = {name: self.free.static(x) for name, x in _tensors(model).items()}
+        self._places = _places(model)
 
     def run(
         self, sizes: Sizes, *, autograd: bool = False, follow: Callable[..., Follow] | None = None
     ) -> Record:
         """Runs the network, with given lengths of some axes of its inputs, and records the operators it calls.
 
-        The network must not change its own attributes.
+        Attributes that the network changes are as before where it runs again: the last run's are left to be seen.
 
         Args:
             sizes: the lengths by the number of the input and of its axis.
@@ -50,13 +48,17 @@ class Network:
             self.free.resized(x, sizes[i]) if i in sizes else self.fixed(x)
             for i, x in enumerate(self.inputs)
         ]
-        before = list(self._attributes())
-        state, count = dict(self.state), len(given) - len(self._keywords)
+        self._restore()
+        before = self._registered()
+        state = {place: self.state[name] for place, name in self._places.items()}
+        put, count = dict(state), len(given) - len(self._keywords)
         kwargs = dict(zip(self._keywords, given[count:], strict=True))
 
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def call() -> Any:
-            return functional_call(self._model, state, tuple(given[:count]), kwargs)
+            return functional_call(
+                self._model, put, tuple(given[:count]), kwargs, tie_weights=False
+            )
 
         try:
             with self.free.mode:
@@ -64,48 +66,57 @@ class Network:
                 following = None if follow is None else follow(sources)
                 return record(call, sources, self._paths, autograd=autograd, follow=following)
         finally:
-            if not _same_attributes([*before, self.state], [*self._attributes(), state]):
-                raise UnsupportedError("the network replaces an attribute or a buffer")
+            if not _same([*before, state], [*self._registered(), put]):
+                raise UnsupportedError("the network replaces a parameter, a buffer or a module")
 
     def fixed(self, x: Any) -> Any:
         """Returns an input that has no free axis."""
         return self.free.static(x) if isinstance(x, torch.Tensor) else x
 
-    def _attributes(self) -> Iterator[dict[str, Any]]:
-        for module in self._paths:
-            yield _kept(module) if isinstance(module, nn.RNNBase) else dict(vars(module))
-            yield from (dict(v) for v in vars(module).values() if isinstance(v, dict))
+    def _restore(self) -> None:
+        """Gives each module the attributes back that it had before the first run."""
+        for module, before in self._before.items():
+            now = vars(module)
+            if any(now.get(name, self) is not value for name, value in before.items()) or len(
+                now
+            ) > len(before):
+                now.clear()
+                now.update(before)
+
+    def _registered(self) -> list[dict[str, Any]]:
+        """The parameters, buffers and submodules of each module."""
+        return [dict(vars(m)[name]) for m in self._paths for name in _REGISTERED]
 
 
-def _kept(module: nn.Module) -> dict[str, Any]:
-    return {name: v for name, v in vars(module).items() if name not in _REMADE}
-
-
-def _same_attributes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
-    return len(before) == len(now) and all(
-        all(_same(old.get(k), v) or _is_flag(old.get(k), v) for k, v in new.items())
-        and old.keys() <= new.keys()
+def _same(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
+    return all(
+        old.keys() == new.keys() and all(old[k] is new[k] for k in old)
         for old, new in zip(before, now, strict=True)
     )
 
 
-def _same(old: Any, new: Any) -> bool:
-    return old is new or (type(old) is type(new) and isinstance(old, _NUMBERS) and old == new)
-
-
-def _is_flag(old: Any, new: Any) -> bool:
-    """Whether a module notes that it ran, or hooks itself up when it does: what follows shows in a second run."""
-    types = {type(old), type(new)}
-    return types <= {bool, type(None)} or types <= {type(None), FunctionType, partial, MethodType}
-
-
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns parameters and buffers, each by its last name as torch.export does; functional_call knows the others."""
-    named = [
+    """Returns parameters and buffers, each by its last name, as torch.export does."""
+    named = _named(model)
+    if not {type(x) for _, x in named} <= _TENSORS:
+        raise UnsupportedError("the network has tensors of a custom class")
+    last = {id(x): name for name, x in named}
+    return {name: x for name, x in named if last[id(x)] == name}
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Where tensors are, one path for each module, and the names of those in `_tensors`."""
+    last = {id(x): name for name, x in _named(model)}
+    return {
+        f"{path}.{name}".lstrip("."): last[id(x)]
+        for path, module in model.named_modules()
+        for name, x in (*module._parameters.items(), *module._buffers.items())
+        if x is not None
+    }
+
+
+def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ]
-    last = {id(x): name for name, x in named}
-    if not {type(x) for _, x in named} <= _TENSORS:
-        raise UnsupportedError("the network has tensors of a custom class")
-    return {name: x for name, x in named if last[id(x)] == name}

@@ -70,7 +70,8 @@ class Record:
 
     Attributes:
         calls: the calls in order.
-        constants: tensors that `torch.tensor` made from Python numbers; they are numbered after the sources.
+        constants: tensors that `torch.tensor` made from Python numbers, or that are no parameters or buffers; they are
+            numbered after the sources.
         outputs: the outputs as a flat list.
         out_spec: how the outputs are nested.
     """
@@ -114,7 +115,7 @@ class Follow(Protocol):
 def record(
     run: Callable[[], Any],
     sources: Sequence[Any],
-    paths: Mapping[nn.Module, str],
+    paths: Mapping[nn.Module, Sequence[str]],
     *,
     autograd: bool = True,
     follow: Follow | None = None,
@@ -124,7 +125,7 @@ def record(
     Args:
         run: calls the network.
         sources: its parameters, buffers and inputs; the tensor of number i is `Ref(-1 - i)`.
-        paths: the path of each of its modules.
+        paths: the paths of each of its modules; a module that is shared has several.
         autograd: whether computed values may require a gradient; a run without is twice as fast.
         follow: is told the calls of a second run, and says what sizes its code reads.
 
@@ -168,7 +169,10 @@ def _trains(args: Any, kwargs: Any) -> bool:
 
 class _Recorder:
     def __init__(
-        self, sources: Sequence[Any], paths: Mapping[nn.Module, str], follow: Follow | None
+        self,
+        sources: Sequence[Any],
+        paths: Mapping[nn.Module, Sequence[str]],
+        follow: Follow | None,
     ) -> None:
         self._follow = follow
         self.calls: list[Call] = []
@@ -210,7 +214,10 @@ class _Recorder:
         return self._refs[id(x)]
 
     def _adopt(self, x: Any) -> None:
-        """Identifies a tensor with one that a factory made, if it has the same memory, not written to since."""
+        """Takes a tensor with data as a constant, one without for what a factory made in its memory, if that is all."""
+        if type(x) is torch.Tensor and not x.requires_grad:
+            self._add_constant(x)
+            return
         made = self._factories.get(storage_id(x)) if isinstance(x, torch.Tensor) else None
         if made is None or made[0] != plain_sizes(_sizes, x):
             raise UnsupportedError(f"the origin of a {type(x).__name__} is unknown")
@@ -257,6 +264,8 @@ class _Recorder:
         """Tracks which memory holds exactly what a factory made."""
         for i in mutated(op):
             if i < len(args) and isinstance(args[i], torch.Tensor):
+                if type(args[i]) is torch.Tensor:
+                    raise UnsupportedError(f"{op} writes to a constant")
                 self._factories.pop(storage_id(args[i]), None)
         if _is_factory(op, args) and isinstance(result, torch.Tensor) and sizes is not None:
             self._factories[storage_id(result)] = (sizes, Ref(len(self.calls)))
@@ -265,12 +274,23 @@ class _Recorder:
         if module not in self._paths:  # made while running
             self._stacks.append(self._stacks[-1])
             return
-        path, kind = self._paths[module], type(module)
+        path, kind = self._path(module), type(module)
         entry = (path, f"{kind.__module__}.{kind.__qualname__}")
         times = self._entered[path]
         self._entered[path] += 1
         key = f"L__self__{path}@{times}" if times else f"L__self__{path}"
         self._stacks.append({**self._stacks[-1], key: entry})
+
+    def _path(self, module: nn.Module) -> str:
+        """The path under which a module is called: of a shared one, the next of those inside the module that runs."""
+        paths = self._paths[module]
+        if len(paths) == 1:
+            return paths[0]
+        outer = next(reversed(self._stacks[-1].values()), ("", ""))[0]
+        inside = [p for p in paths if p.rpartition(".")[0] == outer] or list(paths)
+        times = self._entered[f"{id(module)} in {outer}"]
+        self._entered[f"{id(module)} in {outer}"] += 1
+        return inside[times % len(inside)]
 
     def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         self._stacks.pop()

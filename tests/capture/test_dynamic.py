@@ -53,9 +53,10 @@ def test_the_batch_is_axis_0_of_what_is_as_long_there_as_the_first_input() -> No
     model, args, kwargs = nn.Identity(), (X, [torch.ones(2), Z]), {"scale": 2.0}
     leaves = [X, torch.ones(2), Z]
     batch = {(i, 0) for i, x in enumerate(leaves) if len(x) == len(X)}
-    assert asked_for(model, args, kwargs, None, free=True).tried == batch
+    assert asked_for(model, args, kwargs, "batch", free=True).tried == batch
     assert asked_for(model, args, kwargs, None, free=False).tried == set()
-    every = asked_for(model, args, kwargs, "all", free=True).tried
+    every = asked_for(model, args, kwargs, None, free=True).tried
+    assert every == asked_for(model, args, kwargs, "all", free=True).tried
     assert every > batch
     assert len(every) == sum(n > 1 for x in leaves for n in x.shape)
 
@@ -66,7 +67,7 @@ def test_the_batch_is_axis_0_of_what_is_as_long_there_as_the_first_input() -> No
         ({"z": {0: Dim.AUTO}}, "no input 'z'"),
         ((None,), "tuple of 1"),
         ([None], "list of 1"),
-        ("x", "is a str"),
+        ("x", "'x' names no axes"),
         ({"x": {2: Dim.AUTO}}, "no axis 2"),
         ({"x": (Dim.AUTO,)}, "2 axes"),
         ({"x": {0: "batch"}}, "to be 'batch'"),
@@ -79,3 +80,4 @@ def test_what_does_not_fit_is_an_error(shapes: Any, what: str) -> None:
     with pytest.raises(CaptureError, match=what) as caught:
         asked(shapes)
     assert "Dim.AUTO" in caught.value.do
+    assert '"batch"' in caught.value.do

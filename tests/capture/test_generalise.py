@@ -18,6 +18,7 @@ from fxprune.capture.dynamic import asked_for
 from fxprune.capture.export import capture
 from fxprune.capture.generalise import trace
 from fxprune.capture.record import UnsupportedError
+from fxprune.errors import InputError
 from fxprune.graph.inputs import FIXED, GUARDS
 from fxprune.graph.program import Program
 from fxprune.torch_private import pytree_specs, static_size
@@ -196,6 +197,11 @@ COVERED: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]
         {},
     ),
     "a length of its own": lambda: (Ruled(), (image(), torch.randn(2, 4)), {}),
+    "one module under two names": lambda: (
+        nn.Sequential(conv := nn.Conv2d(3, 3, 1), relu := nn.ReLU(), conv, relu),
+        (image(),),
+        {},
+    ),
     "five inputs of one batch": lambda: (Sums(), tuple(image() for _ in range(5)), {}),
 }
 
@@ -225,7 +231,6 @@ LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[st
         (image(), torch.randn(2, 4)),
         {},
     ),
-    "an attribute": lambda: (Writes(lambda x: len(x)), (image(),), {}),
     "a buffer": lambda: (Writes(lambda x: x.sum((0, 1, 2))[:3], buffer=True), (image(),), {}),
     "a keyword that is no position": lambda: (Fn(torch.relu), (image(),), {"more": 3}),
     "inputs in a list": lambda: (Fn(torch.relu), ([image()],), {}),
@@ -238,11 +243,6 @@ LEFT_TO_EXPORT: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[st
         {},
     ),
     "a value": lambda: (Fn(lambda x: x if x.sum() > 0 else -x), (image(),), {}),
-    "one module under two names": lambda: (
-        nn.Sequential(relu := nn.ReLU(), relu),
-        (image(),),
-        {},
-    ),
 }
 
 
@@ -404,12 +404,71 @@ def test_the_name_of_a_constant_may_be_taken() -> None:
     capture(model, image())
 
 
-def test_the_model_is_as_before_where_the_record_gives_up() -> None:
-    with pytest.raises(UnsupportedError, match="attribute"):
-        traced(Writes(lambda x: x * 2), (image(),))
-    model = Writes(lambda x: x * 2)
-    capture(model, image())
+@pytest.mark.parametrize("write", [len, lambda x: x * 2, lambda x: x.shape])
+def test_attributes_that_forward_writes_are_as_before_in_each_run(
+    write: Callable[[Tensor], Any],
+) -> None:
+    model = Writes(write)
+    traced(model, (image(),))
+    program = capture(model := Writes(write), image())
     assert model.kept is None
+    assert [(r.code, r.where) for r in program.remarks] == [
+        ("capture.attribute-changed", "Writes, attribute kept")
+    ]
+    assert set(program.free_axes["x"]) == {0, 1, 2, 3}
+
+
+class Anchored(nn.Module):
+    """Keeps what it makes for a size of map until the size changes; its strides are no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.strides = torch.tensor([2.0, 4.0])
+        self.shape: Any = None
+        self.anchors = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.shape != y.shape:
+            first, _ = self.strides
+            h, w = y.shape[-2:]
+            self.anchors = torch.full((h * w,), first) * torch.arange(h * w)
+            self.shape = y.shape
+        return y.flatten(2) * self.anchors + self.strides[:, None, None].sum()
+
+
+def test_what_is_kept_for_a_size_follows_another_size() -> None:
+    model = Anchored().eval()
+    program = capture(model, image())
+    assert set(program.free_axes["x"]) == {0, 2, 3}
+    assert {r.where.rpartition(".")[2] for r in program.remarks} == {
+        "Anchored, attribute anchors",
+        "Anchored, attribute shape",
+    }
+    assert model.shape is None
+    for size in ((1, 3, 8, 8), (3, 3, 11, 6)):
+        x = torch.randn(size)
+        torch.testing.assert_close(program(x), model(x), rtol=0, atol=0)
+
+
+def test_what_is_kept_already_holds_for_its_size() -> None:
+    model, x = Anchored().eval(), image()
+    expected = model(x)
+    program = capture(model, x)
+    torch.testing.assert_close(program(x), expected, rtol=0, atol=0)
+    assert set(program.free_axes.get("x", {})) <= {0}
+    with pytest.raises(InputError):
+        program(torch.randn(2, 3, 11, 6))
+
+
+def test_a_constant_that_forward_writes_to_is_left_to_export() -> None:
+    """The record would write to the copy of the program at every call."""
+    model = Fn(lambda x: x)
+    model.kept = torch.zeros(3)  # type: ignore[assignment]
+    model.conv.register_forward_hook(lambda _m, _a, y: y + model.kept.add_(y.detach().sum()).sum())
+    with pytest.raises(UnsupportedError, match="writes to a constant"):
+        traced(model, (image(),))
 
 
 def test_a_run_that_is_meant_to_fail_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:

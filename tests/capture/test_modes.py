@@ -283,6 +283,6 @@ def test_a_number_that_forward_changes_is_remarked(names: tuple[str, ...]) -> No
     assert sorted(r.where for r in program.remarks) == sorted(
         f"Sequential, attribute 1.{name}" for name in names
     )
-    assert {r.code for r in program.remarks} <= {"capture.number-changed"}
+    assert {r.code for r in program.remarks} <= {"capture.attribute-changed"}
     assert model[1].rate == 1.0
     assert not hasattr(model[1], "calls")
