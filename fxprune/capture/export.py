@@ -70,15 +70,15 @@ def capture(
 ) -> Program:
     """Captures a model as a `Program`; the model is not changed, and the program shares its tensors.
 
-    By default the batch is free where the network takes another one. With `dynamic_shapes="all"` so is every axis of
-    the inputs of which it takes another length, such as the sequence, height and width: see `Program.free_axes`.
+    Every axis of the inputs is free of which the network takes another length, such as the batch, the sequence, height
+    and width: see `Program.free_axes`.
 
     Args:
         model: an nn.Module, a GraphModule made by any torch.fx tool, or an ExportedProgram.
         args: the example positional inputs; a single tensor stands for a tuple of one.
         kwargs: the example keyword inputs.
-        dynamic_batch: leave the batch free; with False, every input keeps the sizes of the example.
-        dynamic_shapes: which axes may be free: "all"; or as `torch.export.export` takes it: a dict by the names of
+        dynamic_batch: with False and without `dynamic_shapes`, every input keeps the sizes of the example.
+        dynamic_shapes: which axes may be free: "all", as by default; "batch"; or as `torch.export.export` takes it: a dict by the names of
             the inputs, or a tuple by position, of dicts by axis. Of an axis, `Dim.AUTO` is free where the network
             allows it, `Dim.DYNAMIC` or `Dim("name", min=..., max=...)` has to be, and `Dim.STATIC` is not; nor is what
             is not named.

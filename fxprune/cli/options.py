@@ -27,7 +27,7 @@ Dynamic = Annotated[
         default_factory=list,
         show_default=False,
         metavar="AXES",
-        help="axes of the inputs that may have other sizes: batch (the default), all that the model allows, none, or "
+        help="axes of the inputs that may have other sizes: all that the model allows (the default), batch, none, or "
         "of an input those that have to, such as x=0,2,3; can be repeated",
     ),
 ]

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 from fxprune.errors import FxpruneError, PlanError
 from fxprune.graph.program import Program
@@ -20,11 +23,13 @@ class Attempt(NamedTuple):
         stage: 0 where its forward fails, 1 where its outputs have other sizes or numbers, 2 where all is right.
         calls: of modules that returned.
         error: why it came no further.
+        begun: the modules that were called, where its forward fails; None where all may have been.
     """
 
     stage: int
     calls: int
     error: FxpruneError | None
+    begun: frozenset[nn.Module] | None = None
 
     @property
     def ok(self) -> bool:
@@ -53,18 +58,23 @@ class Trial:
     def __call__(self, *, numbers: bool = True) -> Attempt:
         """Runs the model without data, and where that is right and `numbers` is set, with data."""
         calls = 0
+        begun = set[nn.Module]()
 
         def count(*_: Any) -> None:
             nonlocal calls
             calls += 1
 
-        handle = register_module_forward_hook(count)
+        def begin(module: nn.Module, _: Any) -> None:
+            begun.add(module)
+
+        handles = register_module_forward_pre_hook(begin), register_module_forward_hook(count)
         try:
             check_sizes(self.model, self.program)
         except PlanError as error:
-            return Attempt(0, calls, error)
+            return Attempt(0, calls, error, frozenset(begun))
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         if numbers:
             try:
                 self._numbers(self.model)

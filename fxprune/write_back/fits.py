@@ -50,8 +50,9 @@ class Fit:
 
     Where the class is built from a config, a plan counts as expressed only if the config says its sizes: then groups
     of the same name in all layers are tied, and the width with the heads where it is heads times head size.
-    Elsewhere groups are free, and tied only if they do not fit alone and fit together: those that share an axis, as
-    the halves of a chunk do, or those of the same name.
+    Elsewhere groups are free where all of them fit, or else those that share an axis are tied, as the halves of a
+    chunk are. Where this does not fit either, groups are tied only if they do not fit alone and fit together: those
+    that share an axis, or those of the same name.
 
     Args:
         model: the model that was captured.
@@ -118,6 +119,10 @@ class Fit:
             fit, self._whole = self._sort(clusters)
             failed = [t for t in clusters if t[0].name in self._whole]
             self._ties = self._together([*fit, *self._joined(failed)])
+            return
+        parts = _clusters(single, _axis)
+        if len(parts) < len(single) and self._why(parts) is None:
+            self._ties = parts
             return
         fit, self._whole = self._sort(single)
         self._alone = dict(self._whole)
@@ -232,7 +237,12 @@ class Fit:
                 "fits-class.tied",
                 f"{tie[0].name} and {len(tie) - 1} more",
                 f"{', '.join(g.name for g in tie)} lose equal shares of their units",
-                self._alone.get(tie[0].name, "the config has one number for all of them"),
+                self._alone.get(
+                    tie[0].name,
+                    "the config has one number for all of them"
+                    if self._configured
+                    else "the class cannot lose units of all groups freely",
+                ),
             )
             for tie in self._ties
             if len(tie) > 1

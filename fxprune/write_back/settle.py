@@ -49,6 +49,8 @@ class Search:
         while better and not last.ok:
             better = False
             for i, option in self._others():
+                if not self._may_matter(i, last):
+                    continue
                 before = self.chosen[i]
                 self.put({i: option})
                 now = self._trial()
@@ -67,6 +69,14 @@ class Search:
             for o in range(len(c.options))
             if o != self.chosen[i]
         ]
+
+    def _may_matter(self, i: int, last: Attempt) -> bool:
+        """Whether what failed may have read a number: one of a module that was called, or of what is right below one."""
+        if last.begun is None:
+            return True
+        paths = {s.path for s in self.choices[i].slots}
+        near = {*paths, *(path.rpartition(".")[0] for path in paths)}
+        return any(self._model.get_submodule(path) in last.begun for path in near)
 
     def put(self, options: Options) -> None:
         """Puts options in the model."""

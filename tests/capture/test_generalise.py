@@ -465,7 +465,7 @@ def test_what_is_kept_already_holds_for_its_size() -> None:
 def test_a_constant_that_forward_writes_to_is_left_to_export() -> None:
     """The record would write to the copy of the program at every call."""
     model = Fn(lambda x: x)
-    model.kept = torch.zeros(3)  # type: ignore[assignment]
+    model.kept = torch.zeros(3)
     model.conv.register_forward_hook(lambda _m, _a, y: y + model.kept.add_(y.detach().sum()).sum())
     with pytest.raises(UnsupportedError, match="writes to a constant"):
         traced(model, (image(),))

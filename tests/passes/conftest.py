@@ -23,11 +23,17 @@ def rewritten() -> Rewritten:
 
 
 def _rewritten(
-    model: nn.Module, example: Any, steps: str, *, train: bool = False, tolerance: float = 1e-10
+    model: nn.Module,
+    example: Any,
+    steps: str,
+    *,
+    train: bool = False,
+    tolerance: float = 1e-10,
+    sizes: str | None = None,
 ) -> Result:
     model.train(train)
     args = example if isinstance(example, tuple) else (example,)
-    program = fp.capture(model, args)
+    program = fp.capture(model, args, dynamic_shapes=sizes)
     state = {name: t.detach().clone() for name, t in program.tensors().items()}
     code = program.module.code
     result = run_pipeline(program, steps)

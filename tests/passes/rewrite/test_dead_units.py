@@ -96,7 +96,8 @@ def test_what_differs_at_the_border_may_become_a_map(
     kill(model[0], [2, 6], 0.5)
     with torch.no_grad():
         second.weight[[1, 4]] = 0  # so that outputs of the layer with a map go as well
-    result = rewritten(model, torch.randn(2, 3, 7, 6).double(), "dead-units{border=true}")
+    x = torch.randn(2, 3, 7, 6).double()
+    result = rewritten(model, x, "dead-units{border=true}", sizes="batch")
     assert shapes(result.program)["0.weight"] == (6, 3, 1, 1)
     assert shapes(result.program)["2.weight"][0] == 4
     assert ("2.border" in result.program.tensors()) == (padding != 0)

@@ -59,7 +59,7 @@ def test_a_linear_layer_behind_a_map_takes_up_the_layer_before(
     with torch.no_grad():
         features = nn.Sequential(*MAPS[case], nn.Flatten()).double()(IMAGE).shape[1]
     model = nn.Sequential(*MAPS[case], nn.Flatten(), nn.Linear(features, 5)).double()
-    result = rewritten(model, IMAGE, ALWAYS)
+    result = rewritten(model, IMAGE, ALWAYS, sizes="batch")
     assert layers(result.program) == ["linear"]
     assert result.program(torch.randn(7, 4, 9, 8).double()).shape == (7, 5)
     names = {n.rpartition(".")[0] for n in result.program.tensors()}
