@@ -533,7 +533,7 @@ def every_call(
 ) -> Iterator[None]:
     """Calls `tell` with the operator, arguments, keyword arguments and result of each call, as an export sees them.
 
-    What is computed from tensors with data alone, such as a constant that a module keeps, keeps its data, and is no call.
+    What is computed from tensors with data alone, such as a constant in a module, keeps its data, and is no call.
 
     Only the mode of make_fx may come before autograd, so this class derives from it.
 

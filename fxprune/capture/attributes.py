@@ -1,6 +1,6 @@
-"""What a model keeps in attributes and changes while it runs, such as a count of its calls, or a tensor of the last call.
+"""What a model keeps in attributes and changes while it runs, such as a count of its calls, or the last call's tensor.
 
-A graph of operators reads inputs, parameters, buffers and constants alone: an attribute is in it as the example found it.
+A graph of operators reads inputs, parameters, buffers and constants: an attribute is in it as the example found it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,17 @@ def changed_attributes(model: nn.Module, twin: nn.Module) -> dict[str, str]:
     for path, module in twin.named_modules():
         for name, value in vars(module).items() if path in before else ():
             was = before[path].get(name)
-            if _differ(was, value):
+            if _differ(was, value) and not _is_computed(module, name):
                 shown = _shown(was) if name in before[path] else "nothing"
                 changed[f"{path}.{name}".lstrip(".")] = (
                     f"{shown} before the example, {_shown(value)} after it"
                 )
     return changed
+
+
+def _is_computed(module: nn.Module, name: str) -> bool:
+    """Whether a hook of torch.nn.utils (of norms, of pruning) sets an attribute in front of each forward."""
+    return any(f"{name}_{part}" in module._parameters for part in ("orig", "g"))
 
 
 def _differ(was: Any, now: Any) -> bool:

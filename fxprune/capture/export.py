@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.attributes import attribute_remarks
 from fxprune.capture.caches import cache_remarks, register_caches
 from fxprune.capture.dynamic import Asked, asked_for
 from fxprune.capture.failure import at_fixed_batch, first_line, to_capture_error
@@ -24,7 +25,6 @@ from fxprune.capture.mode_check import ModeCheck, Suspects
 from fxprune.capture.mode_flags import flags_in_other_mode
 from fxprune.capture.modes import guess_training, mark_modes, mode_remark
 from fxprune.capture.normalise import normalise
-from fxprune.capture.attributes import attribute_remarks
 from fxprune.capture.untraced import untraced_seen
 from fxprune.errors import CaptureError
 from fxprune.graph.gc_pause import without_collection
@@ -78,10 +78,10 @@ def capture(
         args: the example positional inputs; a single tensor stands for a tuple of one.
         kwargs: the example keyword inputs.
         dynamic_batch: with False and without `dynamic_shapes`, every input keeps the sizes of the example.
-        dynamic_shapes: which axes may be free: "all", as by default; "batch"; or as `torch.export.export` takes it: a dict by the names of
-            the inputs, or a tuple by position, of dicts by axis. Of an axis, `Dim.AUTO` is free where the network
-            allows it, `Dim.DYNAMIC` or `Dim("name", min=..., max=...)` has to be, and `Dim.STATIC` is not; nor is what
-            is not named.
+        dynamic_shapes: which axes may be free: "all", as by default; "batch"; or as `torch.export.export` takes it: a
+            dict by the names of the inputs, or a tuple by position, of dicts by axis. Of an axis, `Dim.AUTO` is free
+            where the network allows it, `Dim.DYNAMIC` or `Dim("name", min=..., max=...)` has to be, and `Dim.STATIC`
+            is not; nor is what is not named.
         backward: keep custom autograd Functions as calls, with their backward; else the operators of their
             forward are captured, which can be pruned. By default, kept where the model is in train mode.
 

@@ -17,9 +17,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.attributes import changed_attributes
 from fxprune.capture.code import codes_of, reached_names
 from fxprune.capture.failure import first_line
-from fxprune.capture.attributes import changed_attributes
 from fxprune.process.state import callers_device
 from fxprune.stand_in import stand_in
 from fxprune.torch_private import WithoutData, module_hooks

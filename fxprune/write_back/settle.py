@@ -71,7 +71,7 @@ class Search:
         ]
 
     def _may_matter(self, i: int, last: Attempt) -> bool:
-        """Whether what failed may have read a number: one of a module that was called, or of what is right below one."""
+        """Whether what failed may have read a number: of a module that was called, or right below one."""
         if last.begun is None:
             return True
         paths = {s.path for s in self.choices[i].slots}

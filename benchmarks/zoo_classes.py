@@ -1,0 +1,126 @@
+"""The zoo in its own classes: each network pruned so that its class can express it, written back, and used.
+
+    python -m benchmarks.zoo_classes [--only REGEX] [--timm] [--fresh] [--render]
+
+Results are kept as in `benchmarks/zoo.py`; `docs/take-home.md` is renewed at the end.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from itertools import islice
+from tempfile import TemporaryDirectory
+from time import process_time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+import fxprune as fp
+from benchmarks.class_networks import networks_of_classes
+from benchmarks.networks import Network
+from benchmarks.page import ROOT
+from benchmarks.rows import Row, Rows, tables
+from fxprune.verify import relative_error
+from fxprune.write_back.rebuild import Builder
+
+KEEP, CLOSE, STEPS, TOKENS = 0.7, 1e-4, 3, 4
+COLUMNS = ("network", "MACs kept", "used", "groups", "tied", "left whole", "numbers undecided")
+COLUMNS = (*COLUMNS, "free axes", "seconds", "verified")
+
+
+def measure(network: Network, row: Row) -> None:
+    """Prunes a network within what its class can express, and uses the smaller model as its library would."""
+    model, args, kwargs = network.build()
+    began = process_time()
+    program = fp.capture(model, args, kwargs)
+    outcome = fp.prune(program, keep=KEEP, fits=model)
+    codes = [r.code for r in outcome.report.remarks]
+    row |= {
+        "seconds": process_time() - began,
+        "MACs kept": outcome.report.after.total.macs / outcome.report.before.total.macs,
+        "free axes": ", ".join(
+            f"{name} {' '.join(map(str, axes))}" for name, axes in program.free_axes.items()
+        ),
+        "groups": len(outcome.report.groups),
+        "tied": codes.count("fits-class.tied"),
+        "left whole": codes.count("choose.left"),
+        "numbers undecided": codes.count("write-back.number-undecided"),
+    }
+    assert outcome.written is not None, "it was asked to fit"
+    row["used"] = ", ".join(_used(outcome.written, args, kwargs))
+
+
+def _used(model: nn.Module, args: Any, kwargs: Any) -> Iterator[str]:
+    """What was done with a model, in words.
+
+    Raises:
+        AssertionError: something came out differently.
+    """
+    with torch.no_grad():
+        expected = _tensors(copy.deepcopy(model)(*args, **kwargs))
+    if Builder.of(model) is not None:
+        with TemporaryDirectory() as folder:
+            model.save_pretrained(folder)  # type: ignore[operator]
+            again = type(model).from_pretrained(folder).eval()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            found = _tensors(again(*args, **kwargs))
+        pairs = zip(found, expected, strict=True)
+        assert all(relative_error(a, b) < CLOSE for a, b in pairs), "it is another one when loaded"
+        yield "saved and loaded"
+    if callable(getattr(model, "can_generate", None)) and model.can_generate():
+        ids = kwargs.get("input_ids")
+        if ids is not None and "decoder_input_ids" not in kwargs:
+            one, two = (
+                model.generate(ids, max_new_tokens=TOKENS, do_sample=False, use_cache=cached)  # type: ignore[operator]
+                for cached in (True, False)
+            )
+            assert torch.equal(one, two), "its cache changes what it generates"
+            yield "generates"
+    if hasattr(model, "reset_classifier"):
+        headed = copy.deepcopy(model)
+        headed.forward_features(*args)  # type: ignore[operator]
+        headed.reset_classifier(7)  # type: ignore[operator]
+        assert headed(*args).shape[-1] == 7, "it does not take a new head"
+        yield "features and a new head"
+    _train(copy.deepcopy(model).train(), args, kwargs)
+    yield "trained"
+
+
+def _train(model: nn.Module, args: Any, kwargs: Any) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        outputs = islice(_tensors(model(*args, **kwargs)), 2)
+        loss = sum((x.float().square().mean() for x in outputs), torch.zeros(()))
+        loss.backward()
+        assert torch.isfinite(loss), "it does not train"
+        optimizer.step()
+
+
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    return [
+        x for x in tree_leaves(outputs) if isinstance(x, torch.Tensor) and x.is_floating_point()
+    ]
+
+
+def render(rows: list[Row], wanted: int) -> str:
+    """The block of the page."""
+    good = sum(r["verified"] for r in rows)
+    lines = [
+        f"{good} of {wanted} networks are written back and used; {wanted - len(rows)} were not run."
+    ]
+    return "\n".join((*lines, "", tables(COLUMNS, rows)))
+
+
+if __name__ == "__main__":
+    Rows(
+        "zoo_classes",
+        measure,
+        ROOT / "docs" / "take-home.md",
+        "The networks",
+        render,
+        networks_of_classes,
+    ).run()
