@@ -103,7 +103,7 @@ def _diffuser(name: str) -> Example:
     import diffusers
 
     down, up = "DownBlock2D", "UpBlock2D"
-    options: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "UNet2DModel": {
             "sample_size": 16,
             "down_block_types": (down, f"Attn{down}"),
@@ -120,11 +120,11 @@ def _diffuser(name: str) -> Example:
             "down_block_types": ("DownEncoderBlock2D",) * 2,
             "up_block_types": ("UpDecoderBlock2D",) * 2,
         },
-    }[name]
+    }
     steps, text = torch.tensor([1, 2]), torch.randn(2, 5, 32)
     inputs: tuple[torch.Tensor, ...] = {
         "UNet2DModel": (torch.randn(2, 3, 16, 16), steps),
         "UNet2DConditionModel": (torch.randn(2, 4, 16, 16), steps, text),
         "AutoencoderKL": (torch.randn(2, 3, 32, 32),),
     }[name]
-    return getattr(diffusers, name)(**_SMALL, **options).eval(), inputs, {"return_dict": False}
+    return getattr(diffusers, name)(**_SMALL, **every[name]).eval(), inputs, {"return_dict": False}
