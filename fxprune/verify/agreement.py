@@ -69,9 +69,7 @@ def check_sizes(model: nn.Module, program: Program) -> None:
     _compare_sizes(model, run_example(model, program), program)
 
 
-def run_example(
-    model: nn.Module, program: Program, prepare: Prepare = lambda _: None
-) -> Any:
+def run_example(model: nn.Module, program: Program, prepare: Prepare = lambda _: None) -> Any:
     """Runs a copy of a model without data, for inputs like the program's example; returns its outputs.
 
     A forward that only runs on real tensors runs on random ones.

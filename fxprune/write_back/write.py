@@ -155,9 +155,7 @@ def write_tensors(model: M, plan: Plan, *, inplace: bool) -> M:
     return target
 
 
-def _deletion(
-    model: nn.Module, changed: Rewritten | Program, program: Program | None
-) -> Deletion:
+def _deletion(model: nn.Module, changed: Rewritten | Program, program: Program | None) -> Deletion:
     """What was captured, and what has become of it."""
     if not isinstance(changed, Program):
         return Deletion.of(changed)

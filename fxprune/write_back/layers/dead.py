@@ -41,7 +41,7 @@ class Work:
     def __init__(self, program: Program, model: nn.Module) -> None:
         self.program, self.model = program, model
         self._flow = Flow.of(program)
-        self._modules = dict(model.named_modules())
+        self._modules = dict(model.named_modules(remove_duplicate=False))
 
     @cached_property
     def _weighted(self) -> dict[str, list[str]]:

@@ -7,16 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.errors import PlanError
 from fxprune.remark import Remark
 from fxprune.verify.check import on_meta
 from fxprune.write_back.attempt import Trial
 from fxprune.write_back.choices import Choice
+from fxprune.write_back.further_tests import decodes
 from fxprune.write_back.layers.config import Counts, Values
 from fxprune.write_back.layers.places import (
     NAMES,
     count_choices,
     entry_choices,
+    new_path,
     place_choices,
     rename_mentions,
 )
@@ -32,22 +33,33 @@ class LayerNumbers:
         model: before its lists lose elements.
         lists: that will, inner ones first.
         builder: of its class, if it has one.
+        replaced: the paths of modules in whose place others will stand.
+        decoded: whether the model decodes the same with a cache.
     """
 
-    def __init__(self, model: nn.Module, lists: Sequence[Shorter], builder: Builder | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        lists: Sequence[Shorter],
+        builder: Builder | None,
+        replaced: Collection[str],
+        *,
+        decoded: bool,
+    ) -> None:
         self._model, self._lists, self._builder = model, lists, builder
+        self._decoded = decoded
         self._paths = {id(m): p for p, m in model.named_modules()}
-        self._places = place_choices(model, lists)
+        self._places = place_choices(model, lists, replaced)
+        self._replaced = [p for path in replaced if (p := new_path(path, lists)) is not None]
 
-    def settle(self, trial: Trial, replaced: Collection[str]) -> list[Remark]:
+    def settle(self, trial: Trial) -> list[Remark]:
         """Finds the numbers with which the model computes what it should, and sets them.
 
         Args:
             trial: of the model, which has lost the elements.
-            replaced: the paths of modules in whose place others stand.
 
         Raises:
-            PlanError: with no numbers that were tried it does.
+            FxpruneError: with no numbers that were tried it does.
         """
         rename_mentions(self._model, self._lists)
         counts = count_choices(self._model, self._lists)
@@ -57,13 +69,26 @@ class LayerNumbers:
             found = self._search([*self._places, *counts, *entries], trial)
             last = found.run()
             if last.error is not None:
-                raise PlanError(last.error.what, last.error.where, last.error.why, last.error.do)
+                raise last.error
         remarks = list(self._undecided(found, trial))
-        if self._builder is not None and not self._configure(self._builder, found, trial, replaced):
+        if self._builder is not None and not self._configure(self._builder, found, trial):
             remarks.append(self._stale())
-        elif self._builder is not None and replaced:
-            remarks.append(self._without_config(sorted(replaced)))
+        elif self._builder is not None and self._replaced:
+            remarks.append(self._without_config(sorted(self._replaced)))
+        if self._decoded and not self._decodes(found, trial):
+            remarks.append(self._without_cache())
         return remarks
+
+    def _decodes(self, search: Search, trial: Trial) -> bool:
+        """Whether the model still decodes with a cache, perhaps with the places that there were."""
+        if decodes(self._model, trial.program) is not False:
+            return True
+        before = dict(search.chosen)
+        search.put({i: 0 for i, c in enumerate(search.choices) if c in self._places})
+        if trial().ok and decodes(self._model, trial.program):
+            return True
+        search.put(before)
+        return False
 
     def _search(self, choices: Sequence[Choice], trial: Trial) -> Search:
         return Search(self._model, [c for c in choices if c.can_be_put(self._model)], trial)
@@ -80,13 +105,11 @@ class LayerNumbers:
             if not search.chosen[i]:
                 yield _left(choice)
 
-    def _configure(
-        self, builder: Builder, search: Search, trial: Trial, replaced: Collection[str]
-    ) -> bool:
+    def _configure(self, builder: Builder, search: Search, trial: Trial) -> bool:
         """Lets the config say what there is; False where none does."""
         if not self._lists:
             return True
-        values = Counts(builder, self._lists, replaced).solve(self._model)
+        values = Counts(builder, self._lists, self._replaced).solve(self._model)
         if values is None:
             return False
         shorter = {s: v for s, v in values.items() if type(v) is int}
@@ -94,7 +117,7 @@ class LayerNumbers:
             before = dict(search.chosen)
             search.put(dict.fromkeys(before, 0))
             undo = self._put(builder, trying)
-            if builder.accepts(trying) and self._can_be_read(builder, trying, trial, replaced):
+            if builder.accepts(trying) and self._can_be_read(builder, trying, trial):
                 return True
             for put_back in reversed(undo):
                 put_back[0].put(self._model, put_back[1])
@@ -115,16 +138,24 @@ class LayerNumbers:
                 slot.put(self._model, value)
         return undo
 
-    def _can_be_read(
-        self, builder: Builder, values: Values, trial: Trial, replaced: Collection[str]
-    ) -> bool:
+    def _can_be_read(self, builder: Builder, values: Values, trial: Trial) -> bool:
         """Whether the model runs, and so does one that is built from the config and reads its weights."""
         if not trial().ok:
             return False
-        if replaced or on_meta(self._model):
+        if self._replaced or on_meta(self._model):
             return True
         built = builder.reads(self._model, values)
         return built is not None and trial.of(built)().ok
+
+    def _without_cache(self) -> Remark:
+        return Remark(
+            "missed",
+            "write-back.cache",
+            type(self._model).__name__,
+            "with a cache of keys and values, the model decodes something else than without",
+            "the cache has a place for each layer that the config names, and a layer has no attention any more",
+            "pass use_cache=False, or delete whole layers",
+        )
 
     def _stale(self) -> Remark:
         return Remark(

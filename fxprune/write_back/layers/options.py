@@ -28,14 +28,19 @@ class Edits:
         return Edits((*self.leave, *other.leave), {**self.put, **other.put})
 
 
-def options_for(dead: Dead, work: Work, silent: Silent, calls: Mapping[str, Call]) -> Iterator[Edits]:
+def options_for(
+    dead: Dead, work: Work, silent: Silent, calls: Mapping[str, Call]
+) -> Iterator[Edits]:
     """Yields what may be done to a dead module; first what leaves least behind."""
     parent = work.model.get_submodule(dead.path.rpartition(".")[0])
     chained = isinstance(parent, nn.Sequential)
     if isinstance(parent, LISTS) and (dead.left == "value" or not chained):
         yield Edits(leave=(dead.path,))
     if (call := calls.get(dead.path)) is not None:
-        ways = [call.pass_on() if dead.left != "zeros" else None, call.zeros() if dead.left != "value" else None]
+        ways = [
+            call.pass_on() if dead.left != "zeros" else None,
+            call.zeros() if dead.left != "value" else None,
+        ]
         yield from (Edits(put={dead.path: new}) for new in ways if new is not None)
     inner = [list(options_for(d, work, silent, calls)) for d in work.within(dead.path, silent)]
     if inner and all(inner):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
 from fxprune.write_back.changes import prefixes
 from fxprune.write_back.choices import Choice
-from fxprune.write_back.layers.take_out import Shorter
+from fxprune.write_back.layers.take_out import Shorter, lists_around
 from fxprune.write_back.slots import Slot, find_slots
 
 # Names of counts, where no test of the model says what a number is: the last resort.
@@ -18,18 +18,28 @@ NAMES = frozenset(
 )
 
 
-def place_choices(model: nn.Module, lists: Sequence[Shorter]) -> list[Choice]:
+def place_choices(
+    model: nn.Module, lists: Sequence[Shorter], replaced: Collection[str]
+) -> list[Choice]:
     """Attributes of elements that are the places of these elements, and may follow them.
+
+    Where each element had one, as the place of its attention in a cache of keys, those that are left are
+    numbered through.
 
     Args:
         model: before its lists lose elements.
         lists: that will.
+        replaced: the paths of modules in whose place others will stand.
     """
     slots = list(find_slots(model))
-    return [c for one in lists for c in _places(slots, one, lists)]
+    around = {one.path for one in lists}
+    more = [one for one in lists_around(model, replaced) if one.path not in around]
+    return [c for one in (*lists, *more) for c in _places(slots, one, lists, replaced)]
 
 
-def _places(slots: Sequence[Slot], one: Shorter, lists: Sequence[Shorter]) -> Iterator[Choice]:
+def _places(
+    slots: Sequence[Slot], one: Shorter, lists: Sequence[Shorter], replaced: Collection[str]
+) -> Iterator[Choice]:
     start = f"{one.path}." if one.path else ""
     alike: dict[tuple[str, tuple[Any, ...]], dict[int, Slot]] = {}
     place = {name: i for i, name in enumerate(one.names)}
@@ -41,16 +51,24 @@ def _places(slots: Sequence[Slot], one: Shorter, lists: Sequence[Shorter]) -> It
         firsts = {s.value - i for i, s in found.items()}
         if len(firsts) > 1 or len(found) < 2 or (len(found) == 2 and not firsts <= {0, 1}):
             continue
-        first = firsts.pop()
-        left = {new: found[old] for new, old in enumerate(one.left) if old in found}
+        stay = {new: found[old] for new, old in enumerate(one.left) if old in found}
+        left = {n: s for n, s in stay.items() if replaced_by(s.path, replaced) is None}
+        paths = [new_path(s.path, lists) for s in left.values()]
+        numbers = range(len(left)) if len(found) == one.length else left
         moved = [
-            Slot(path, s.kind, s.trail, s.value)
-            for s in left.values()
-            if (path := new_path(s.path, lists)) is not None
+            (Slot(p, s.kind, s.trail, s.value), first + n)
+            for p, s, n in zip(paths, left.values(), numbers, strict=True)
+            for first in firsts
+            if p is not None
         ]
-        if moved:
-            today, now = tuple(s.value for s in moved), tuple(first + new for new in left)
-            yield Choice(tuple(moved), (today, now))
+        today, now = tuple(s.value for s, _ in moved), tuple(n for _, n in moved)
+        if today != now:
+            yield Choice(tuple(s for s, _ in moved), (today, now))
+
+
+def replaced_by(path: str, replaced: Collection[str]) -> str | None:
+    """The path of the replaced module that a module was, or was in."""
+    return next((p for p in prefixes(path) if p in replaced), None)
 
 
 def count_choices(model: nn.Module, lists: Sequence[Shorter]) -> list[Choice]:
@@ -82,7 +100,10 @@ def _choices(
                 alike.setdefault((slot.kind, slot.trail), []).append(pair)
                 break
     return [
-        Choice(tuple(s for s, _ in pairs), (tuple(s.value for s, _ in pairs), tuple(v for _, v in pairs)))
+        Choice(
+            tuple(s for s, _ in pairs),
+            (tuple(s.value for s, _ in pairs), tuple(v for _, v in pairs)),
+        )
         for pairs in alike.values()
     ]
 

@@ -124,9 +124,7 @@ def model_name(model: nn.Module) -> str:
     return type(model).__name__
 
 
-def _learned(
-    original: Program, program: Program, held: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _learned(original: Program, program: Program, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the program that are others than those of the model, by name."""
     old = original.tensors()
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.graph.program import named_tensors
+from fxprune.write_back.changes import prefixes
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
@@ -70,21 +71,27 @@ def _new_names(names: Sequence[str], left: Sequence[str]) -> list[str]:
 
 
 def shorter_lists(model: nn.Module, paths: Iterable[str]) -> list[Shorter]:
-    """The lists that lose the modules at some paths, wherever they stand in them; lists inside of others first."""
-    lost: dict[str, set[int]] = {}
+    """The lists that lose the modules at some paths; lists inside of others first."""
+    lost: dict[str, set[str]] = {}
     for path in paths:
-        owner = path.rpartition(".")[0]
-        lost.setdefault(owner, set()).add(id(model.get_submodule(path)))
-    found = []
-    for owner, gone in sorted(lost.items(), key=lambda item: -_depth(item[0])):
-        held = model.get_submodule(owner)._modules
-        places = frozenset(i for i, m in enumerate(held.values()) if id(m) in gone)
-        found.append(Shorter(owner, tuple(held), places))
-    return found
+        owner, _, name = path.rpartition(".")
+        lost.setdefault(owner, set()).add(name)
+    return [
+        _without(model, owner, lost[owner])
+        for owner in sorted(lost, key=lambda path: -len(list(prefixes(path))))
+    ]
 
 
-def _depth(path: str) -> int:
-    return path.count(".") + bool(path)
+def lists_around(model: nn.Module, paths: Iterable[str]) -> list[Shorter]:
+    """The lists that the modules at some paths are in, which lose nothing."""
+    found = dict.fromkeys(p for path in paths for p in prefixes(path.rpartition(".")[0]))
+    lists = nn.ModuleList | nn.Sequential
+    return [_without(model, p, ()) for p in found if isinstance(model.get_submodule(p), lists)]
+
+
+def _without(model: nn.Module, owner: str, names: Collection[str]) -> Shorter:
+    every = tuple(model.get_submodule(owner)._modules)
+    return Shorter(owner, every, frozenset(i for i, n in enumerate(every) if n in names))
 
 
 def shorten(model: nn.Module, lists: Iterable[Shorter]) -> None:

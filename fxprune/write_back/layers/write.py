@@ -13,17 +13,17 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from fxprune.errors import PlanError
+from fxprune.errors import FxpruneError, PlanError
 from fxprune.graph.program import Program, describe, named_tensors
 from fxprune.remark import Remark
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.verify import check_numbers
 from fxprune.write_back.attempt import Trial
+from fxprune.write_back.further_tests import decodes
 from fxprune.write_back.layers.dead import Dead, Work
 from fxprune.write_back.layers.forms import Call, calls_of
 from fxprune.write_back.layers.numbers import LayerNumbers
 from fxprune.write_back.layers.options import Edits, options_for
-from fxprune.write_back.layers.places import new_path
 from fxprune.write_back.layers.take_out import shorten, shorter_lists, tensor_names
 from fxprune.write_back.layers.zeros import Silent, with_zeros
 from fxprune.write_back.rebuild import Builder
@@ -85,6 +85,7 @@ class LayerWriter(Generic[M]):
         self._silent = with_zeros(original, zeros)
         self._work = Work(original, model)
         self._builder = Builder.of(model)
+        self._decoded = decodes(model, original) is True
 
     def write(self, *, inplace: bool) -> WithoutLayers[M]:
         """The model without the layers: the model itself, or a copy with tensors of its own.
@@ -96,7 +97,7 @@ class LayerWriter(Generic[M]):
         chosen = [part.options[0] for part in parts]
         try:
             self._edited(twin_of(self._model), chosen, self._silent)
-        except PlanError:
+        except FxpruneError:
             if len(parts) == 1 and len(parts[0].options) == 1:
                 raise
             chosen = [self._first_that_fits(part) for part in parts]
@@ -109,11 +110,11 @@ class LayerWriter(Generic[M]):
 
     def _first_that_fits(self, part: Part) -> Edits:
         """What may be done to a part, with all others in place."""
-        silent, why = with_zeros(self._original, part.zeros), PlanError("")
+        silent, why = with_zeros(self._original, part.zeros), FxpruneError("")
         for option in part.options:
             try:
                 self._edited(twin_of(self._model), [option], silent)
-            except PlanError as error:
+            except FxpruneError as error:
                 why = error
             else:
                 return option
@@ -128,21 +129,20 @@ class LayerWriter(Generic[M]):
         """Changes the modules of a model and the numbers that tell of them, and holds it against a program.
 
         Raises:
-            PlanError: the model computes something else.
+            FxpruneError: the model computes something else, or cannot be changed so.
         """
         edit = reduce(or_, edits, Edits())
         paths = {id(m): p for p, m in target.named_modules()}
         before = named_tensors(target)
         lists = shorter_lists(target, edit.leave)
-        numbers = LayerNumbers(target, lists, self._builder)
+        numbers = LayerNumbers(target, lists, self._builder, tuple(edit.put), decoded=self._decoded)
         put = {path: copy.deepcopy(module) for path, module in edit.put.items()}
         for path, module in put.items():
             target.set_submodule(path, module)
         shorten(target, lists)
         names = tensor_names(target, paths)
         trial = Trial(target, silent.program, partial(_check, silent.program, names, before))
-        replaced = [p for path in put if (p := new_path(path, lists)) is not None]
-        return WithoutLayers(target, names, tuple(numbers.settle(trial, replaced)))
+        return WithoutLayers(target, names, tuple(numbers.settle(trial)))
 
     def _parts(self) -> list[Part]:
         """The dead modules, those together that the same zeros leave without work.

@@ -35,7 +35,14 @@ class Silent:
     @cached_property
     def live(self) -> frozenset[str]:
         """The names of the nodes on whose values an output depends."""
-        return frozenset(n.name for n in Flow.of(self.program).order)
+        flow = Flow.of(self.program)
+        found = {n for n in flow.order if not flow.readers[n]}
+        waiting = list(found)
+        while waiting:
+            new = set(flow.inputs[waiting.pop()]) - found
+            found |= new
+            waiting += new
+        return frozenset(n.name for n in found)
 
     def passes_on(self, name: str) -> bool:
         """Whether the value of a node of the program before is not 0 and still needed, perhaps as another's."""
