@@ -77,7 +77,7 @@ def write_back(
         program: the captured program, for a plan that was read from a file, or for a program; the model is captured
             anew where that is needed.
         verify: run the model's forward and compare its outputs with those of the smaller program. Without this,
-            only numbers of torch's own modules and of registered classes follow.
+            only numbers of torch's own modules and of registered classes follow. Without layers it is always run.
 
     Raises:
         PlanError: the plan is for another model, the model's own forward cannot express it, there is no
@@ -161,6 +161,7 @@ def _deletion(model: nn.Module, changed: Rewritten | Program, program: Program |
         return Deletion.of(changed)
     if program is None:
         program = capture(model, changed.args, changed.kwargs, dynamic_batch=changed.free_batch)
+        program.train(changed.training)
     return Deletion(program, changed)
 
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.graph.program import Program
 from fxprune.verify import run_example
-from fxprune.write_back.layers.removed import Key, Length, Removed, Same, Zeros
+from fxprune.write_back.layers.removed import Key, Length, Removed, Same, Zeros, inputs_of
 
 Tensor = torch.Tensor
 _CONVOLUTION = nn.modules.conv._ConvNd
@@ -123,8 +123,7 @@ def calls_of(model: nn.Module, program: Program, paths: Iterable[str]) -> dict[s
 
 def _keeping(found: dict[str, Call], path: str) -> Any:
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        inputs: dict[Key, Any] = {**dict(enumerate(args)), **kwargs}
-        tensors = {k: x for k, x in inputs.items() if isinstance(x, Tensor)}
+        tensors = {k: x for k, x in inputs_of(args, kwargs).items() if isinstance(x, Tensor)}
         found.setdefault(path, Call(module, tensors, out))
 
     return keep

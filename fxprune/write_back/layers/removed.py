@@ -74,6 +74,12 @@ class Same:
         return inputs[self.input]
 
 
+def inputs_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Key, Any]:
+    """The inputs of a call, by place or name."""
+    named: list[tuple[Key, Any]] = list(kwargs.items())
+    return dict([*enumerate(args), *named])
+
+
 class Removed(nn.Module):
     """Stands where a deleted module was: returns zeros, or passes an input on, in the form in which that returned it.
 
@@ -88,7 +94,7 @@ class Removed(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What is left of the deleted module's work."""
-        inputs: dict[Key, Any] = {**dict(enumerate(args)), **kwargs}
+        inputs = inputs_of(args, kwargs)
         return pytree.tree_map_only((Zeros, Same), lambda leaf: leaf.of(inputs), self.form)
 
     def extra_repr(self) -> str:

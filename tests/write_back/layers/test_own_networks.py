@@ -56,11 +56,13 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
+    blocks: Any
+
     def __init__(self, blocks: nn.Module) -> None:
         super().__init__()
         self.stem, self.blocks, self.head = nn.Linear(4, WIDTH), blocks, nn.Linear(WIDTH, 3)
 
-    def run(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Any:
         return self.blocks(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -232,7 +234,7 @@ class Wrapped(Net):
         super().__init__(nn.ModuleList(nn.ModuleList([mlp(), mlp()]) for _ in range(3)))
 
     def run(self, x: Tensor) -> Tensor:
-        for a, b in self.blocks:  # type: ignore[misc]
+        for a, b in self.blocks:
             x = a(x) + x
             x = b(x) + x
         return x
@@ -398,3 +400,33 @@ def test_copies_and_pickles_of_a_replacement() -> None:
     torch.testing.assert_close(copy.deepcopy(smaller)(X), smaller(X))
     exported = torch.export.export(smaller, (X,), dynamic_shapes=({0: torch.export.Dim("n")},))
     torch.testing.assert_close(exported.module()(X[:1].repeat(3, 1)), smaller(X[:1].repeat(3, 1)))
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Any:
+        return x + self.inner(x)
+
+
+def test_what_training_left() -> None:
+    model = Net(nn.Sequential(Plain(), Plain(), Plain())).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    shrinker = fp.training.Shrinker(model, optimizer, args=X)
+    shrinker.run("insert-gates{scope=block}")
+    for i in range(4):
+        if i == 2:
+            shrinker.run("set-gates{where=blocks.1* value=0} | delete-gated")
+        optimizer.zero_grad()
+        shrinker.module(torch.randn(6, 4)).square().mean().backward()
+        optimizer.step()
+    smaller = fp.write_back(model, shrinker.program)
+    assert len(smaller.blocks) == 2
+    assert_same(smaller.eval(), fp.run(copy.deepcopy(shrinker.program).eval(), None, ""), X)
+    assert model.training
+    for_use = fp.run(shrinker.program.eval(), None, "fold-batchnorm | dead-code").program
+    smaller = fp.write_back(model, for_use)
+    assert len(smaller.blocks) == 2
+    torch.testing.assert_close(smaller.eval()(X), for_use(X), rtol=1e-4, atol=1e-5)
