@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -68,11 +68,15 @@ class Work:
 
     def dead(self, silent: Silent) -> list[Dead]:
         """The largest modules that have nothing to do; in place of lists and chains of such modules, their elements."""
-        return [d for p in self._largest("", silent) for d in self._elements(p, silent)]
+        largest = self._largest("", silent)
+        zeros = self._last_before_zeros(largest, silent)
+        return [d for p in largest for d in self._elements(p, silent, zeros)]
 
     def within(self, path: str, silent: Silent) -> list[Dead]:
         """The largest modules inside a module that have nothing to do."""
-        return [self._state(p, silent) for p in self._largest(path, silent)]
+        largest = self._largest(path, silent)
+        zeros = self._last_before_zeros(largest, silent)
+        return [self._state(p, silent, zeros) for p in largest]
 
     def _idle(self, path: str, silent: Silent) -> bool:
         names = self._weighted.get(path)
@@ -89,8 +93,24 @@ class Work:
         """The names of the nodes in a module that read weights."""
         return frozenset(self._weighted.get(path, ()))
 
-    def _elements(self, path: str, silent: Silent) -> Iterator[Dead]:
-        state, module = self._state(path, silent), self._modules.get(path)
+    def _last_before_zeros(self, paths: Collection[str], silent: Silent) -> set[str]:
+        """The modules among some that made what then was set to 0, with nothing but plain operators behind them."""
+        found: set[str] = set()
+        waiting = [n for n in self._flow.order if n.name in silent.names]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            owner = next((p for p in prefixes(module_path(node)) if p in paths), None)
+            if owner is not None:
+                found.add(owner)
+                continue
+            new = {s for s in self._flow.inputs[node] if s.name not in silent.live} - seen
+            seen |= new
+            waiting += new
+        return found
+
+    def _elements(self, path: str, silent: Silent, zeros: Collection[str]) -> Iterator[Dead]:
+        state, module = self._state(path, silent, zeros), self._modules.get(path)
         parent = self._modules.get(path.rpartition(".")[0])
         plain = isinstance(module, nn.ModuleList | nn.ModuleDict) and not isinstance(parent, LISTS)
         chain = isinstance(module, nn.Sequential) and state.left == "value"
@@ -99,13 +119,14 @@ class Work:
             return
         for name in module._modules:
             if self._idle(f"{path}.{name}", silent):
-                yield from self._elements(f"{path}.{name}", silent)
+                yield from self._elements(f"{path}.{name}", silent, zeros)
 
-    def _state(self, path: str, silent: Silent) -> Dead:
+    def _state(self, path: str, silent: Silent, zeros: Collection[str]) -> Dead:
         ends = self._ends.get(path, [])
         if any(silent.passes_on(n.name) for n in ends):
             return Dead(path, "value")
-        return Dead(path, "zeros" if any(n.name in silent.zero for n in ends) else "nothing")
+        zero = path in zeros or any(n.name in silent.zero for n in ends)
+        return Dead(path, "zeros" if zero else "nothing")
 
     def _order(self, path: str) -> int:
         return list(self._modules).index(path) if path in self._modules else -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -62,80 +62,88 @@ class LayerNumbers:
             FxpruneError: with no numbers that were tried it does.
         """
         rename_mentions(self._model, self._lists)
-        counts = count_choices(self._model, self._lists)
-        entries = entry_choices(self._model, self._lists)
-        found = self._search([*self._places, *counts], trial)
-        if not found.run().ok:
-            found = self._search([*self._places, *counts, *entries], trial)
-            last = found.run()
-            if last.error is not None:
-                raise last.error
-        remarks = list(self._undecided(found, trial))
-        if self._builder is not None and not self._configure(self._builder, found, trial):
-            remarks.append(self._stale())
-        elif self._builder is not None and self._replaced:
+        remarks = []
+        if self._builder is None or not self._lists or not self._configure(self._builder, trial):
+            remarks += self._settle_alone(trial)
+            if self._builder is not None and self._lists:
+                remarks.append(self._stale())
+        if self._builder is not None and self._replaced:
             remarks.append(self._without_config(sorted(self._replaced)))
-        if self._decoded and not self._decodes(found, trial):
+        if self._decoded and not self._decodes(trial):
             remarks.append(self._without_cache())
         return remarks
 
-    def _decodes(self, search: Search, trial: Trial) -> bool:
-        """Whether the model still decodes with a cache, perhaps with the places that there were."""
-        if decodes(self._model, trial.program) is not False:
-            return True
-        before = dict(search.chosen)
-        search.put({i: 0 for i, c in enumerate(search.choices) if c in self._places})
-        if trial().ok and decodes(self._model, trial.program):
-            return True
-        search.put(before)
-        return False
-
-    def _search(self, choices: Sequence[Choice], trial: Trial) -> Search:
-        return Search(self._model, [c for c in choices if c.can_be_put(self._model)], trial)
-
-    def _undecided(self, search: Search, trial: Trial) -> Iterator[Remark]:
-        """Leaves counts on which nothing depends as they are, unless they are called a count."""
-        counts = [i for i, c in enumerate(search.choices) if c not in self._places]
-        for i in search.open(lambda: trial().ok, counts):
-            choice = search.choices[i]
-            if self._builder is not None and choice.slots[0].trail[0] == "config":
-                search.put({i: 0})
-                continue
-            search.put({i: 1 if choice.name in NAMES else 0})
-            if not search.chosen[i]:
-                yield _left(choice)
-
-    def _configure(self, builder: Builder, search: Search, trial: Trial) -> bool:
-        """Lets the config say what there is; False where none does."""
-        if not self._lists:
-            return True
+    def _configure(self, builder: Builder, trial: Trial) -> bool:
+        """Lets the config say what there is, and modules follow it; False where that is not found."""
         values = Counts(builder, self._lists, self._replaced).solve(self._model)
         if values is None:
             return False
         shorter = {s: v for s, v in values.items() if type(v) is int}
         for trying in [values] if shorter == values else [values, shorter]:
-            before = dict(search.chosen)
-            search.put(dict.fromkeys(before, 0))
             undo = self._put(builder, trying)
             if builder.accepts(trying) and self._can_be_read(builder, trying, trial):
                 return True
-            for put_back in reversed(undo):
-                put_back[0].put(self._model, put_back[1])
-            search.put(before)
+            for slot, value in reversed(undo):
+                slot.put(self._model, value)
+        return False
+
+    def _settle_alone(self, trial: Trial) -> list[Remark]:
+        """Finds the numbers of the modules by trying."""
+        counts = self._open_to_change(count_choices(self._model, self._lists))
+        entries = self._open_to_change(entry_choices(self._model, self._lists))
+        places = self._open_to_change(self._places)
+        search = Search(self._model, [*counts, *places], trial)
+        if not search.run().ok:
+            search = Search(self._model, [*counts, *places, *entries], trial)
+            last = search.run()
+            if last.error is not None:
+                raise last.error
+        return list(self._undecided(search, len(counts), trial))
+
+    def _open_to_change(self, choices: Sequence[Choice]) -> list[Choice]:
+        """Choices that the model takes; not those of a config from which it is built."""
+        own = [c for c in choices if not (self._builder and c.slots[0].trail[0] == "config")]
+        return [c for c in own if c.can_be_put(self._model)]
+
+    def _undecided(self, search: Search, counts: int, trial: Trial) -> Iterator[Remark]:
+        """Leaves counts on which nothing depends as they are, unless they are called a count."""
+        for i in search.open(lambda: trial().ok, range(counts)):
+            choice = search.choices[i]
+            search.put({i: 1 if choice.name in NAMES else 0})
+            if not search.chosen[i]:
+                yield _left(choice)
+
+    def _decodes(self, trial: Trial) -> bool:
+        """Whether the model decodes with a cache, with some numbers for the places of its layers there."""
+        if decodes(self._model, trial.program):
+            return True
+        before = [(s, s.get(self._model)) for choice in self._places for s in choice.slots]
+        for option in (0, 1):
+            for choice in self._places:
+                choice.put(self._model, option)
+            if trial().ok and decodes(self._model, trial.program):
+                return True
+        for slot, value in before:
+            slot.put(self._model, value)
         return False
 
     def _put(self, builder: Builder, values: Values) -> list[tuple[Any, Any]]:
         """Sets the fields of the config, and what modules made of them; returns the slots and what was there."""
-        old: Mapping[str, str] = {
-            p: self._paths.get(id(m), p) for p, m in self._model.named_modules()
-        }
+        paths = {p: self._paths.get(id(m), p) for p, m in self._model.named_modules()}
+        follow = [
+            (slot, value)
+            for slot, value in builder.following(values, lambda path: paths.get(path, path))
+            if slot.get(self._model) == slot.value
+        ]
+        places = [
+            (slot, value)
+            for choice in self._places
+            for slot, value in zip(choice.slots, choice.options[1], strict=True)
+        ]
         undo = []
-        follow = list(builder.following(values, lambda path: old.get(path, path)))
-        for slot, value in [*follow, *values.items()]:
-            now = slot.get(self._model)
-            if slot in values or now == slot.value:
-                undo.append((slot, now))
-                slot.put(self._model, value)
+        for slot, value in (*follow, *places, *values.items()):
+            undo.append((slot, slot.get(self._model)))
+            slot.put(self._model, value)
         return undo
 
     def _can_be_read(self, builder: Builder, values: Values, trial: Trial) -> bool:

@@ -94,7 +94,7 @@ def _choices(
     alike: dict[tuple[str, tuple[Any, ...]], list[tuple[Slot, Any]]] = {}
     for slot in find_slots(model, of):
         for one in lists:
-            around = slot.path in prefixes(one.path)
+            around = slot.path in prefixes(one.path) and not _is_in_entry(slot)
             if around and count(slot.value) == one.length > 1:
                 pair = slot, new(one, slot.value)
                 alike.setdefault((slot.kind, slot.trail), []).append(pair)
@@ -106,6 +106,12 @@ def _choices(
         )
         for pairs in alike.values()
     ]
+
+
+def _is_in_entry(slot: Slot) -> bool:
+    """Whether a value stands under a key in an entry of a list, as what is said of one feature map does."""
+    kinds = [type(key) for key in slot.trail]
+    return int in kinds and str in kinds[kinds.index(int) :]
 
 
 def new_path(path: str, lists: Sequence[Shorter]) -> str | None:

@@ -94,19 +94,21 @@ class LayerWriter(Generic[M]):
             PlanError: a layer cannot leave the class.
         """
         parts = self._parts()
+        target = twin_of(self._model)
         chosen = [part.options[0] for part in parts]
         try:
-            self._edited(twin_of(self._model), chosen, self._silent)
+            found = self._edited(target, chosen, self._silent)
         except FxpruneError:
             if len(parts) == 1 and len(parts[0].options) == 1:
                 raise
+            target = twin_of(self._model)
             chosen = [self._first_that_fits(part) for part in parts]
-        target = self._model if inplace else twin_of(self._model)
-        with all_or_nothing(target):
-            shorter = self._edited(target, chosen, self._silent)
-            if not inplace:
-                slice_tensors(target, {})
-        return shorter
+            found = self._edited(target, chosen, self._silent)
+        if not inplace:
+            slice_tensors(target, {})
+            return found
+        with all_or_nothing(self._model):
+            return self._edited(self._model, chosen, self._silent)
 
     def _first_that_fits(self, part: Part) -> Edits:
         """What may be done to a part, with all others in place."""

@@ -23,11 +23,13 @@ class Silent:
     """A program with zeros.
 
     Attributes:
+        names: the nodes of the program before whose values were set to 0.
         program: the program; what only the zeros made needless may still be in its graph.
         zero: the names of the nodes of the program before whose values are 0.
         moved: the names of nodes of the program before that are gone -> of those that have their values.
     """
 
+    names: tuple[str, ...]
     program: Program
     zero: frozenset[str]
     moved: Mapping[str, str]
@@ -56,8 +58,8 @@ def with_zeros(program: Program, names: Iterable[str]) -> Silent:
         program: stays as it is.
         names: of nodes.
     """
-    editor = Editor(program)
-    zero = {editor.node(name) for name in names}
+    editor, first = Editor(program), tuple(names)
+    zero = {editor.node(name) for name in first}
     moved: dict[str, str] = {}
     for node in editor.nodes:
         if node in zero or zero.isdisjoint(node.all_input_nodes):
@@ -70,7 +72,7 @@ def with_zeros(program: Program, names: Iterable[str]) -> Silent:
     known = frozenset(node.name for node in zero)
     for node in zero:
         _put_zeros(editor, node, [u for u in node.users if u not in zero and u.name not in moved])
-    return Silent(editor.finish(), known, _ends(moved))
+    return Silent(first, editor.finish(), known, _ends(moved))
 
 
 def _ends(moved: Mapping[str, str]) -> dict[str, str]:
