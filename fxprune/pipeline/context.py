@@ -45,6 +45,7 @@ class Context:
         applied: the plan that the running pass has applied, where it removed units.
         applied_count: how many rewrites were allowed so far.
         checks: how the running pass was verified.
+        zeros: the names of nodes whose values became 0, in the programs that had them.
         running: name of the running pass.
         verify: whether each pass is held to what it declares.
         disable: globs of the passes that are left out.
@@ -61,6 +62,7 @@ class Context:
     applied: Plan | None = None
     applied_count: int = 0
     checks: list[Check] = field(default_factory=list)
+    zeros: list[str] = field(default_factory=list)
     running: str = ""
     verify: bool = True
     disable: tuple[str, ...] = ()

@@ -58,6 +58,7 @@ def run_passes(
         tuple(run.plans),
         frozenset(ctx.pending),
         tuple(ctx.remarks),
+        tuple(dict.fromkeys(ctx.zeros)),
     )
     for instrument in reversed(looking):
         instrument.after_run(result)

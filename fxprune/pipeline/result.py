@@ -61,6 +61,7 @@ class Result:
         plans: the plan of every pass that removed units, in order.
         pending: units and branches that were decided on and that no `shrink` removed.
         remarks: what was done, what was left, and why.
+        zeros: the names of the nodes that ended the branches that were deleted, in the programs that had them.
     """
 
     program: Program
@@ -70,6 +71,7 @@ class Result:
     plans: tuple[Plan, ...]
     pending: frozenset[Unit | Branch]
     remarks: tuple[Remark, ...]
+    zeros: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:

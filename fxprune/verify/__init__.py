@@ -16,6 +16,7 @@ from fxprune.verify.agreement import (
     check_sizes,
     compare_model,
     forward_failed,
+    run_example,
 )
 from fxprune.verify.check import TOLERANCE, Check, compare_runs, relative_error
 from fxprune.verify.equivalence import compare_functions, in_double, new_types
@@ -45,4 +46,5 @@ __all__ = [
     "noisy",
     "randomised",
     "relative_error",
+    "run_example",
 ]

@@ -27,6 +27,9 @@ from fxprune.verify.types import ByType
 Written = Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 """From the tensors of a program, by name, to those of a model that computes the same."""
 
+Prepare = Callable[[nn.Module], None]
+"""Is given the copy of a model that will run."""
+
 _COARSE = 1e-2  # what enlarged weights may make of rounding
 
 _TEACH = (
@@ -63,32 +66,49 @@ def check_sizes(model: nn.Module, program: Program) -> None:
     Raises:
         PlanError: the forward fails, or returns outputs of different sizes.
     """
+    _compare_sizes(model, run_example(model, program), program)
+
+
+def run_example(model: nn.Module, program: Program, prepare: Prepare = lambda _: None) -> Any:
+    """Runs a copy of a model without data, for inputs like the program's example; returns its outputs.
+
+    A forward that only runs on real tensors runs on random ones.
+
+    Args:
+        model: the model; it stays as it is.
+        program: of the model, perhaps as it was before.
+        prepare: is given the copy first, as to register hooks.
+
+    Raises:
+        PlanError: the forward fails.
+    """
     try:
         try:
-            out = _without_data(model, program)
+            return _without_data(model, program, prepare)
         except Exception:
             if on_meta(model):
                 raise
-            out = _with_data(model, program)
+            return _with_data(model, program, prepare)
     except Exception as error:
         raise forward_failed(model, error) from error
-    _compare_sizes(model, out, program)
 
 
-def _without_data(model: nn.Module, program: Program) -> Any:
+def _without_data(model: nn.Module, program: Program, prepare: Prepare) -> Any:
     """The outputs of the model for the program's example, as tensors without data."""
     leaves, spec = pytree.tree_flatten((program.args, dict(program.kwargs)))
     if on_meta(model):
         leaves = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     with undisturbed(), stand_in(model) as twin, callers_device(), quiet_failures():
+        prepare(twin)
         return WithoutData(twin, leaves, spec)()
 
 
 @torch.no_grad()
-def _with_data(model: nn.Module, program: Program) -> Any:
+def _with_data(model: nn.Module, program: Program, prepare: Prepare) -> Any:
     """The outputs of a copy of the model for random inputs like the program's example."""
     batch = next(iter(batches_of(program, seed=0)))
     with undisturbed(), stand_in(model, own_data=True) as twin, callers_device():
+        prepare(twin)
         return twin(*batch.args, **batch.kwargs)
 
 

@@ -5,6 +5,7 @@ of heads, are unknown to fxprune: `register_sizes` declares them; otherwise the 
 """
 
 from fxprune.write_back import torch_modules  # noqa: F401  (fills the table)
+from fxprune.write_back.layers import Removed
 from fxprune.write_back.refuse import refuse_edits
 from fxprune.write_back.sizes import Attributes, Cut, Sizer, register_sizes
 from fxprune.write_back.write import Written, write_back, write_tensors, written
@@ -12,6 +13,7 @@ from fxprune.write_back.write import Written, write_back, write_tensors, written
 __all__ = [
     "Attributes",
     "Cut",
+    "Removed",
     "Sizer",
     "Written",
     "refuse_edits",

@@ -55,6 +55,10 @@ class Trial:
     ) -> None:
         self.model, self.program, self._numbers = model, program, numbers
 
+    def of(self, model: nn.Module) -> Trial:
+        """The same trial of another model."""
+        return Trial(model, self.program, self._numbers)
+
     def __call__(self, *, numbers: bool = True) -> Attempt:
         """Runs the model without data, and where that is right and `numbers` is set, with data."""
         calls = 0

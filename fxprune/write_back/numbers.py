@@ -110,15 +110,8 @@ class Numbers:
 
     def _put_config(self, builder: Builder, values: dict[Slot, Any]) -> dict[Slot, Any]:
         """Sets the fields of the config, and what modules made of them; returns what was there."""
-        after = builder.build(values)
-        assert after is not None, "it was built before"
-        new = {slot: slot.value for slot in find_slots(after)}
-        keys = {(s.path, s.trail): v for s, v in new.items()}
         before: dict[Slot, Any] = {}
-        for slot in find_slots(builder.before):
-            value = keys.get((slot.path, slot.trail))
-            if value is None or value == slot.value or slot.trail[0] == "config":
-                continue
+        for slot, value in builder.following(values):
             if slot.get(self._model) == slot.value:
                 before[slot] = slot.value
                 slot.put(self._model, value)

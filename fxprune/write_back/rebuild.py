@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import inf, log
 from typing import Any
 
@@ -34,6 +35,7 @@ class Builder:
     Attributes:
         before: a model of the same sizes, on the meta device, that was built from its config.
         fields: the fields of the config that hold a whole number or nothing, as slots of the model.
+        lists: those that hold a list or tuple; their slots have no value.
     """
 
     def __init__(self, model: nn.Module, before: nn.Module) -> None:
@@ -41,6 +43,8 @@ class Builder:
         self.config = copy.deepcopy(model.config)
         self.before = before
         self.fields = list(_fields(self.config))
+        held = (s for of in (list, tuple) for s in find_slots(_Holding(self.config), of))
+        self.lists = [replace(s, value=None) for s in held]
 
     @classmethod
     def of(cls, model: nn.Module) -> Builder | None:
@@ -80,6 +84,23 @@ class Builder:
                 if off == last:
                     break
         return None
+
+    def following(
+        self, values: Mapping[Slot, Any], old: Callable[[str], str] = str
+    ) -> Iterator[tuple[Slot, int]]:
+        """Yields the slots of modules that follow the config, with their numbers before, and their new numbers.
+
+        Args:
+            values: numbers of the config with which the class can be built.
+            old: the path before of a module of the new model.
+        """
+        after = self.build(values)
+        assert after is not None, "it was built before"
+        before = {(s.path, s.trail): s.value for s in find_slots(self.before)}
+        for slot in find_slots(after):
+            number = before.get((old(slot.path), slot.trail))
+            if number is not None and number != slot.value and slot.trail[0] != "config":
+                yield replace(slot, value=number), slot.value
 
     def accepts(self, values: Mapping[Slot, Any]) -> bool:
         """Whether the config with these numbers passes the checks that its own class makes when it is saved."""

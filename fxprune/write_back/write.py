@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
 from torch import nn
 
 from fxprune.analysis.cache import solved
+from fxprune.capture import capture
 from fxprune.errors import PlanError
 from fxprune.graph.program import Program, named_tensors
 from fxprune.plan import Edit, Plan, check_plan
@@ -20,6 +22,7 @@ from fxprune.shrink.tensors import slice_tensors
 from fxprune.verify import check_numbers
 from fxprune.write_back.cuts import find_cuts
 from fxprune.write_back.fold import Folds, find_folds
+from fxprune.write_back.layers import Deletion, Rewritten, without_layers
 from fxprune.write_back.numbers import Numbers
 from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.refuse import check_names, refuse_edits
@@ -39,22 +42,28 @@ class Written(Generic[M_co]):
         remarks: on numbers of the model and its config that nothing decides.
         folds: factors that weights of norms have in them: `folds.of(values)` turns tensors of the smaller program,
             by name, into those of the model.
+        names: where layers have left, the name of each tensor -> its name before; otherwise empty.
     """
 
     model: M_co
     remarks: tuple[Remark, ...]
     folds: Folds
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_back(
     model: M,
-    plan: Plan,
+    plan: Plan | Rewritten | Program,
     *,
     inplace: bool = False,
     program: Program | None = None,
     verify: bool = True,
 ) -> M:
-    """Returns the model without everything that the plan removes; its class and forward code do not change.
+    """Returns the model without everything that a plan or a pipeline removes; its class and forward code do not change.
+
+    Deleted layers leave their `ModuleList` or `Sequential`, and those that follow are renumbered. Where the rest of a
+    layer stays, a module that passes its input on or returns zeros (`fxprune.write_back.Removed`) takes the place
+    of the deleted part. Batch norms that a pipeline has folded and layers that it has fused stay as they were.
 
     Numbers that repeat sizes follow: in attributes of modules, in tuples, lists and dicts there, and in the model's
     config. Which do is found out by trying. A config that cannot say the new sizes is left, with a warning;
@@ -62,15 +71,17 @@ def write_back(
 
     Args:
         model: the model that was captured.
-        plan: a plan for its program.
-        inplace: change `model` itself; it is restored if this fails. Its parameters become new objects.
-        program: the captured program, for a plan that was read from a file.
+        plan: a plan for its program; or the result of `fp.run` that deleted layers; or a program that was made of
+            it so, as by training with a `Shrinker`, whose weights the model then takes.
+        inplace: change `model` itself; it is restored if this fails. Parameters that a plan cuts become new objects.
+        program: the captured program, for a plan that was read from a file, or for a program; the model is captured
+            anew where that is needed.
         verify: run the model's forward and compare its outputs with those of the smaller program. Without this,
-            only numbers of torch's own modules and of registered classes follow.
+            only numbers of torch's own modules and of registered classes follow. Without layers it is always run.
 
     Raises:
-        PlanError: the plan is for another model, the model's own forward cannot express it, or there is no
-            program to verify with.
+        PlanError: the plan is for another model, the model's own forward cannot express it, there is no
+            program to verify with, a deleted layer cannot leave the class, or a pipeline has changed more.
     """
     result = written(model, plan, inplace=inplace, program=program, verify=verify)
     for remark in result.remarks:
@@ -82,7 +93,7 @@ def write_back(
 @plain_modes()
 def written(
     model: M,
-    plan: Plan,
+    plan: Plan | Rewritten | Program,
     *,
     inplace: bool = False,
     program: Program | None = None,
@@ -102,6 +113,9 @@ def written(
     Raises:
         PlanError: as `write_back`.
     """
+    if not isinstance(plan, Plan):
+        found = without_layers(model, _deletion(model, plan, program), inplace=inplace)
+        return Written(found.model, found.remarks, Folds(), found.names)
     if program is not None:
         plan = check_plan(program, plan)
     if verify and plan.program is None:
@@ -139,6 +153,16 @@ def write_tensors(model: M, plan: Plan, *, inplace: bool) -> M:
     with all_or_nothing(target):
         _slice(target, plan)
     return target
+
+
+def _deletion(model: nn.Module, changed: Rewritten | Program, program: Program | None) -> Deletion:
+    """What was captured, and what has become of it."""
+    if not isinstance(changed, Program):
+        return Deletion.of(changed)
+    if program is None:
+        program = capture(model, changed.args, changed.kwargs, dynamic_batch=changed.free_batch)
+        program.train(changed.training)
+    return Deletion(program, changed)
 
 
 def _slice(model: nn.Module, plan: Plan) -> None:

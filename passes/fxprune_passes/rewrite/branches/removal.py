@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fxprune.graph.gate import gate_nodes
+from torch import fx
+
+from fxprune.graph.gate import Gate, gate_nodes
+from fxprune.graph.leaf import leaf_of
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context
 from fxprune_passes.rewrite.branches.zero import StuckError, follow_zero
@@ -24,4 +27,12 @@ def remove_branches(program: Program, gates: list[str], ctx: Context) -> Program
                 continue
             if ctx.allow(place, f"removed the branch of {path}", code="deleted"):
                 silence()
+                ctx.zeros.append(_value(program, place).name)
     return editor.finish()
+
+
+def _value(program: Program, node: fx.Node) -> fx.Node:
+    """What a gate weighs, behind other gates."""
+    while isinstance(leaf_of(program.module, node), Gate):
+        node = node.all_input_nodes[0]
+    return node
