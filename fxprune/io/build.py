@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fxprune.capture.failure import own_line
-from fxprune.errors import LoadError, OptionError
+from fxprune.errors import OptionError
 from fxprune.files.document import Entry
 from fxprune.io.config import CONFIGS, config_reader, configs_of, is_config_class
 from fxprune.io.trust import Trust, Trusted, attribute, import_path
@@ -108,6 +108,8 @@ def find_build(model: nn.Module, build: Make | str | None, args: Any) -> Build:
     Raises:
         OptionError: there is no such call, or nothing says how the class is built.
     """
+    if isinstance(build, Build):
+        return build
     positional, keywords = split_arguments(args)
     if isinstance(build, str):
         return Build(_found(build), build, positional, keywords)
@@ -177,7 +179,7 @@ def _found(name: str) -> Make:
     return found
 
 
-def read_build(entry: Entry, make: Make | None, trust: Trust) -> Callable[[], nn.Module]:
+def read_build(entry: Entry, make: Make | None, trust: Trust) -> Build:
     """The call that `Build.to_json` wrote, allowed by whoever loads.
 
     Args:
@@ -190,24 +192,6 @@ def read_build(entry: Entry, make: Make | None, trust: Trust) -> Callable[[], nn
     trusted = Trusted(trust, configs_of(make))
     call = make or trusted.find(facts["callable"], "the model")
     reader = config_reader(trusted)
-
-    def new() -> Any:  # arguments are read anew: what is built may change them
-        args = [reader.read(e) for e in facts["args"].items()]
-        kwargs = {k: reader.read(e) for k, e in facts["kwargs"].mapping().items()}
-        return call(*args, **kwargs)
-
-    def build() -> nn.Module:
-        for row in (*facts["args"].items(), *facts["kwargs"].mapping().values()):
-            reader.read(row)  # what is wrong in the file is said before anything is called
-        try:
-            return built(new, facts["callable"].text() or "build")
-        except OptionError as error:
-            raise LoadError(
-                error.what,
-                where=error.where,
-                why=error.why,
-                do="pass model=..., a new model of the original size; or build=..., a function that takes the saved "
-                "arguments",
-            ) from error
-
-    return build
+    args = [reader.read(e) for e in facts["args"].items()]
+    kwargs = {k: reader.read(e) for k, e in facts["kwargs"].mapping().items()}
+    return Build(call, facts["callable"].text(), args, kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +111,8 @@ def load_model(
         tensors = load_weights(facts["tensors"], files[WEIGHTS])
         if PLAN in files:
             _check_plan(files[PLAN], tensors)
-        make = _copy_of(model) if model is not None else read_build(facts["build"], build, trust)
-        fresh = make()
+        row = facts["build"]
+        fresh = _built(read_build(row, build, trust)) if model is None else _copy_of(model)
         make_like(fresh, facts, tensors)
         return fresh
 
@@ -135,21 +134,35 @@ def load_examples(directory: str | os.PathLike[str]) -> tuple[tuple[Any, ...], d
         return load_inputs(entry, files[INPUTS])
 
 
-def _copy_of(model: nn.Module) -> Callable[[], nn.Module]:
+def saved_build(directory: str | os.PathLike[str], *, trust: Trust = ()) -> Build:
+    """How the class of a saved model is built, as `save` takes it; see `load_model`.
+
+    Raises:
+        LoadError: as `load_model`.
+    """
+    with checked(Path(directory), MODEL) as files:
+        return read_build(read_json(files[MODEL_FACTS]).record(*_KEYS)["build"], None, trust)
+
+
+def _built(build: Build) -> nn.Module:
+    try:
+        return build()
+    except OptionError as error:
+        do = "pass model=..., a new model of the original size; or build=..., a function that takes the saved arguments"
+        raise LoadError(error.what, where=error.where, why=error.why, do=do) from error
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise OptionError(
             f"model is a {type(model).__name__}, not an nn.Module",
             where="model",
             do="pass a new model; what builds one is passed as build=...",
         )
-
-    def make() -> nn.Module:
-        try:
-            return twin_of(model)
-        except PlanError as error:
-            raise OptionError(error.what, why=error.why, do="pass build=... instead") from error
-
-    return make
+    try:
+        return twin_of(model)
+    except PlanError as error:
+        raise OptionError(error.what, why=error.why, do="pass build=... instead") from error
 
 
 def _check_plan(path: Path, tensors: nn.Module) -> None:

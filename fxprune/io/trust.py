@@ -81,7 +81,11 @@ class Trusted:
         )
 
     def _refuse(self, name: str, what: str, why: str) -> NoReturn:
-        trust = f'; or trust=("{name[:80]}",), if you trust it' if name else ""
+        trust = (
+            f'; or trust=("{name[:80]}",), on the command line --trust, if you trust it'
+            if name
+            else ""
+        )
         raise LoadError(
             f"nothing allows to build {what}",
             where=name[:80],
