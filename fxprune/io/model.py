@@ -56,6 +56,13 @@ def save_model(
     Raises:
         LoadError, OptionError: the directory cannot be written; or build makes another model, or none.
     """
+    if plan is not None and (why := _misfit(plan, model)):
+        raise OptionError(
+            "the plan is of another model",
+            where="plan",
+            why=why,
+            do="give the plan that was written back last, or leave it out",
+        )
     call, fresh = build.to_json(), build()
     difference = describe(fresh, model)
     with written(directory, MODEL) as folder:
@@ -171,15 +178,22 @@ def _check_plan(path: Path, tensors: nn.Module) -> None:
         plan = Plan.load(path)
     except PlanError as error:
         raise LoadError(error.what, where=error.where, why=error.why, do=error.do) from error
-    found = named_tensors(tensors)
+    if why := _misfit(plan, tensors):
+        raise LoadError(
+            f"{path.name} is for another model",
+            where=str(path),
+            why=why,
+            do="save the model again, with the plan that it was written with",
+        )
+
+
+def _misfit(plan: Plan, model: nn.Module) -> str:
+    """Why a model has not the sizes that a plan leaves; "" where it has."""
+    found = named_tensors(model)
     for name, cut in plan.kept.items():
         for axis, positions in cut.items():
             shape = tuple(found[name].shape) if name in found else ()
             if axis >= len(shape) or shape[axis] != len(positions):
-                raise LoadError(
-                    f"{path.name} is for another model",
-                    where=str(path),
-                    why=f"it keeps {len(positions)} positions of axis {axis} of {name[:80]}, which "
-                    + (f"is saved as {shape}" if shape else "is not saved"),
-                    do="save the model again, with the plan that it was written with",
-                )
+                there = f"has the shape {shape}" if shape else "is not there"
+                return f"{len(positions)} positions of axis {axis} of {name[:80]} are kept, which {there}"
+    return ""

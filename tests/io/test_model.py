@@ -318,6 +318,13 @@ def test_arguments_that_are_no_plain_values_are_not_saved(tmp_path: Path) -> Non
     assert not (tmp_path / "m").exists()
 
 
+def test_a_plan_of_another_model_is_not_saved(tmp_path: Path) -> None:
+    _, plan = smaller(CASES["without arguments"])
+    with pytest.raises(OptionError, match="the plan is of another model"):
+        fp.save(Net(), tmp_path / "m", plan=plan)
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_graph_takes_no_build(tmp_path: Path) -> None:
     program = fp.capture(Net().double().eval(), IMAGES)
     with pytest.raises(OptionError, match="a graph is not built"):
