@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fxprune.graph.program import Program
     from fxprune.importance import Importance, criterion, unit_criterion
     from fxprune.instruments import PrintGraph, Reproducer, TimePasses
-    from fxprune.io import load, save
+    from fxprune.io import load, load_model, save
     from fxprune.partial import capture_partial
     from fxprune.pipeline import (
         Analysis,
@@ -86,6 +86,7 @@ __all__ = [
     "fx_pass",
     "groups",
     "load",
+    "load_model",
     "plan",
     "prune",
     "replay",
@@ -124,6 +125,7 @@ _HOME = {
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",
     "load": "fxprune.io",
+    "load_model": "fxprune.io",
     "rule": "fxprune.rules.table",
     "save": "fxprune.io",
     "train_smaller": "fxprune.training",

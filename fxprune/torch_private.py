@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import sympy
@@ -1051,3 +1052,14 @@ def check_in_code(
     """Makes the code of a captured graph check its inputs first; the arguments are those of the code generator."""
     info = graph._codegen.pytree_info  # type: ignore[attr-defined]
     graph.set_codegen(_CheckedCodeGen(info, lines, known, flatten))
+
+
+def aoti_package(exported: torch.export.ExportedProgram, path: Path) -> None:
+    """Compiles an exported program with AOTInductor, and writes the package to a file that ends in `.pt2`."""
+    torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
+
+
+def aoti_load(path: Path) -> Callable[..., Any]:
+    """The function in a package that `aoti_package` wrote."""
+    found: Callable[..., Any] = torch._inductor.aoti_load_package(str(path))
+    return found

@@ -1,5 +1,6 @@
 """Tests of fxprune.torch_private, which say what each private name of torch is for."""
 
+import inspect
 import copy
 import logging
 import warnings
@@ -281,3 +282,12 @@ def test_the_default_device_is_a_mode_that_can_be_put_back() -> None:
     finally:
         torch.set_default_device(None)
     assert torch.empty(1).device == torch.get_default_device() == torch.device("cpu")
+
+
+def test_aotinductor_writes_and_reads_packages_by_path() -> None:
+    """AOTInductor has no public name; tests/chaining and tests/cli compile with it, which takes a minute."""
+    for function, name in (
+        (torch._inductor.aoti_compile_and_package, "package_path"),
+        (torch._inductor.aoti_load_package, "path"),
+    ):
+        assert name in inspect.signature(function).parameters

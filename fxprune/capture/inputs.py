@@ -1,46 +1,23 @@
-"""Builds models and example inputs from their names, for the command line."""
+"""Makes example inputs from their shapes, for the command line."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import prod
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim
 
-from fxprune.capture.failure import own_line
+from fxprune.capture.named import unknown
 from fxprune.errors import OptionError
 
 _IMAGE = (2, 3, 224, 224)
 _VIDEO = (2, 3, 16, 112, 112)
 _INCEPTION = (2, 3, 299, 299)
 _VIDEO_SIZES = {"mvit_v1_b": 224, "mvit_v2_s": 224, "s3d": 224, "swin3d_t": 224}
-
-
-def load_model(spec: str) -> nn.Module:
-    """Builds the model that `spec` names, in eval mode and with random weights.
-
-    Args:
-        spec: `torchvision:NAME`, `timm:NAME` or `package.module:callable`; the callable takes no
-            arguments and returns an nn.Module.
-
-    Raises:
-        OptionError: there is no such model; the message suggests similar names.
-    """
-    source, colon, name = spec.partition(":")
-    if not colon:
-        raise _not_a_spec(spec)
-    if source == "torchvision":
-        return _from_torchvision(name)
-    if source == "timm":
-        return _from_timm(name)
-    return _from_callable(spec, source, name)
 
 
 def parse_inputs(texts: Iterable[str]) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
@@ -169,83 +146,9 @@ def _torchvision_shape(name: str) -> tuple[int, ...]:
     return _VIDEO if name in {"r3d_18", "mc3_18", "r2plus1d_18"} else _IMAGE
 
 
-def _from_torchvision(name: str) -> nn.Module:
-    models = _imported("torchvision.models", f"torchvision:{name}")
-    known = models.list_models()
-    if name not in known:
-        raise _unknown(f"torchvision has no model {name!r}", name, known)
-    options: dict[str, object] = {}
-    if any(name in models.list_models(m) for m in (models.detection, models.segmentation)):
-        options = {"weights_backbone": None}
-    elif name in {"googlenet", "inception_v3"}:
-        options = {"init_weights": True}
-    return cast(nn.Module, models.get_model(name, weights=None, **options)).eval()
-
-
-def _from_timm(name: str) -> nn.Module:
-    timm = _imported("timm", f"timm:{name}")
-    if not timm.is_model(name):
-        raise _unknown(f"timm has no model {name!r}", name, timm.list_models())
-    return cast(nn.Module, timm.create_model(name, pretrained=False)).eval()
-
-
-def _from_callable(spec: str, path: str, name: str) -> nn.Module:
-    module = _imported(path, spec)
-    if not hasattr(module, name):
-        raise _unknown(f"{path} has no {name!r}", name, dir(module))
-    make = cast(Callable[[], object], getattr(module, name))
-    try:
-        model = make() if callable(make) and not isinstance(make, nn.Module) else make
-    except (Exception, SystemExit) as error:  # code of the user's: anything may come
-        raise OptionError(
-            f"{spec} fails",
-            where=own_line(error) or "MODEL",
-            why=f"{type(error).__name__}: {error}",
-            do="mend it, or name a function that returns the model when called with no argument",
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise OptionError(
-            f"{spec} returns a {type(model).__name__}, not an nn.Module",
-            where="MODEL",
-            do="name a function or class that returns the model when called without arguments",
-        )
-    return model.eval()
-
-
-def _imported(name: str, spec: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # a module of the user's: anything may come
-        raise OptionError(
-            f"cannot import {name}",
-            where=own_line(error) or spec,
-            why=str(error)
-            if isinstance(error, ImportError)
-            else f"{type(error).__name__}: {error}",
-            do="install it, or run where Python finds it (PYTHONPATH)",
-        ) from error
-
-
 def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
     if isinstance(found, torch.dtype):
         return found
     known = [k for k, v in vars(torch).items() if isinstance(v, torch.dtype)]
-    raise _unknown(f"torch has no dtype {name!r}", name, known, "--input")
-
-
-def _unknown(what: str, name: str, known: Iterable[str], where: str = "MODEL") -> OptionError:
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return OptionError(what, where=where, do=f"did you mean {', '.join(near)}?" if near else "")
-
-
-def _not_a_spec(spec: str) -> OptionError:
-    if Path(spec).is_dir():
-        return OptionError(
-            f"{spec} is a saved program, not a model", where="MODEL", do="load it with fxprune.load"
-        )
-    return OptionError(
-        f"{spec!r} does not name a model",
-        where="MODEL",
-        do="write torchvision:NAME, timm:NAME, package.module:callable or the path of a saved directory",
-    )
+    raise unknown(f"torch has no dtype {name!r}", name, known, "--input")

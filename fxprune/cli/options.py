@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,19 +32,52 @@ Dynamic = Annotated[
         "of an input those that have to, such as x=0,2,3; can be repeated",
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="weights of MODEL: safetensors, or a state_dict of torch.save, read without running code; "
+        "DEFAULT: those that torchvision or timm have for it",
+    ),
+]
+Arguments = Annotated[
+    str,
+    typer.Option(
+        "--args",
+        metavar="JSON",
+        help="arguments of MODEL's class or function: an object of keywords, such as "
+        "'{\"num_classes\": 10}', or a list",
+    ),
+]
+Parts = Annotated[
+    bool,
+    typer.Option(
+        "--partial",
+        help="capture the largest submodules that torch.export can capture, not the whole model",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON document")]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**63 - 1, help="seed for random weights, inputs and scores")
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="import the modules that the pipeline names functions of")
+    bool,
+    typer.Option(
+        "--trust",
+        help="import the functions that a pipeline, a reproducer or the directory of a model names",
+    ),
 ]
 Depth = Annotated[
     int | None,
     typer.Option(min=0, help="sum up modules below this depth in the modules that contain them"),
 ]
+Folder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="write the result to a directory")
+]
+Force = Annotated[bool, typer.Option("--force", help="replace what fxprune wrote to --out before")]
 
 
-def example(words: str) -> str:
-    """Returns the example shown below a command's options; the first line keeps click from wrapping it."""
-    return f"\b\nExample:\n  fxprune {words}"
+def example(*words: str) -> str:
+    """Returns the examples shown below a command's options; the first line keeps click from wrapping them."""
+    title = "Example" if len(words) == 1 else "Examples"
+    return f"\b\n{title}:\n" + "\n".join(f"  fxprune {w}" for w in words)

@@ -10,7 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from fxprune.cli.options import Depth, Dynamic, Inputs, Json, Model, Seed, Trust, example
+from fxprune.cli.options import (
+    Arguments,
+    Depth,
+    Dynamic,
+    Folder,
+    Force,
+    Inputs,
+    Json,
+    Model,
+    Seed,
+    Trust,
+    Weights,
+    example,
+)
 
 Names = Annotated[
     list[str],
@@ -30,9 +43,6 @@ Text = Annotated[
     typer.Argument(
         metavar="PIPELINE", help='the passes, such as "drop-identity | repeat{max=4}(dead-code)"'
     ),
-]
-Folder = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="write the resulting program to a directory")
 ]
 
 
@@ -79,7 +89,10 @@ def run(
         ),
     ] = None,
     out: Folder = None,
+    force: Force = False,
     depth: Depth = 1,
+    weights: Weights = "",
+    args: Arguments = "",
     trust: Trust = False,
     as_json: Json = False,
     seed: Seed = 0,
@@ -89,12 +102,15 @@ def run(
     Each pass is verified. The command prints the sizes before and after, the passes and their remarks.
     """
     from fxprune import api
-    from fxprune.cli.source import open_program, progress, show
+    from fxprune.cli.source import Source, check_out, open_program, progress, show
     from fxprune.pipeline import Pipeline
     from fxprune.plugins import trusting
 
     steps = Pipeline.parse(pipeline)
-    program = open_program(model, inputs, seed, partial=False, dynamic=dynamic)
+    check_out(out, force=force)
+    program = open_program(
+        Source(model, inputs, dynamic, weights, args, trust=trust, seed=seed), matters=True
+    )
     if bisect:
         with progress(f"bisecting {pipeline}"), trusting(trust):
             found = api.bisect(program, steps, _predicate(check), seed)

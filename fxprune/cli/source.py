@@ -6,18 +6,24 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from torch import nn
 
 from fxprune.capture import capture
-from fxprune.capture.inputs import default_inputs, load_model, parse_dynamic, parse_inputs
+from fxprune.capture.inputs import default_inputs, parse_dynamic, parse_inputs
+from fxprune.capture.named import Named, find_model
+from fxprune.cli.weights import DEFAULT, put_weights
 from fxprune.errors import CaptureError, OptionError
+from fxprune.files.document import Document
 from fxprune.graph.program import Program
-from fxprune.io import load
+from fxprune.io import load, load_model
+from fxprune.io.directory import MODEL, kind_of
+from fxprune.io.model import load_examples, saved_build
 from fxprune.partial import Partial, capture_partial
 
 Examples = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
@@ -31,70 +37,174 @@ def progress(text: str) -> Iterator[None]:
         yield
 
 
-def open_program(
-    model: str, inputs: Sequence[str], seed: int, *, partial: bool, dynamic: Sequence[str] = ()
-) -> Program:
+@dataclass(frozen=True)
+class Source:
+    """What the options that all commands share say of MODEL.
+
+    Attributes:
+        model: names it.
+        inputs: shapes of the example inputs.
+        dynamic: which axes of the inputs may be free; see `parse_dynamic`.
+        weights: a file, or DEFAULT.
+        args: arguments of the model's constructor, as JSON.
+        partial: whether to capture it in parts.
+        trust: whether the class that a saved directory names may be imported and built.
+        seed: for random weights and inputs.
+    """
+
+    model: str
+    inputs: Sequence[str] = ()
+    dynamic: Sequence[str] = ()
+    weights: str = ""
+    args: str = ""
+    partial: bool = False
+    trust: bool = False
+    seed: int = 0
+
+
+class Opened(NamedTuple):
+    """A network and its example inputs.
+
+    Attributes:
+        network: with its weights.
+        examples: positional and keyword inputs.
+        build: how its class is built, as `fp.save` takes it; empty where nothing says so.
+    """
+
+    network: nn.Module
+    examples: Examples
+    build: dict[str, Any]
+
+
+def open_program(source: Source, *, matters: bool = False) -> Program:
     """Returns the program of MODEL, captured whole or in parts; see `open_source`."""
-    source = open_source(model, inputs, seed, partial=partial, dynamic=dynamic)
-    return source.program if isinstance(source, Partial) else source
+    found = open_source(source, matters=matters)
+    return found.program if isinstance(found, Partial) else found
 
 
-def open_source(
-    model: str, inputs: Sequence[str], seed: int, *, partial: bool, dynamic: Sequence[str] = ()
-) -> Program | Partial:
+def open_source(source: Source, *, matters: bool = False) -> Program | Partial:
     """Captures MODEL, whole or in parts, with the given inputs; or loads it from a directory.
 
     Args:
-        model: names it.
-        inputs: shapes of the example inputs.
-        seed: for random weights and inputs.
-        partial: whether to capture it in parts.
-        dynamic: which axes of the inputs may be free; see `parse_dynamic`.
+        source: what to open.
+        matters: whether what comes out depends on the weights: random ones are then a warning.
 
     Raises:
         OptionError, CaptureError, LoadError: the model does not exist or cannot be captured.
     """
-    if dynamic and partial:
+    if source.dynamic and source.partial:
         raise OptionError(
             "parts of a model are captured with a free batch alone",
             where="--dynamic",
             do="leave out --dynamic, or --partial",
         )
-    if _is_directory(model):
-        return _saved(model, inputs, partial=partial, dynamic=dynamic)
-    network, examples = _built(model, inputs, seed)
-    with progress(f"capturing {model}"):
-        if partial:
-            return _in_parts(network, examples)
-        return _whole(network, examples, parse_dynamic(dynamic))
+    if _is_directory(source.model) and kind_of(Path(source.model)) != MODEL:
+        return _saved(source)
+    opened = open_network(source, matters=matters)
+    with progress(f"capturing {source.model}"):
+        if source.partial:
+            return _in_parts(opened.network, opened.examples)
+        return _whole(opened.network, opened.examples, parse_dynamic(source.dynamic))
 
 
-def open_fitting(
-    model: str, inputs: Sequence[str], seed: int, *, partial: bool, dynamic: Sequence[str] = ()
-) -> tuple[Program, nn.Module]:
+def open_fitting(source: Source, option: str) -> tuple[Program, Opened]:
     """Captures MODEL, and returns it too, for a plan that its class must express.
 
     Raises:
         OptionError, CaptureError: as `open_source`; or there is no class that a plan could be written back to.
     """
-    if partial or _is_directory(model):
+    graph = _is_directory(source.model) and kind_of(Path(source.model)) != MODEL
+    if source.partial or graph:
         raise OptionError(
             "there is no class of a whole model to fit",
-            where="--fits-class",
-            why="parts are pruned" if partial else "a saved program is a graph without its class",
-            do="leave out --partial" if partial else "name the original model",
+            where=option,
+            why="parts are pruned"
+            if source.partial
+            else "a saved program is a graph without its class",
+            do="leave out --partial" if source.partial else "name the original model",
         )
-    network, examples = _built(model, inputs, seed)
-    with progress(f"capturing {model}"):
-        return _whole(network, examples, parse_dynamic(dynamic)), network
+    opened = open_network(source, matters=True)
+    with progress(f"capturing {source.model}"):
+        return _whole(opened.network, opened.examples, parse_dynamic(source.dynamic)), opened
 
 
-def _built(model: str, inputs: Sequence[str], seed: int) -> tuple[nn.Module, Examples]:
-    torch.manual_seed(seed)
+def open_network(source: Source, *, matters: bool = False) -> Opened:
+    """Builds MODEL and its example inputs; see `open_source`.
+
+    Raises:
+        OptionError, LoadError: the model or its weights do not exist.
+    """
+    torch.manual_seed(source.seed)
     look_here()
-    with progress(f"building {model}"):
-        network = load_model(model)
-    return network, parse_inputs(inputs) if inputs else (default_inputs(model, network), {})
+    if _is_directory(source.model):
+        return _saved_class(source)
+    found = find_model(source.model, parse_arguments(source.args))
+    with progress(f"building {source.model}"):
+        network = _with_weights(found, source.weights)
+    if matters and not source.weights and found.kind in ("torchvision", "timm", "class"):
+        print(
+            f"warning: {source.model} has random weights, so that what is removed means nothing for a trained model\n"
+            "  do    give a file of weights: --weights FILE"
+            + (", or --weights DEFAULT" if found.pretrained else ""),
+            file=sys.stderr,
+        )
+    examples = (
+        parse_inputs(source.inputs)
+        if source.inputs
+        else (default_inputs(source.model, network), {})
+    )
+    build = {"build": found.path, "args": found.kwargs or list(found.args)} if found.path else {}
+    return Opened(network, examples, build)
+
+
+def _with_weights(found: Named, weights: str) -> nn.Module:
+    if weights != DEFAULT:
+        network = found.build()
+        if weights:
+            put_weights(network, weights)
+        return network
+    if not found.pretrained:
+        raise OptionError(
+            f"nothing has weights for {found.spec}",
+            where="--weights",
+            why=f"{DEFAULT} stands for those that torchvision or timm have",
+            do="name a file: --weights FILE",
+        )
+    return found.build(pretrained=True)
+
+
+def parse_arguments(text: str) -> Any:
+    """The arguments of a constructor: a list of positional ones, or an object of keywords.
+
+    Raises:
+        OptionError: the text is neither.
+    """
+    if not text:
+        return None
+    found = Document("--args", OptionError).parse(text).value
+    if isinstance(found, list) or (
+        isinstance(found, dict) and all(k.isidentifier() for k in found)
+    ):
+        return found
+    raise OptionError(
+        "the arguments are neither keywords nor a list",
+        where="--args",
+        do="write an object, '{\"width\": 8}', or a list, '[8]'",
+    )
+
+
+def _saved_class(source: Source) -> Opened:
+    for option, given in (("--weights", source.weights), ("--args", source.args)):
+        if given:
+            raise OptionError(
+                "a saved model has its own weights and arguments",
+                where=option,
+                do=f"leave out {option}, or name the original model",
+            )
+    with progress(f"loading {source.model}"):
+        network = load_model(source.model, trust=source.trust)
+        examples = parse_inputs(source.inputs) if source.inputs else load_examples(source.model)
+    return Opened(network, examples, {"build": saved_build(source.model, trust=source.trust)})
 
 
 def look_here() -> None:
@@ -136,29 +246,20 @@ def _in_parts(network: nn.Module, examples: Examples) -> Partial:
     return found
 
 
-def _saved(
-    directory: str, inputs: Sequence[str], *, partial: bool, dynamic: Sequence[str]
-) -> Program:
-    if dynamic:
-        raise OptionError(
-            "the free axes of a saved program are known",
-            where="--dynamic",
-            do="leave out --dynamic, or name the original model",
-        )
-    if partial:
-        raise OptionError(
-            "a saved program cannot be captured in parts",
-            where="--partial",
-            do="leave out --partial, or name the original model",
-        )
-    if inputs:
-        raise OptionError(
-            "a saved program has its own example inputs",
-            where="--input",
-            do="leave out --input, or name the original model",
-        )
-    with progress(f"loading {directory}"):
-        return load(directory)
+def _saved(source: Source) -> Program:
+    for option, given, why in (
+        ("--dynamic", source.dynamic, "the free axes of a saved program are known"),
+        ("--partial", source.partial, "a saved program cannot be captured in parts"),
+        ("--input", source.inputs, "a saved program has its own example inputs"),
+        ("--weights", source.weights, "a saved program has its own weights"),
+        ("--args", source.args, "a saved program is a graph, and built from nothing"),
+    ):
+        if given:
+            raise OptionError(
+                why, where=option, do=f"leave out {option}, or name the original model"
+            )
+    with progress(f"loading {source.model}"):
+        return load(source.model)
 
 
 def parse_keep(text: str) -> tuple[str, float]:
@@ -181,3 +282,25 @@ def parse_keep(text: str) -> tuple[str, float]:
 def show(text: object, data: Any, *, as_json: bool) -> None:
     """Prints a result as text for people, or as one JSON document."""
     print(json.dumps(data, indent=1) if as_json else text)
+
+
+def check_out(out: Path | None, *, force: bool) -> None:
+    """Refuses a directory that has files already, before anything is computed.
+
+    Raises:
+        OptionError: it does, and nothing says that they may be overwritten.
+    """
+    if out is None or force:
+        return
+    try:
+        there = out.is_dir() and any(out.iterdir())
+    except OSError as error:
+        raise OptionError(
+            f"cannot write to {str(out)[-120:]}", where="--out", why=error.strerror or str(error)
+        ) from error
+    if there:
+        raise OptionError(
+            f"{out} has files already",
+            where="--out",
+            do="give another directory, or --force to replace what fxprune wrote there; files of others stay",
+        )

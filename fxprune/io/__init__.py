@@ -1,5 +1,6 @@
-"""Programs on disk: a directory with the graph, the weights, and the plan and report of a pruning run."""
+"""Programs and models on disk: a directory with the graph or the class, the weights, the plan and the report."""
 
+from fxprune.io.model import load_model
 from fxprune.io.program import load, save
 
-__all__ = ["load", "save"]
+__all__ = ["load", "load_model", "save"]

@@ -25,25 +25,33 @@ from fxprune.errors import LoadError
 from fxprune.files.document import Document, Entry, printable
 from fxprune.files.staging import PREFIX, alone, staged
 
-PROGRAM, PARTS = "fxprune-program", "fxprune-parts"
-VERSIONS = {PROGRAM: 4, PARTS: 2}
+PROGRAM, PARTS, MODEL = "fxprune-program", "fxprune-parts", "fxprune-model"
+VERSIONS = {PROGRAM: 4, PARTS: 2, MODEL: 1}
 MANIFEST = "manifest.json"
-GRAPH, FACTS, INPUTS, PARTS_FACTS = (
-    *("graph.json", "program.json"),
-    *("inputs.safetensors", "parts.json"),
-)
+GRAPH, FACTS, INPUTS = "graph.json", "program.json", "inputs.safetensors"
+PARTS_FACTS, MODEL_FACTS = "parts.json", "model.json"
 PLAN, REPORT, WEIGHTS = "plan.json", "report.json", "weights.safetensors"
 # What a directory must hold, and what it may.
 _FILES = {
     PROGRAM: ({GRAPH, FACTS, INPUTS, WEIGHTS}, {PLAN, REPORT}),
     PARTS: ({PARTS_FACTS, PLAN, REPORT, WEIGHTS}, set[str]()),
+    MODEL: ({MODEL_FACTS, WEIGHTS}, {PLAN, REPORT, INPUTS}),
 }
 _OLDER = {"program.pt2", "leaves.safetensors"}  # of version 3
 _OURS = _OLDER.union(*(a | b for a, b in _FILES.values()))
 _PENDING = ".fxprune.pending"
 _INSTEAD = {
-    PROGRAM: "read it with fp.load",
-    PARTS: "capture the model in parts and load into it: fp.capture_partial(model, args).load(directory)",
+    PROGRAM: ("a whole program", "", "read it with fp.load"),
+    PARTS: (
+        "a model pruned in parts",
+        "there is no graph of the whole model",
+        "capture the model in parts and load into it: fp.capture_partial(model, args).load(directory)",
+    ),
+    MODEL: (
+        "a model of its own class",
+        "there is no graph: the class is built, and given the weights",
+        "read it with fp.load_model; `fxprune --trust` on the command line",
+    ),
 }
 
 
@@ -53,7 +61,7 @@ def written(target: Path, kind: str) -> Iterator[Path]:
 
     Args:
         target: absent, empty, or an older directory of fxprune's, whose own files are replaced.
-        kind: PROGRAM or PARTS.
+        kind: PROGRAM, PARTS or MODEL.
 
     Raises:
         LoadError: `target` is something that fxprune did not write, or cannot be written; it stays as it is.
@@ -213,9 +221,17 @@ def read_json(path: Path) -> Entry:
     return Document(str(path), LoadError).read(path)
 
 
+def kind_of(folder: Path) -> str:
+    """What a directory was saved as, PROGRAM, PARTS or MODEL; "" where it says nothing of that."""
+    try:
+        return read_json(_manifest_path(folder)).mapping()["format"].text(list(VERSIONS))
+    except (LoadError, KeyError, OSError):
+        return ""
+
+
 @contextmanager
 def checked(folder: Path, kind: str) -> Iterator[Mapping[str, Path]]:
-    """Where each file of a saved directory lies, of one kind, PROGRAM or PARTS, and as it was written.
+    """Where each file of a saved directory lies, of one kind, PROGRAM, PARTS or MODEL, and as it was written.
 
     Raises:
         LoadError: names the file that is missing, truncated or altered, or what cannot be read in the block.
@@ -282,14 +298,8 @@ def _check_format(path: Path, kind: str, found: tuple[str, int], wrote: str) -> 
     if found == (kind, VERSIONS[kind]):
         return
     if found[0] in VERSIONS and found[0] != kind:
-        parts = found[0] == PARTS
-        raise LoadError(
-            f"{path.parent} contains "
-            + ("a model pruned in parts" if parts else "a whole program"),
-            where=str(path),
-            why="there is no graph of the whole model" if parts else "",
-            do=_INSTEAD[found[0]],
-        )
+        what, why, do = _INSTEAD[found[0]]
+        raise LoadError(f"{path.parent} contains {what}", where=str(path), why=why, do=do)
     raise LoadError(
         f"format {found[0][:80]} {found[1]} is not known",
         where=str(path),

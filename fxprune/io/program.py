@@ -1,16 +1,18 @@
-"""Saves programs and pruning outcomes, and loads them without the class of the model."""
+"""Saves programs, pruning outcomes and models; loads programs without the class of the model."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from fxprune.errors import LoadError, OptionError
 from fxprune.files.document import Entry
 from fxprune.graph.program import Program, TracedModule, build_module
+from fxprune.io.build import Make, find_build
 from fxprune.io.directory import (
     FACTS,
     GRAPH,
@@ -27,6 +29,7 @@ from fxprune.io.directory import (
 from fxprune.io.graph import read_graph, write_graph
 from fxprune.io.inputs import load_inputs, save_inputs
 from fxprune.io.leaves import put_leaves, write_leaves
+from fxprune.io.model import save_model
 from fxprune.io.parts import save_parts
 from fxprune.io.weights import load_weights, save_weights
 from fxprune.plan import Plan
@@ -34,6 +37,7 @@ from fxprune.remark import read_remark
 from fxprune.report import Report
 
 
+@runtime_checkable
 class Saveable(Protocol):
     """A program with its plan and report, as `fp.prune` returns it."""
 
@@ -47,8 +51,15 @@ class Saveable(Protocol):
     def model(self) -> torch.nn.Module | None: ...
 
 
-def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
-    """Writes a program, or the outcome of a pruning run, to a directory.
+def save(
+    what: Program | Saveable | torch.nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    build: Make | str | None = None,
+    args: Sequence[Any] | Mapping[str, Any] | None = None,
+    plan: Plan | None = None,
+) -> None:
+    """Writes a program, the outcome of a pruning run, or a model of your own class to a directory.
 
     The directory holds `graph.json` (the nodes, and what is known of their values),
     `weights.safetensors`, `inputs.safetensors` (the example inputs), `program.json` (names of tensors,
@@ -59,14 +70,41 @@ def save(what: Program | Saveable, directory: str | os.PathLike[str]) -> None:
     The outcome of pruning a partial capture has no graph of the whole model. Its directory contains the
     smaller model's weights, the plan and the report; `Partial.load` reads it.
 
+    A model of your own class, which `fp.write_back` returned, and the outcome of pruning with `fits=model` have no
+    graph in their directory. It says how the class is built at its original size and how the model differs from
+    that: sizes, numbers in its modules and its config, modules that are gone. `fp.load_model` reads it.
+
+    Args:
+        what: to save.
+        directory: absent, empty, or one that fxprune wrote.
+        build: of a model: the class or function that makes it as it was before anything was removed, or its
+            import path, `"package.module:callable"`. By default the class of the model, with the model's config
+            where it has one, else without arguments.
+        args: of a model: arguments for `build`: a dict of keywords, or a list. Plain values and configs.
+        plan: of a model: the plan that was written back, to be saved with it; an outcome has its own.
+
     Raises:
         LoadError: the directory exists and fxprune did not write it, or the program is on the meta device.
+        OptionError: nothing says how the class is built, or `build` makes another model.
     """
-    if not isinstance(what, Program) and not hasattr(what, "report"):
+    own = what if isinstance(what, torch.nn.Module) else getattr(what, "written", None)
+    if own is not None and not isinstance(own, torch.fx.GraphModule):
+        found: Any = what
+        pruned = (plan,) if own is what else (found.plan, found.report, found.program)
+        _check_weights(type(own).__name__, own)
+        save_model(own, Path(directory), find_build(own, build, args), *pruned)
+        return
+    if isinstance(what, torch.nn.Module) or not isinstance(what, Program | Saveable):
         raise OptionError(
             f"a {type(what).__name__} cannot be saved",
-            why="fp.save takes a program or the outcome of fp.prune",
+            why="fp.save takes a program, the outcome of fp.prune, or a model of your own class",
             do="program = fp.capture(model, args), or torch.save the model's state_dict",
+        )
+    if build is not None or args is not None or plan is not None:
+        raise OptionError(
+            "a graph is not built",
+            where="build, args and plan",
+            do="leave them out; or save a model: fp.save(fp.write_back(model, plan), directory, build=...)",
         )
     if isinstance(what, Program):
         _save(what, Path(directory))

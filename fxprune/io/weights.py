@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ from fxprune.io.tensors import Loaded, Stored, is_trainable
 Listed = dict[str, Any]
 
 
-def save_weights(module: torch.nn.Module, path: Path) -> list[Listed]:
-    """Writes every tensor once; returns a description of each, in the order of the module tree."""
+def save_weights(
+    module: torch.nn.Module, path: Path, without: Collection[str] = ()
+) -> list[Listed]:
+    """Writes every tensor once, but for those named; returns a description of each, in the order of the module tree."""
     listed, first = [], dict[int, str]()
     stored = Stored()
     for entry, tensor in _tensors(module):
         name = entry["name"]
+        if name in without:
+            continue
         if id(tensor) in first:
             entry["same_as"] = first[id(tensor)]
         else:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fxprune.capture.inputs import default_inputs, load_model, parse_input, parse_inputs
+from fxprune.capture.inputs import default_inputs, parse_input, parse_inputs
+from fxprune.capture.named import load_model
 from fxprune.errors import OptionError
 
 

@@ -1,0 +1,202 @@
+"""The command that deletes residual blocks: layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fxprune.cli.options import (
+    Arguments,
+    Depth,
+    Dynamic,
+    Folder,
+    Force,
+    Inputs,
+    Json,
+    Model,
+    Seed,
+    Trust,
+    Weights,
+    example,
+)
+
+if TYPE_CHECKING:
+    from fxprune.pipeline import Result
+    from fxprune.structure.blocks import Block, Blocks
+
+
+def layers(
+    model: Model,
+    inputs: Inputs,
+    dynamic: Dynamic,
+    delete: Annotated[
+        list[str],
+        typer.Option(
+            default_factory=list,
+            show_default=False,
+            metavar="GLOB",
+            help="delete the blocks with a matching path, such as 'layer4.*'; can be repeated",
+        ),
+    ],
+    last: Annotated[
+        int, typer.Option(min=0, metavar="N", help="delete the last N blocks that are in no other")
+    ] = 0,
+    out: Folder = None,
+    force: Force = False,
+    depth: Depth = 2,
+    weights: Weights = "",
+    args: Arguments = "",
+    trust: Trust = False,
+    as_json: Json = False,
+    seed: Seed = 0,
+) -> None:
+    """Delete residual blocks, or list those that there are.
+
+    What a block adds to its input is taken away, with everything that only it needs; the input passes by. The result is
+    compared with the network in which these branches are multiplied by 0. Without --delete and --last, the blocks are
+    listed. Deleting layers changes the function on purpose: train afterwards.
+    """
+    from fxprune import api
+    from fxprune.cli.source import Source, check_out, open_program, progress, show
+    from fxprune.io import save
+    from fxprune.structure.blocks import find_blocks
+
+    _check_wanted(delete, last)
+    check_out(out, force=force)
+    wants = bool(delete or last)
+    source = Source(model, inputs, dynamic, weights, args, trust=trust, seed=seed)
+    program = open_program(source, matters=wants)
+    blocks = find_blocks(program)
+    if not wants:
+        _check_nothing_written(out)
+        show(blocks, [_row(b) for b in blocks], as_json=as_json)
+        return
+    chosen = _chosen(blocks, delete, last, model)
+    with progress(f"deleting {len(chosen)} blocks of {model}"):
+        result = api.run(program, None, _pipeline(chosen), seed=seed)
+    if out is not None:
+        with progress(f"writing {out}"):
+            save(result.program, out)
+    names = _deleted(chosen, result)
+    show(
+        _text(result, blocks, names, depth), {"deleted": names, **result.to_json()}, as_json=as_json
+    )
+
+
+def _check_wanted(delete: Sequence[str], last: int) -> None:
+    from fxprune.errors import OptionError
+
+    if delete and last:
+        raise OptionError(
+            "--delete and --last both say which blocks go",
+            where="--last",
+            do="leave out one of the two",
+        )
+
+
+def _check_nothing_written(out: object) -> None:
+    from fxprune.errors import OptionError
+
+    if out is not None:
+        raise OptionError(
+            "there is nothing to write",
+            where="--out",
+            why="no block is deleted",
+            do="name blocks: --delete GLOB, or --last N; without --out the blocks are listed",
+        )
+
+
+def _chosen(blocks: Blocks, delete: Sequence[str], last: int, model: str) -> list[Block]:
+    """The blocks that options name.
+
+    Raises:
+        OptionError: one names none.
+    """
+    from fnmatch import fnmatchcase
+
+    from fxprune.errors import OptionError
+
+    outer = [b for b in blocks if b.parent is None]
+    if last > len(outer):
+        raise OptionError(
+            f"{model} has {len(outer)} residual blocks",
+            where="--last",
+            do=f"write a number up to {len(outer)}; without --last the blocks are listed",
+        )
+    chosen = set(outer[len(outer) - last :]) if last else set()
+    for glob in delete:
+        found = [b for b in blocks if fnmatchcase(b.path, glob)]
+        if not found:
+            paths = [b.path for b in blocks]
+            raise OptionError(
+                f"no residual block of {model} matches {glob[:80]!r}",
+                where="--delete",
+                why=f"they are {', '.join(paths[:8])}{', ...' if len(paths) > 8 else ''}"
+                if paths
+                else "it has none",
+                do=f"list them with: fxprune layers {model}",
+            )
+        chosen.update(found)
+    return [b for b in blocks if b in chosen and not _inside(b, chosen)]
+
+
+def _inside(block: Block, others: set[Block]) -> bool:
+    around = block.parent
+    while around is not None and around not in others:
+        around = around.parent
+    return around is not None
+
+
+def _pipeline(blocks: Sequence[Block]) -> str:
+    """The passes that delete blocks, each named exactly."""
+    from glob import escape
+
+    places = ['"' + escape(b.path).replace("\\", "\\\\").replace('"', '\\"') + '"' for b in blocks]
+    steps = [f"insert-gates{{scope=block where={w}}} | set-gates{{where={w}}}" for w in places]
+    return " | ".join([*steps, "delete-gated", "dead-code"])
+
+
+def _deleted(chosen: Sequence[Block], result: Result) -> list[str]:
+    """The paths of the blocks that are gone; one that could not go still has its gate."""
+    from fxprune.graph.gate import gates
+
+    left = {path.rpartition(".")[0] for path in gates(result.program)}
+    return [b.path for b in chosen if b.path not in left]
+
+
+def _row(block: Block) -> dict[str, Any]:
+    return {
+        "path": block.path,
+        "kind": block.kind,
+        "parameters": block.size,
+        "macs": block.macs,
+        "inside": block.parent.path if block.parent else None,
+    }
+
+
+def _text(result: Result, blocks: Blocks, names: Sequence[str], depth: int | None) -> str:
+    """Formats what was deleted, the sizes before and after, the checks, and remarks on what was not done."""
+    from fxprune.pipeline.remarks import grouped
+    from fxprune.report import compare
+
+    left = [r for r in result.remarks if r.kind == "missed"]
+    parts = (
+        str(compare(result.original, result.program, depth)),
+        f"deleted {len(names)} of {len(blocks)} residual blocks: {', '.join(names)}",
+        result.table(),
+        grouped(left),
+    )
+    return "\n\n".join(filter(None, parts))
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the command line."""
+    app.command(
+        epilog=example(
+            "layers torchvision:resnet18",
+            "layers torchvision:resnet18 --weights DEFAULT --delete 'layer[34].1' --out shallow",
+            "layers timm:vit_tiny_patch16_224 --last 2",
+        )
+    )(layers)
