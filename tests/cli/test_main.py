@@ -128,7 +128,7 @@ def test_prune_saves_a_program_that_is_opened_again(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "free"),
     [
-        ((), [0]),
+        ((), [0, 2, 3]),
         (("--dynamic", "all"), [0, 2, 3]),
         (("--dynamic", "none"), []),
         (("--dynamic", "batch"), [0]),
