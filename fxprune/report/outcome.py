@@ -22,7 +22,7 @@ class Outcome:
         report: sizes before and after, groups, checks, remarks and seconds; prints as tables.
         original: the program that was pruned.
         model: of a partial capture, the smaller model: the pruned parts back in their places.
-        written: with `fits=`, the smaller model of the user's own class.
+        written: with `fits=` or `to=`, the smaller model of the user's own class.
     """
 
     program: Program

@@ -51,7 +51,7 @@ class Fit:
     Where the class is built from a config, a plan counts as expressed only if the config says its sizes: then groups
     of the same name in all layers are tied, and the width with the heads where it is heads times head size.
     Elsewhere groups are free, and tied only if they do not fit alone and fit together: those that share an axis, as
-    the halves of a chunk do, or those of the same name.
+    the halves of a chunk do, those of the same name, or a width with all heads, as in modules of torch.
 
     Args:
         model: the model that was captured.
@@ -129,7 +129,8 @@ class Fit:
             for tie in found:
                 for group in tie:
                     del self._whole[group.name]
-        self._ties = self._together(fit)
+        bad = [(g,) for g in self.groups if g.name in self._whole]
+        self._ties = self._together([*fit, *self._joined(_clusters(bad, _leaf))])
 
     def _joined(self, ties: list[Tie]) -> list[Tie]:
         """Two or three ties as one, some with several units for each of another's: a width and its heads."""
@@ -264,6 +265,11 @@ def _clusters(ties: Sequence[Tie], key: Callable[[Group], str]) -> list[Tie]:
 def _pattern(group: Group) -> str:
     """The name of a group without the numbers of its layers."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "#", group.name)
+
+
+def _leaf(group: Group) -> str:
+    """The name of a group without the path of its module."""
+    return group.name.rpartition(".")[2]
 
 
 def _axis(group: Group) -> str:

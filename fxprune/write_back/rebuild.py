@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.capture.failure import first_line
 from fxprune.graph.program import named_tensors
 from fxprune.process.state import undisturbed
 from fxprune.write_back.changes import SizeChanges
@@ -55,6 +56,14 @@ class Builder:
     def build(self, values: Mapping[Slot, Any]) -> nn.Module | None:
         """A model on the meta device, of the config with these numbers in it; None where the class refuses them."""
         return _build(self._kind, self.config, values)
+
+    def refusal(self, values: Mapping[Slot, Any]) -> str:
+        """Why the class refuses a config with these numbers; "" where it does not."""
+        try:
+            _construct(self._kind, self.config, values, "meta")
+        except Exception as error:
+            return f"{type(error).__name__}: {first_line(error)}"
+        return "" if self.accepts(values) else "the config fails its own checks"
 
     def solve(self, wanted: Shapes, changes: SizeChanges) -> dict[Slot, int] | None:
         """The numbers of the config that give these sizes; None where none were found.
@@ -121,10 +130,10 @@ class Builder:
             )
         return built.train(model.training)
 
-    def alternatives(
+    def unseen(
         self, found: Mapping[Slot, int], wanted: Shapes, changes: SizeChanges
-    ) -> list[dict[Slot, int]]:
-        """Other configs that give the same sizes: with numbers that have changed and that no tensor shows."""
+    ) -> dict[Slot, int]:
+        """Fields that may follow a size that has changed and that no tensor shows, such as a number of heads."""
         more: dict[Slot, int] = {}
         for field in self._with_number():
             for value in changes.lengths("", field.value):
@@ -134,8 +143,7 @@ class Builder:
                 if built is not None and shapes_of(built) == wanted:
                     more[field] = value
                     break
-        singles = [{**found, f: v} for f, v in more.items()] if len(more) > 1 else []
-        return ([{**found, **more}] if more else []) + singles
+        return more
 
     def _with_number(self) -> list[Slot]:
         return [f for f in self.fields if f.value is not None]
@@ -190,10 +198,16 @@ def _build(
 ) -> nn.Module | None:
     """A model without data; None where its class or the config refuses the numbers, for whatever reason."""
     try:
-        with undisturbed(), torch.device(device):
-            return kind(edited(config, values))
+        return _construct(kind, config, values, device)
     except Exception:
         return None
+
+
+def _construct(
+    kind: Callable[[Any], nn.Module], config: Any, values: Mapping[Slot, Any], device: str
+) -> nn.Module:
+    with undisturbed(), torch.device(device):
+        return kind(edited(config, values))
 
 
 def _distance(found: Shapes, wanted: Shapes) -> float:

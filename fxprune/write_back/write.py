@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
@@ -17,13 +17,15 @@ from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.verify import check_numbers
+from fxprune.write_back.agreement import Agreement
 from fxprune.write_back.cuts import find_cuts
 from fxprune.write_back.fold import Folds, find_folds
 from fxprune.write_back.numbers import Numbers
 from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.refuse import check_names, refuse_edits
+from fxprune.write_back.scale import Scales
 from fxprune.write_back.sizes import Cut, new_attributes
+from fxprune.write_back.slots import Slot
 from fxprune.write_back.twin import all_or_nothing, twin_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -37,8 +39,8 @@ class Written(Generic[M_co]):
     Attributes:
         model: the smaller model.
         remarks: on numbers of the model and its config that nothing decides.
-        folds: factors that weights of norms have in them: `folds.of(values)` turns tensors of the smaller program,
-            by name, into those of the model.
+        folds: factors that weights of norms, or of the queries of attention, have in them: `folds.of(values)` turns
+            tensors of the smaller program, by name, into those of the model.
     """
 
     model: M_co
@@ -88,6 +90,7 @@ def written(
     program: Program | None = None,
     verify: bool = True,
     config_only: bool = False,
+    config: Mapping[Slot, Any] | None = None,
 ) -> Written[M]:
     """Does what `write_back` does, and returns remarks with the model.
 
@@ -98,6 +101,7 @@ def written(
         program: see `write_back`.
         verify: see `write_back`.
         config_only: refuse a plan whose sizes the model's config cannot say, where its class is built from one.
+        config: numbers of the config of the smaller model, where they are known.
 
     Raises:
         PlanError: as `write_back`.
@@ -111,11 +115,14 @@ def written(
             do="pass program=fp.capture(model, args), or verify=False",
         )
     check_names(model, plan)
-    small = None
+    small, scales = None, None
     folds, folded = Folds(), list[Edit]()
     if plan.program is not None:
         small = apply_plan(plan.program, solved(plan.program), plan)
         folds, folded = find_folds(model, plan, small)
+    if verify and small is not None:
+        scales = Scales(plan, small)
+        folded += scales.edits
     refuse_edits(plan, folded)
     builder = Builder.of(model) if verify else None
     target = model if inplace else twin_of(model)
@@ -123,12 +130,13 @@ def written(
         _slice(target, plan)
         unfolded = folds.apply(target)
         remarks = []
-        if verify and small is not None:
-            tensors = {**named_tensors(target), **unfolded}
-            check = partial(check_numbers, small=small, tensors=tensors, written=folds.of)
-            remarks = Numbers(target, plan, small, builder, folds, check).settle(
-                config_only=config_only
-            )
+        if scales is not None and small is not None:
+            agreement = Agreement(small, {**named_tensors(target), **unfolded}, folds, scales)
+            numbers = Numbers(target, plan, small, builder, folds, agreement)
+            remarks = numbers.follow(config) if config else numbers.settle(config_only=config_only)
+            taken = agreement.taken(target)
+            taken.apply(target)
+            folds = Folds((*folds, *taken))
     return Written(target, tuple(remarks), folds)
 
 
