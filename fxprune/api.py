@@ -172,9 +172,9 @@ def prune(
     """
     target = Target(0.5 if keep is None else keep, metric, scope, at_least, multiple_of)
     own = isinstance(model_or_program, torch.nn.Module)
-    model_of_class = model_or_program if own and fits is None else fits
+    configured = None
     if to is not None:
-        _check_alone(keep, target, ignore, model_of_class)
+        configured = _to_configure(model_or_program, fits, keep, target, ignore)
     how = Importance(importance) if isinstance(importance, str) else importance
     if not isinstance(how, Importance):
         raise OptionError(
@@ -193,9 +193,9 @@ def prune(
         return decide(program, axes, found, target, how, ignore, seed, limits)
 
     fitted = None
-    if to is not None:
+    if to is not None and configured is not None:
         scores = score_units(program, axes, found, how, seed)
-        fitted = Wished(model_of_class, program, axes, found, to).decide(scores)
+        fitted = Wished(configured, program, axes, found, to).decide(scores)
         decided, left = fitted.plan, fitted.remarks
     elif fits is None:  # a class of one's own may chunk
         decided, left = decided_within(equal_parts(program, axes, found) if own else NO_LIMITS)
@@ -288,18 +288,22 @@ def run(
     )
 
 
-def _check_alone(
-    keep: float | None, target: Target, ignore: Sequence[str], model: torch.nn.Module | None
-) -> None:
-    """Refuses what says how much is to go beside a wished config, and a program without its model."""
-    plain = Target(0.5 if keep is None else keep)
-    if keep is not None or ignore or target != plain:
+def _to_configure(
+    source: Any,
+    fits: torch.nn.Module | None,
+    keep: float | None,
+    target: Target,
+    ignore: Sequence[str],
+) -> torch.nn.Module:
+    """The model that gets a wished config; what says how much is to go in another way is refused."""
+    if keep is not None or ignore or target != Target(target.keep):
         raise OptionError(
             "a wished config already says how much of every layer is to go",
             where="to=",
             why="keep, metric, scope, ignore, multiple_of and at_least say it in another way",
             do="leave these out, or leave out to=",
         )
+    model = source if isinstance(source, torch.nn.Module) and fits is None else fits
     if model is None:
         raise OptionError(
             "there is no model whose config could be edited",
@@ -307,6 +311,7 @@ def _check_alone(
             why="what is pruned is a captured program",
             do="pass the model itself, or fits=model",
         )
+    return model
 
 
 def _as_program(

@@ -21,6 +21,7 @@ from fxprune.graph.program import Program, named_tensors
 from fxprune.plan import Plan, plan_removal
 from fxprune.plan.limits import Limits
 from fxprune.remark import Remark
+from fxprune.stand_in import runs_alike
 from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.write import Written, written
 
@@ -99,13 +100,14 @@ class Fit:
         Raises:
             BudgetError: the decision finds no plan within the limits.
         """
-        self.learn()
-        while True:
-            plan, left = decide(self.limits)
-            result = self._write(plan)
-            if isinstance(result, Written):
-                return Fitted(plan, [*left, *self._remarks(), *result.remarks], result.model)
-            self._exclude(plan.removed)
+        with runs_alike():
+            self.learn()
+            while True:
+                plan, left = decide(self.limits)
+                result = self._write(plan)
+                if isinstance(result, Written):
+                    return Fitted(plan, [*left, *self._remarks(), *result.remarks], result.model)
+                self._exclude(plan.removed)
 
     def learn(self) -> None:
         """Asks the class which groups may lose units, alone or together."""

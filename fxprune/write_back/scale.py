@@ -187,7 +187,7 @@ class _Operand:
             return
         weights = torch.rand_like(value) + 0.5
         target = (value * weights).sum()
-        slopes = torch.autograd.grad(target, mine.values(), allow_unused=True, retain_graph=True)
+        slopes = torch.autograd.grad(target, [*mine.values()], allow_unused=True, retain_graph=True)
         found = {n: g for n, g in zip(mine, slopes, strict=True) if g is not None}
         made = sum(float((mine[n].detach() * g).sum()) for n, g in found.items())
         size = float((value.detach().abs() * weights).sum())

@@ -93,7 +93,7 @@ class Wished:
         if not any(any(c) for counts in ways for c in counts):
             raise BudgetError(
                 "nothing would be removed",
-                why="the model has these sizes already",
+                why="no tensor of the class gets smaller with these numbers",
                 do="choose smaller numbers in to=...",
             )
         for chosen in product(*ways):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
+from fxprune.stand_in import runs_alike
 from fxprune.write_back.agreement import Agreement
 from fxprune.write_back.cuts import find_cuts
 from fxprune.write_back.fold import Folds, find_folds
@@ -126,7 +128,8 @@ def written(
     refuse_edits(plan, folded)
     builder = Builder.of(model) if verify else None
     target = model if inplace else twin_of(model)
-    with all_or_nothing(target):
+    alike = nullcontext() if inplace else runs_alike()  # code may reach the model itself by name
+    with all_or_nothing(target), alike:
         _slice(target, plan)
         unfolded = folds.apply(target)
         remarks = []
