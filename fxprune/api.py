@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from fxprune.analysis.cache import solved
+from fxprune.analysis.cache import solved, with_free_outputs
 from fxprune.analysis.explain import Explanation, explain_axis
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.capture import capture
@@ -185,6 +185,7 @@ def prune(
     partial = model_or_program if isinstance(model_or_program, Partial) else None
     program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)
     clock.lap("capture")
+    program = program if to is None else with_free_outputs(program)
     axes = solved(program)
     found = find_groups(axes)
     clock.lap("solve")

@@ -83,7 +83,7 @@ class Fit:
                     why=f"its shape is {tuple(tensors[name].shape)}, and {tuple(tensor.shape)} was captured",
                     do="pass the model itself",
                 )
-        self._configured = Builder.of(self.model) is not None
+        self._builder = Builder.of(self.model)
 
     @property
     def limits(self) -> Limits:
@@ -115,7 +115,7 @@ class Fit:
         if self._why(single) is None:
             self._ties = single
             return
-        if self._configured:
+        if self._builder is not None:
             clusters = _clusters(single, _pattern)
             fit, self._whole = self._sort(clusters)
             failed = [t for t in clusters if t[0].name in self._whole]
@@ -187,7 +187,7 @@ class Fit:
     def _write(self, plan: Plan) -> Written[Any] | str:
         """The smaller model; or why there is none."""
         try:
-            return written(self.model, plan, config_only=True)
+            return written(self.model, plan, config_only=True, builder=self._builder)
         except FxpruneError as error:
             return ": ".join(filter(None, (error.what, error.why)))
 

@@ -54,7 +54,7 @@ class Numbers:
         self._model, self._program, self._small = model, plan.program, small
         self._changes, self._builder = SizeChanges(plan, small), builder
         self._folds, self._numbers = folds, numbers
-        self._trial = Trial(model, plan.program, numbers)
+        self._trial = Trial(model, small, numbers)
 
     def follow(self, config: Mapping[Slot, Any]) -> list[Remark]:
         """Sets given numbers of the config, and what follows from them.
@@ -147,7 +147,7 @@ class Numbers:
         if on_meta(self._model):
             return True
         built = builder.reads(self._model, values)
-        return built is not None and Trial(built, self._program, self._numbers)().ok
+        return built is not None and Trial(built, self._small, self._numbers)().ok
 
     def _put_config(self, builder: Builder, values: dict[Slot, Any]) -> dict[Slot, Any]:
         """Sets the fields of the config, and what modules made of them; returns what was there."""

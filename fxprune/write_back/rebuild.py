@@ -42,6 +42,7 @@ class Builder:
         self.config = copy.deepcopy(model.config)
         self.before = before
         self.fields = list(_fields(self.config))
+        self._known: dict[frozenset[tuple[Slot, Any]], Shapes | None] = {}
 
     @classmethod
     def of(cls, model: nn.Module) -> Builder | None:
@@ -56,6 +57,14 @@ class Builder:
     def build(self, values: Mapping[Slot, Any]) -> nn.Module | None:
         """A model on the meta device, of the config with these numbers in it; None where the class refuses them."""
         return _build(self._kind, self.config, values)
+
+    def shapes(self, values: Mapping[Slot, Any]) -> Shapes | None:
+        """The sizes of a model of the config with these numbers in it; each is built once."""
+        key = frozenset(values.items())
+        if key not in self._known:
+            built = self.build(values)
+            self._known[key] = None if built is None else shapes_of(built)
+        return self._known[key]
 
     def refusal(self, values: Mapping[Slot, Any]) -> str:
         """Why the class refuses a config with these numbers; "" where it does not."""
@@ -80,10 +89,10 @@ class Builder:
                 for moved in _moves(fields):
                     for value in _candidates(moved[0], changes, shapes, wanted):
                         trial = {**found, **dict.fromkeys(moved, value)}
-                        built = self.build(trial)
-                        now = inf if built is None else _distance(shapes_of(built), wanted)
+                        built = self.shapes(trial)
+                        now = inf if built is None else _distance(built, wanted)
                         if built is not None and now < off - 1e-9:
-                            found, off, shapes = trial, now, shapes_of(built)
+                            found, off, shapes = trial, now, built
                         if not off:
                             return found
                 if off == last:
@@ -139,8 +148,7 @@ class Builder:
             for value in changes.lengths("", field.value):
                 if found.get(field) == value:
                     continue
-                built = self.build({**found, **more, field: value})
-                if built is not None and shapes_of(built) == wanted:
+                if self.shapes({**found, **more, field: value}) == wanted:
                     more[field] = value
                     break
         return more

@@ -67,8 +67,7 @@ class Wish:
         before = shapes_of(self.builder.before)[tensor][axis]
         found = []
         for slot, value in self.changed.items():
-            built = self.builder.build({slot: value})
-            shape = {} if built is None else shapes_of(built)
+            shape = self.builder.shapes({slot: value}) or {}
             if tensor in shape and shape[tensor][axis] != before:
                 found.append(slot)
         return ", ".join(f"{_name(s)}={self.values[s]}" for s in found or self.changed)
@@ -148,8 +147,8 @@ class Wish:
         """Refuses numbers with which the class has other tensors, and names the field that is to blame."""
         before = set(shapes_of(self.builder.before))
         for slot, value in self.changed.items():
-            built = self.builder.build({slot: value})
-            if built is not None and set(shapes_of(built)) != before:
+            shapes = self.builder.shapes({slot: value})
+            if shapes is not None and set(shapes) != before:
                 raise OptionError(
                     f"not yet: {_name(slot)}",
                     where="to=",

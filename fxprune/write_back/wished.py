@@ -70,7 +70,7 @@ class Wished:
             plan = plan_removal(self.program, self.axes, units)
             self._check_sizes(plan, wish)
             try:
-                result = written(self.model, plan, config=wish.values)
+                result = written(self.model, plan, config=wish.values, builder=wish.builder)
             except FxpruneError as error:
                 first = first or error
             else:

@@ -93,6 +93,7 @@ def written(
     verify: bool = True,
     config_only: bool = False,
     config: Mapping[Slot, Any] | None = None,
+    builder: Builder | None = None,
 ) -> Written[M]:
     """Does what `write_back` does, and returns remarks with the model.
 
@@ -104,6 +105,7 @@ def written(
         verify: see `write_back`.
         config_only: refuse a plan whose sizes the model's config cannot say, where its class is built from one.
         config: numbers of the config of the smaller model, where they are known.
+        builder: of the model's class, where there is one already.
 
     Raises:
         PlanError: as `write_back`.
@@ -126,7 +128,7 @@ def written(
         scales = Scales(plan, small)
         folded += scales.edits
     refuse_edits(plan, folded)
-    builder = Builder.of(model) if verify else None
+    builder = builder or (Builder.of(model) if verify else None)
     target = model if inplace else twin_of(model)
     alike = nullcontext() if inplace else runs_alike()  # code may reach the model itself by name
     with all_or_nothing(target), alike:

@@ -210,6 +210,25 @@ def test_counts_are_those_of_a_brute_force_search() -> None:
         assert found == by_hand
 
 
+def test_outputs_get_narrower_where_the_config_says_so() -> None:
+    class Headless(Network):
+        def forward(self, x: torch.Tensor) -> Any:
+            x = self.first(x)
+            for block in self.blocks:
+                x = block(x)
+            return {"hidden": x, "pooled": x.mean(1), "out": self.last(x)}
+
+    torch.manual_seed(0)
+    model = Headless(Config()).eval()
+    outcome = fp.prune(model, X, to={"width": 8, "heads": 2})
+    smaller: Any = outcome.written
+    found, wanted = smaller(X), outcome.program(X)
+    assert found["hidden"].shape == (2, 4, 8)
+    for name, value in found.items():
+        torch.testing.assert_close(value, wanted[name])
+    assert fp.verify(outcome.original, outcome.plan, outcome.program).ok
+
+
 LLAMA = {
     "vocab_size": 96,
     "hidden_size": 32,
