@@ -133,12 +133,12 @@ def prune(
     ignore: Ignore,
     dynamic: Dynamic,
     keep: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="METRIC=SHARE",
-            help="share of a metric to keep, such as macs=0.5, params=0.3 or units=0.7",
+            help="share of a metric to keep, such as macs=0.5 (the default), params=0.3 or units=0.7",
         ),
-    ] = "macs=0.5",
+    ] = None,
     importance: Annotated[
         str,
         typer.Option(
@@ -173,29 +173,44 @@ def prune(
             help="remove only what the model's own class can express: fp.write_back then works with the plan",
         ),
     ] = False,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=NUMBER",
+            help="prune to a config with this number in it, such as hidden_size=1536; can be repeated; without --keep",
+        ),
+    ] = None,
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Prune a model to a share of its MACs or parameters.
+    """Prune a model to a share of its MACs or parameters, or to a wished config.
 
     The units with the lowest importance are removed, and the smaller model is verified. Use --out to save it.
     """
     from fxprune.api import prune as run
-    from fxprune.cli.source import open_fitting, open_source, parse_keep, progress, show
+    from fxprune.cli.source import (
+        open_fitting,
+        open_source,
+        parse_fields,
+        parse_keep,
+        progress,
+        show,
+    )
     from fxprune.cost import Metric
     from fxprune.io import save
 
-    metric, share = parse_keep(keep)
+    metric, share = parse_keep(keep or "macs=0.5")
     source: Program | Partial
     network: nn.Module | None = None
-    if fits_class:
+    if fits_class or to:
         source, network = open_fitting(model, inputs, seed, partial=partial, dynamic=dynamic)
     else:
         source = open_source(model, inputs, seed, partial=partial, dynamic=dynamic)
-    with progress(f"pruning {model} to {share:g} of its {metric}"):
+    aim = ", ".join(to) if to else f"{share:g} of its {metric}"
+    with progress(f"pruning {model} to {aim}"):
         outcome = run(
             source,
-            keep=share,
+            keep=share if keep or not to else None,
             metric=cast(Metric, metric),
             importance=importance,
             scope=cast(Literal["global", "group"], scope),
@@ -204,6 +219,7 @@ def prune(
             verify=verify,
             seed=seed,
             fits=network,
+            to=parse_fields(to) if to else None,
         )
     if plan_out is not None:
         outcome.plan.save(plan_out)

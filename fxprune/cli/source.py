@@ -80,7 +80,7 @@ def open_fitting(
     if partial or _is_directory(model):
         raise OptionError(
             "there is no class of a whole model to fit",
-            where="--fits-class",
+            where="--fits-class or --to",
             why="parts are pruned" if partial else "a saved program is a graph without its class",
             do="leave out --partial" if partial else "name the original model",
         )
@@ -176,6 +176,25 @@ def parse_keep(text: str) -> tuple[str, float]:
             where="--keep",
             do="write --keep macs=0.5, --keep params=0.3 or --keep units=0.7",
         ) from error
+
+
+def parse_fields(texts: Sequence[str]) -> dict[str, int]:
+    """Returns the fields of a config and their numbers, of texts like `hidden_size=1536`.
+
+    Raises:
+        OptionError: a text does not have this form.
+    """
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not name or not number.isdecimal():
+            raise OptionError(
+                f"{text!r} is not a field of a config with a whole number",
+                where="--to",
+                do="write --to hidden_size=1536, and repeat it for further fields",
+            )
+        found[name] = int(number)
+    return found
 
 
 def show(text: object, data: Any, *, as_json: bool) -> None:
