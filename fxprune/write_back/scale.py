@@ -3,7 +3,8 @@
 A plan that narrows the heads leaves attention its scale, 1/sqrt(d) of the d positions that there were. A forward that
 works the scale out from a size, or a class that is built anew, makes 1/sqrt(n) of the n positions that stay: the
 queries take the factor sqrt(n/d). Into which numbers it goes is found out by differentiating: the queries have to be
-homogeneous of degree 1 in what they are made of, <p, dq/dp> = q (Euler).
+homogeneous of degree 1 in what they are made of, <p, dq/dp> = q (Euler). Other products with a power of a width are
+treated alike.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 from torch import fx
 
 from fxprune.algebra.label import IntArray, Label
-from fxprune.analysis.axes import Axes
+from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.analysis.cache import solved
 from fxprune.graph.evaluate import Evaluator
 from fxprune.graph.program import Program
@@ -36,23 +38,26 @@ _PASSING = ("aten.add.Tensor", "aten.cat.default", "aten.stack.default", "aten.s
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Two activations that are multiplied with each other and summed over an axis that a plan cuts.
+    """An operator whose result a class may scale by a power of the length of an axis that a plan cuts.
 
     Attributes:
-        node: the name of the operator.
-        operands: the names of the two.
+        node: the name of the operator: two activations are multiplied with each other and summed over the axis, or one
+            is multiplied by a number that is such a power.
+        operands: the names of the activations.
         old: the length of the axis before.
         new: its length after.
         units: that remove its positions.
         edit: of the plan, where the operator itself works out the scale from the length.
+        power: of new over old that the first operand takes, where it is known.
     """
 
     node: str
-    operands: tuple[str, str]
+    operands: tuple[str, ...]
     old: int
     new: int
     units: IntArray
-    edit: SetArgument | None
+    edit: SetArgument | None = None
+    power: float | None = None
 
 
 class Scales:
@@ -76,18 +81,22 @@ class Scales:
 
     def options(self) -> Iterator[Folds]:
         """What weights may have to take over, in the order in which it is to be tried."""
-        pinned = [s for s in self._sites if s.edit is not None]
-        yield self._folds(pinned, _POWERS[0])
-        others = [s for s in self._sites if s.edit is None and s.node in self._parts]
-        for power in _POWERS if others else ():
-            yield Folds((*self._folds(pinned, _POWERS[0]), *self._folds(others, power)))
+        own = [s for s in self._sites if s.node in self._parts]
+        pinned = self._folds([s for s in own if s.edit is not None], _POWERS[0])
+        numbers = self._folds([s for s in own if s.power is not None], 0.0)
+        others = [s for s in own if s.edit is None and s.power is None]
+        for power in (0.0, *(_POWERS if others else ())):
+            queries = self._folds(others, power) if power else Folds()
+            for more in (Folds(), numbers)[: 2 if numbers else 1]:
+                yield Folds((*pinned, *queries, *more))
 
     def _folds(self, sites: Sequence[Site], power: float) -> Folds:
         """What weights take over at some sites; the same weights once."""
         found: dict[str, Fold] = {}
         for site in sites:
             for part in self._parts.get(site.node, ()):
-                factor = (site.new / site.old) ** (power * part.share)
+                exponent = (power if site.power is None else site.power) * part.share
+                factor = (site.new / site.old) ** exponent
                 path, _, tensor = part.name.rpartition(".")
                 fold = Fold(path, tensor, factor, 0.0, {}, (part.axis, part.positions))
                 found.setdefault(part.name, fold)
@@ -112,10 +121,10 @@ class Scales:
             probe.evaluate(self._small.args, self._small.kwargs)
         found: dict[str, list[_Part]] = {}
         for name, site in wanted.items():
-            queries, keys = (self._located(x, site) for x in operands[name])
-            if queries is not None:
-                shared = keys is not None and [p.key for p in queries] == [p.key for p in keys]
-                found[name] = [p.with_share(0.5 if shared else 1.0) for p in queries]
+            first, *others = (self._located(x, site) for x in operands[name])
+            if first is not None:
+                shared = [p.key for p in first] in [[p.key for p in x] for x in others if x]
+                found[name] = [p.with_share(0.5 if shared else 1.0) for p in first]
         return found
 
     def _located(self, operand: _Operand, site: Site) -> list[_Part] | None:
@@ -234,6 +243,7 @@ def _sites(plan: Plan, program: Program, axes: Axes) -> Iterator[Site]:
     pinned = {e.node: e for e in plan.edits if isinstance(e, SetArgument) and e.argument == "scale"}
     given = _depending(program)
     for node in program.nodes:
+        yield from _scaled_by_number(node, axes, gone)
         summed = axes.marks[node].silenced if node in axes.marks else []
         pair = [x for x in node.all_input_nodes if _sums(axes.nodes.get(x), summed)]
         if len(summed) < 2 or not pair or not all(x in given for x in pair):
@@ -246,6 +256,24 @@ def _sites(plan: Plan, program: Program, axes: Axes) -> Iterator[Site]:
                 edit = pinned.get(node.name)
                 yield Site(node.name, names, len(label), len(label) - lost, units[units != 0], edit)
                 break
+
+
+def _scaled_by_number(node: fx.Node, axes: Axes, gone: BoolArray) -> Iterator[Site]:
+    """The site of a product with a number that is a power of the length of an axis, as T5 scales its last states."""
+    sign = {"aten.mul.Tensor": 1.0, "aten.div.Tensor": -1.0}.get(str(node.target))
+    x, number = node.args[:2] if sign else (None, None)
+    labels = axes.nodes.get(x)
+    if sign is None or not isinstance(number, int | float) or not isinstance(labels, tuple):
+        return
+    for label in labels:
+        lost = int(axes.removed(label, gone).sum())
+        powers = [p for p in (-1.0, -0.5, 0.5, 1.0) if isclose(number, len(label) ** p)]
+        if lost and powers:
+            units = np.unique(np.concatenate(axes.final(label).columns))
+            sizes = len(label), len(label) - lost
+            power = -sign * powers[0]
+            yield Site(node.name, (str(x),), *sizes, units[units != 0], power=power)
+            return
 
 
 def _depending(program: Program) -> set[Any]:

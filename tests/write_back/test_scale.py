@@ -92,6 +92,37 @@ def test_a_product_of_a_value_with_itself_shares_the_factor() -> None:
     torch.testing.assert_close(fp.write_back(model, plan)(x), small(x))
 
 
+@pytest.mark.parametrize("power", [-1.0, -0.5, 0.5, 1.0])
+def test_a_product_with_a_power_of_the_width(power: float) -> None:
+    class Last(nn.Module):
+        """Scales its last states, as T5 does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs, self.norm = nn.ModuleList([nn.Linear(6, 8)]), nn.LayerNorm(8)
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.norm(self.inputs[0](x))
+            return self.out(y * y.shape[-1] ** power) + self.out(y / y.shape[-1] ** power)
+
+    class Once(Last):
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.norm(self.inputs[0](x))
+            return self.out(y * y.shape[-1] ** power)
+
+    x = torch.randn(2, 5, 6)
+    model = Once().eval()
+    plan, small = narrowed(model, x)
+    result = written(model, plan)
+    torch.testing.assert_close(result.model(x), small(x))
+    assert {f.name for f in result.folds} == {"norm.weight", "norm.bias"}
+    assert result.folds[0].factor == pytest.approx((8 / 5) ** power)
+    plan, _ = narrowed(Last().eval(), x)
+    with pytest.raises(fp.FxpruneError, match="something other"):
+        fp.write_back(Last().eval(), plan)
+
+
 def test_what_is_not_proportional_is_refused() -> None:
     class Squashed(nn.Module):
         def __init__(self) -> None:
