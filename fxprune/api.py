@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from fxprune.analysis.cache import solved, with_free_outputs
+from fxprune.analysis.cache import solved
 from fxprune.analysis.explain import Explanation, explain_axis
 from fxprune.analysis.group import Groups, find_groups
 from fxprune.capture import capture
@@ -172,9 +173,8 @@ def prune(
     """
     target = Target(0.5 if keep is None else keep, metric, scope, at_least, multiple_of)
     own = isinstance(model_or_program, torch.nn.Module)
-    configured = None
     if to is not None:
-        configured = _to_configure(model_or_program, fits, keep, target, ignore)
+        fits = _to_configure(model_or_program, fits, keep, target, ignore)
     how = Importance(importance) if isinstance(importance, str) else importance
     if not isinstance(how, Importance):
         raise OptionError(
@@ -184,8 +184,18 @@ def prune(
     clock = Clock()
     partial = model_or_program if isinstance(model_or_program, Partial) else None
     program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)
+    whole, wished, checked = program, None, model_or_program if own else None
+    if to is not None and fits is not None:
+        again = functools.partial(
+            capture,
+            args=program.args,
+            kwargs=program.kwargs,
+            dynamic_batch=dynamic_batch,
+            dynamic_shapes=dynamic_shapes,
+        )
+        wished = Wished(fits, program, to, again)
+        program, checked = wished.program, wished.model if own else None
     clock.lap("capture")
-    program = program if to is None else with_free_outputs(program)
     axes = solved(program)
     found = find_groups(axes)
     clock.lap("solve")
@@ -194,9 +204,8 @@ def prune(
         return decide(program, axes, found, target, how, ignore, seed, limits)
 
     fitted = None
-    if to is not None and configured is not None:
-        scores = score_units(program, axes, found, how, seed)
-        fitted = Wished(configured, program, axes, found, to).decide(scores)
+    if wished is not None:
+        fitted = wished.decide(score_units(program, axes, found, how, seed))
         decided, left = fitted.plan, fitted.remarks
     elif fits is None:  # a class of one's own may chunk
         decided, left = decided_within(equal_parts(program, axes, found) if own else NO_LIMITS)
@@ -213,12 +222,12 @@ def prune(
         checks.append(compare_programs(program, axes, decided, small, seed=seed).raise_if_bad())
     if verify and partial:
         checks.append(partial.verify(decided, seed=seed).raise_if_bad())
-    if verify and isinstance(model_or_program, torch.nn.Module):
-        captured, unchecked = check_capture(model_or_program, program, seed=seed)
+    if verify and isinstance(checked, torch.nn.Module):
+        captured, unchecked = check_capture(checked, program, seed=seed)
         checks += captured
     clock.lap("verify")
     report = Report(
-        before=summary(program),
+        before=summary(whole),
         after=summary(small),
         groups=group_rows(found, decided),
         checks=checks,

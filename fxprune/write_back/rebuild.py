@@ -58,6 +58,10 @@ class Builder:
         """A model on the meta device, of the config with these numbers in it; None where the class refuses them."""
         return _build(self._kind, self.config, values)
 
+    def build_from(self, config: Any, device: str) -> nn.Module:
+        """A model of a config of one's own."""
+        return _construct(self._kind, config, {}, device)
+
     def shapes(self, values: Mapping[Slot, Any]) -> Shapes | None:
         """The sizes of a model of the config with these numbers in it; each is built once."""
         key = frozenset(values.items())

@@ -26,8 +26,10 @@ class Wish:
 
     Attributes:
         builder: of the class.
-        values: the fields and their new numbers.
-        shapes: the sizes of every tensor of the class with them.
+        depths: fields that are numbers of layers, and their new numbers.
+        values: the other fields and their new numbers.
+        widths: the same, by the names that were given.
+        shapes: the sizes of every tensor of the class with these.
 
     Raises:
         OptionError: the class is not built from a config; a field is unknown, holds no number of a size, grows, or
@@ -45,14 +47,18 @@ class Wish:
             )
         self.builder = builder
         self._names = {".".join(map(str, s.trail[1:])): s for s in builder.fields}
-        self.values = {self._slot(name): _number(name, n) for name, n in _given(fields).items()}
-        for slot, value in self.values.items():
+        named = {name: self._slot(name) for name in _given(fields)}
+        values = {slot: _number(name, fields[name]) for name, slot in named.items()}
+        for slot, value in values.items():
             if slot.value is not None and value > slot.value:
                 raise OptionError(
-                    f"{_name(slot)} cannot grow from {slot.value} to {value}",
+                    f"{name_of(slot)} cannot grow from {slot.value} to {value}",
                     where="to=",
                     do=f"choose a number from 1 to {slot.value}",
                 )
+        self.depths = {s: n for s, n in values.items() if self._is_depth(s, n)}
+        self.values = {s: n for s, n in values.items() if s not in self.depths}
+        self.widths = {name: self.values[s] for name, s in named.items() if s in self.values}
         self.shapes = self._built()
         for slot in self.values:
             self._check_effect(slot)
@@ -70,7 +76,7 @@ class Wish:
             shape = self.builder.shapes({slot: value}) or {}
             if tensor in shape and shape[tensor][axis] != before:
                 found.append(slot)
-        return ", ".join(f"{_name(s)}={self.values[s]}" for s in found or self.changed)
+        return ", ".join(f"{name_of(s)}={self.values[s]}" for s in found or self.changed)
 
     def agrees(self, old: int, new: int) -> int:
         """1 where a field goes from one number to another, -1 where one with the first number stays, else 0."""
@@ -78,6 +84,12 @@ class Wish:
             return 1
         stay = (s for s in self.builder.fields if self.values.get(s, s.value) == old == s.value)
         return -1 if any(True for _ in stay) else 0
+
+    def _is_depth(self, slot: Slot, value: int) -> bool:
+        """Whether the class with this number has fewer tensors, and none of another size."""
+        before, after = shapes_of(self.builder.before), self.builder.shapes({slot: value})
+        fewer = after is not None and after.keys() < before.keys()
+        return fewer and after is not None and all(before[n] == x for n, x in after.items())
 
     def _slot(self, name: str) -> Slot:
         """The field of a name, or of what the config takes it for."""
@@ -150,10 +162,10 @@ class Wish:
             shapes = self.builder.shapes({slot: value})
             if shapes is not None and set(shapes) != before:
                 raise OptionError(
-                    f"not yet: {_name(slot)}",
+                    f"with {name_of(slot)}={value}, the class has other tensors, not only smaller ones",
                     where="to=",
-                    why=f"the class then has other tensors, not only smaller ones: {', '.join(names[:3])}",
-                    do=f"leave {_name(slot)} at {slot.value}",
+                    why=", ".join(names[:3]),
+                    do="name the fields that belong to it too, those with the same number first",
                 )
         raise OptionError(
             f"with {self._words()}, the class has other tensors, not only smaller ones",
@@ -173,14 +185,14 @@ class Wish:
             return
         if _numbers(ours) == _numbers(without):
             raise OptionError(
-                f"{_name(slot)} changes nothing in {type(ours).__name__}",
+                f"{name_of(slot)} changes nothing in {type(ours).__name__}",
                 where="to=",
                 why="the class is built the same with it and without it",
-                do=f"leave {_name(slot)} out",
+                do=f"leave {name_of(slot)} out",
             )
 
     def _words(self) -> str:
-        return ", ".join(f"{_name(s)}={v}" for s, v in self.values.items())
+        return ", ".join(f"{name_of(s)}={v}" for s, v in self.values.items())
 
 
 def _given(fields: Any) -> Mapping[str, Any]:
@@ -202,7 +214,8 @@ def _number(name: str, value: Any) -> int:
     )
 
 
-def _name(slot: Slot) -> str:
+def name_of(slot: Slot) -> str:
+    """The name of a field, with dots between the config and one in it."""
     return ".".join(map(str, slot.trail[1:]))
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, product
 
 import numpy as np
 from torch import nn
 
 from fxprune.algebra.label import IntArray
-from fxprune.analysis.axes import Axes
+from fxprune.analysis.cache import solved, with_free_outputs
 from fxprune.analysis.explain import explain_axis
-from fxprune.analysis.group import Group
+from fxprune.analysis.group import Group, find_groups
 from fxprune.errors import BudgetError, FxpruneError, PlanError, ScoreError
 from fxprune.graph.program import Program
 from fxprune.importance.table import FloatArray
 from fxprune.plan import Plan, plan_removal
+from fxprune.remark import Remark
+from fxprune.write_back.depth import without_layers
 from fxprune.write_back.fits import Fitted
 from fxprune.write_back.reach import Component, Counts, components
 from fxprune.write_back.rebuild import shapes_of
@@ -27,26 +28,42 @@ _TRIES = 16
 _NEAR = 3
 
 
-@dataclass(frozen=True, eq=False)
 class Wished:
     """A model that is to get another config.
 
     Args:
         model: the model that was captured.
         program: what was captured.
-        axes: its labels.
-        groups: of these.
         fields: of its config -> the new numbers.
+        capture: captures the model again once layers have left it.
+
+    Attributes:
+        model: the model, or what is left of it where layers leave.
+        program: of that model; its outputs may get narrower.
+        remarks: which layers left.
 
     Raises:
-        OptionError: see `Wish`.
+        OptionError, PlanError: see `Wish` and `without_layers`.
     """
 
-    model: nn.Module
-    program: Program
-    axes: Axes
-    groups: Sequence[Group]
-    fields: Mapping[str, int]
+    def __init__(
+        self,
+        model: nn.Module,
+        program: Program,
+        fields: Mapping[str, int],
+        capture: Callable[[nn.Module], Program],
+    ) -> None:
+        wish = Wish(model, fields)
+        self.remarks: list[Remark] = []
+        self._wish: Wish | None = wish
+        if wish.depths:
+            shallower = without_layers(model, wish.builder, wish.depths, program)
+            model, self.remarks = shallower.model, shallower.remarks
+            program = capture(model)
+            self._wish = Wish(model, wish.widths) if wish.widths else None
+        self.model, self.program = model, with_free_outputs(program)
+        self.axes = solved(self.program)
+        self.groups = find_groups(self.axes)
 
     def decide(self, scores: FloatArray) -> Fitted:
         """The plan whose sizes are those of the wished config, and the smaller model of it.
@@ -63,7 +80,10 @@ class Wished:
             ScoreError: units that compete have no score.
             BudgetError: nothing would be removed.
         """
-        wish = Wish(self.model, self.fields)
+        wish = self._wish
+        if wish is None:
+            nothing = plan_removal(self.program, self.axes, ())
+            return Fitted(nothing, self.remarks, self.model)
         self._check_others(wish)
         first: FxpruneError | None = None
         for units in islice(self._removals(wish, scores), _TRIES):
@@ -74,7 +94,7 @@ class Wished:
             except FxpruneError as error:
                 first = first or error
             else:
-                return Fitted(plan, list(result.remarks), result.model)
+                return Fitted(plan, [*self.remarks, *result.remarks], result.model)
         assert first is not None, "there is a removal"
         raise PlanError(
             "the sizes of the wished config can be reached, and a model of it computes something else",

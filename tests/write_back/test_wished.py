@@ -111,7 +111,7 @@ def test_the_least_important_units_go_in_every_layer() -> None:
         ({}, "names no fields"),
         ({"colour": 3}, "colour changes nothing"),
         ({"width": 10}, "3 heads do not divide 10"),
-        ({"layers": 1}, "not yet: layers"),
+        ({"layers": 3}, "cannot grow"),
         ({"heads": 2}, "nothing would be removed"),
         ({"hidden": 20}, "nothing would be removed"),
     ],
@@ -123,6 +123,35 @@ def test_wishes_that_cannot_be_met(to: Any, words: str) -> None:
         fp.prune(model, X, to=to)
     assert words in str(error.value)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_layers_before_the_last_go() -> None:
+    model = network(layers=4)
+    outcome = fp.prune(model, X, to={"layers": 2})
+    smaller: Any = outcome.written
+    assert smaller.config.layers == 2
+    shorter = network(layers=2)
+    x = torch.randn(3, 4, 5)
+    shorter.load_state_dict(
+        {
+            n.replace("blocks.3", "blocks.1"): t
+            for n, t in model.state_dict().items()
+            if not n.startswith(("blocks.1", "blocks.2"))
+        }
+    )
+    torch.testing.assert_close(smaller(x), shorter(x))
+    torch.testing.assert_close(smaller(x), outcome.program(x))
+    (remark,) = [r for r in outcome.remarks if r.code == "wished.layers"]
+    assert remark.where == "blocks"
+    assert "1, 2" in remark.what
+    assert len(model.blocks) == model.config.layers == 4
+
+
+def test_depth_and_width_together() -> None:
+    outcome = fp.prune(network(), X, to={"layers": 1, "hidden": 9})
+    smaller: Any = outcome.written
+    assert (len(smaller.blocks), smaller.blocks[0].up.out_features) == (1, 9)
+    torch.testing.assert_close(smaller(X), outcome.program(X))
 
 
 def test_whole_units_are_named() -> None:
