@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from fxprune.capture import capture
 from fxprune.cost import Metric
 from fxprune.errors import OptionError, PlanError
 from fxprune.graph.program import Program, require_program
-from fxprune.importance import Importance
+from fxprune.importance import Importance, score_units
 from fxprune.instruments import bisect, read_environment, replay
 from fxprune.partial import Partial
 from fxprune.pipeline import Instrument, Result, run_pipeline
@@ -32,6 +33,7 @@ from fxprune.report import Clock, Outcome, Report, compare, group_rows, summary
 from fxprune.shrink import apply_plan
 from fxprune.verify import Check, check_capture, compare_programs
 from fxprune.write_back.fits import Fit
+from fxprune.write_back.wished import Wished
 
 __all__ = [
     "Outcome",
@@ -123,7 +125,7 @@ def prune(
     model_or_program: torch.nn.Module | torch.export.ExportedProgram | Program | Partial,
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
-    keep: float = 0.5,
+    keep: float | None = None,
     metric: Metric = "macs",
     importance: str | Importance = "magnitude",
     scope: Literal["global", "group"] = "global",
@@ -136,8 +138,11 @@ def prune(
     dynamic_batch: bool = True,
     dynamic_shapes: Any = None,
     fits: torch.nn.Module | None = None,
+    to: Mapping[str, int] | None = None,
 ) -> Outcome:
     """Removes the least important units until `keep` of a metric is left, and checks the result.
+
+    Or, with `to`, until the model is one of its class with another config.
 
     Args:
         model_or_program: what to prune; it stays as it is. The parts of a `chunk` in a model stay equal. Of a
@@ -145,7 +150,7 @@ def prune(
             smaller `model`.
         args: example inputs of a model.
         kwargs: example keyword inputs of a model.
-        keep: share that stays, 0 < keep <= 1; reached within 1 % where the sizes of units allow.
+        keep: share that stays, 0 < keep <= 1, by default 0.5; reached within 1 % where the sizes of units allow.
         metric: macs, params, or units (that share of each group).
         importance: a criterion by name, or an `fp.Importance` with its options.
         scope: global: all units compete; group: each group loses the same share.
@@ -159,11 +164,17 @@ def prune(
         dynamic_shapes: which axes of the inputs may be free; see `capture`.
         fits: the model, where the plan must be one that its class can express: `outcome.written` is the smaller
             model. What it can express is learned by writing small plans back; see docs/how-to/take-home.md.
+        to: fields of the model's config -> their new numbers, for a class that is built from its config, such as
+            {"hidden_size": 1536, "num_attention_heads": 12}: `outcome.written` is the model with that config. Each
+            group loses its least important units; what says how much is kept in another way must be left out.
 
     Raises:
         CaptureError, OptionError, PlanError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
     """
-    target = Target(keep, metric, scope, at_least, multiple_of)
+    target = Target(0.5 if keep is None else keep, metric, scope, at_least, multiple_of)
+    own = isinstance(model_or_program, torch.nn.Module)
+    if to is not None:
+        fits = _to_configure(model_or_program, fits, keep, target, ignore)
     how = Importance(importance) if isinstance(importance, str) else importance
     if not isinstance(how, Importance):
         raise OptionError(
@@ -173,6 +184,17 @@ def prune(
     clock = Clock()
     partial = model_or_program if isinstance(model_or_program, Partial) else None
     program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)
+    whole, wished, checked = program, None, model_or_program if own else None
+    if to is not None and fits is not None:
+        again = functools.partial(
+            capture,
+            args=program.args,
+            kwargs=program.kwargs,
+            dynamic_batch=dynamic_batch,
+            dynamic_shapes=dynamic_shapes,
+        )
+        wished = Wished(fits, program, to, again)
+        program, checked = wished.program, wished.model if own else None
     clock.lap("capture")
     axes = solved(program)
     found = find_groups(axes)
@@ -182,8 +204,10 @@ def prune(
         return decide(program, axes, found, target, how, ignore, seed, limits)
 
     fitted = None
-    if fits is None:
-        own = isinstance(model_or_program, torch.nn.Module)  # whose class may chunk
+    if wished is not None:
+        fitted = wished.decide(score_units(program, axes, found, how, seed))
+        decided, left = fitted.plan, fitted.remarks
+    elif fits is None:  # a class of one's own may chunk
         decided, left = decided_within(equal_parts(program, axes, found) if own else NO_LIMITS)
     else:
         fitted = Fit(fits, program, axes, found).decide(decided_within)
@@ -198,12 +222,12 @@ def prune(
         checks.append(compare_programs(program, axes, decided, small, seed=seed).raise_if_bad())
     if verify and partial:
         checks.append(partial.verify(decided, seed=seed).raise_if_bad())
-    if verify and isinstance(model_or_program, torch.nn.Module):
-        captured, unchecked = check_capture(model_or_program, program, seed=seed)
+    if verify and isinstance(checked, torch.nn.Module):
+        captured, unchecked = check_capture(checked, program, seed=seed)
         checks += captured
     clock.lap("verify")
     report = Report(
-        before=summary(program),
+        before=summary(whole),
         after=summary(small),
         groups=group_rows(found, decided),
         checks=checks,
@@ -272,6 +296,32 @@ def run(
         limit=asked.limit if limit is None else limit,
         seed=seed,
     )
+
+
+def _to_configure(
+    source: Any,
+    fits: torch.nn.Module | None,
+    keep: float | None,
+    target: Target,
+    ignore: Sequence[str],
+) -> torch.nn.Module:
+    """The model that gets a wished config; what says how much is to go in another way is refused."""
+    if keep is not None or ignore or target != Target(target.keep):
+        raise OptionError(
+            "a wished config already says how much of every layer is to go",
+            where="to=",
+            why="keep, metric, scope, ignore, multiple_of and at_least say it in another way",
+            do="leave these out, or leave out to=",
+        )
+    model = source if isinstance(source, torch.nn.Module) and fits is None else fits
+    if model is None:
+        raise OptionError(
+            "there is no model whose config could be edited",
+            where="to=",
+            why="what is pruned is a captured program",
+            do="pass the model itself, or fits=model",
+        )
+    return model
 
 
 def _as_program(

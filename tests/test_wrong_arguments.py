@@ -41,7 +41,7 @@ def test_what_is_no_program_is_named(verb: str, value: object) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        *({"keep": x} for x in ("a", None, [0.5], {"macs": 0.5}, float("nan"))),
+        *({"keep": x} for x in ("a", [0.5], {"macs": 0.5}, float("nan"))),
         *({"ignore": x} for x in ("fc", None, 3, (None,))),
         *({name: x} for name in ("multiple_of", "at_least") for x in (1.5, "8", None, 0)),
         *({"importance": x} for x in (None, 3, len)),

@@ -7,6 +7,7 @@ mode, so that other removals change them, and it is affine in eval mode only.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -37,3 +38,10 @@ def hand_on(before: Program, after: Program, names: Iterable[str]) -> None:
 def solved(program: Program) -> Axes:
     """The labels of a program in its present mode, worked out once."""
     return remember(program, "solve", lambda: solve(program))
+
+
+def with_free_outputs(program: Program) -> Program:
+    """The same program, of which a plan may make the outputs narrower too."""
+    free = replace(program)
+    remember(free, "solve", lambda: solve(free, freeze_outputs=False))
+    return free

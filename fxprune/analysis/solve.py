@@ -53,8 +53,8 @@ def solve(program: Program, *, freeze_outputs: bool = True) -> Axes:
 
     Args:
         program: a captured network.
-        freeze_outputs: whether the program's outputs keep their sizes; only tests of rules set this to
-            false.
+        freeze_outputs: whether the program's outputs keep their sizes; not where an operator is tested alone, or
+            a wished config makes them narrower.
     """
     sizes = Sizes.of_inputs(program.input_values())
     walk = _Walk(program, sizes, program.tensors(), freeze_outputs=freeze_outputs)

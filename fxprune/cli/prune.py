@@ -47,12 +47,12 @@ def prune(
     ignore: Ignore,
     dynamic: Dynamic,
     keep: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="METRIC=SHARE",
-            help="share of a metric to keep, such as macs=0.5, params=0.3 or units=0.7",
+            help="share of a metric to keep, such as macs=0.5 (the default), params=0.3 or units=0.7",
         ),
-    ] = "macs=0.5",
+    ] = None,
     importance: Annotated[
         str,
         typer.Option(
@@ -90,6 +90,13 @@ def prune(
             help="remove only what the model's own class can express: fp.write_back then works with the plan",
         ),
     ] = False,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=NUMBER",
+            help="prune to a config with this number in it, such as hidden_size=1536; can be repeated; without --keep",
+        ),
+    ] = None,
     weights: Weights = "",
     args: Arguments = "",
     partial: Parts = False,
@@ -97,7 +104,7 @@ def prune(
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Prune a model to a share of its MACs or parameters.
+    """Prune a model to a share of its MACs or parameters, or to a wished config.
 
     The units with the lowest importance are removed, and the smaller model is verified. Use --out to save it: weights,
     plan, report and, without --partial and --class, the graph.
@@ -108,26 +115,29 @@ def prune(
         check_out,
         open_fitting,
         open_source,
+        parse_fields,
         parse_keep,
         progress,
         show,
     )
     from fxprune.cost import Metric
 
-    metric, share = parse_keep(keep)
+    metric, share = parse_keep(keep or "macs=0.5")
     _check_class(out, own_class=own_class)
     check_out(out, force=force)
     source = Source(model, inputs, dynamic, weights, args, partial, trust, seed)
     opened: Opened | None = None
     program: Program | Partial
-    if own_class or fits_class:
-        program, opened = open_fitting(source, "--class" if own_class else "--fits-class")
+    if own_class or fits_class or to:
+        option = "--class" if own_class else "--to" if to else "--fits-class"
+        program, opened = open_fitting(source, option)
     else:
         program = open_source(source, matters=True)
-    with progress(f"pruning {model} to {share:g} of its {metric}"):
+    aim = ", ".join(to) if to else f"{share:g} of its {metric}"
+    with progress(f"pruning {model} to {aim}"):
         outcome = run(
             program,
-            keep=share,
+            keep=share if keep or not to else None,
             metric=cast(Metric, metric),
             importance=importance,
             scope=cast(Literal["global", "group"], scope),
@@ -136,6 +146,7 @@ def prune(
             verify=verify,
             seed=seed,
             fits=opened.network if opened else None,
+            to=parse_fields(to) if to else None,
         )
     if plan_out is not None:
         outcome.plan.save(plan_out)

@@ -279,6 +279,25 @@ def parse_keep(text: str) -> tuple[str, float]:
         ) from error
 
 
+def parse_fields(texts: Sequence[str]) -> dict[str, int]:
+    """Returns the fields of a config and their numbers, of texts like `hidden_size=1536`.
+
+    Raises:
+        OptionError: a text does not have this form.
+    """
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not name or not number.isdecimal():
+            raise OptionError(
+                f"{text!r} is not a field of a config with a whole number",
+                where="--to",
+                do="write --to hidden_size=1536, and repeat it for further fields",
+            )
+        found[name] = int(number)
+    return found
+
+
 def show(text: object, data: Any, *, as_json: bool) -> None:
     """Prints a result as text for people, or as one JSON document."""
     print(json.dumps(data, indent=1) if as_json else text)

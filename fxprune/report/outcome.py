@@ -20,9 +20,9 @@ class Outcome:
         program: the smaller program; `program.module` is an ordinary GraphModule.
         plan: what was decided.
         report: sizes before and after, groups, checks, remarks and seconds; prints as tables.
-        original: the program that was pruned.
+        original: the program that was pruned; where `to=` has taken layers out, without these.
         model: of a partial capture, the smaller model: the pruned parts back in their places.
-        written: with `fits=`, the smaller model of the user's own class.
+        written: with `fits=` or `to=`, the smaller model of the user's own class.
     """
 
     program: Program

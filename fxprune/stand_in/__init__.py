@@ -9,9 +9,10 @@ a run sets for the whole process or thread, such as the default dtype and device
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
@@ -21,9 +22,35 @@ from fxprune.stand_in.outside import remember_outside
 from fxprune.stand_in.remembered import Remembered
 from fxprune.torch_private import function_modes_kept
 
-__all__ = ["Remembered", "stand_in"]
+__all__ = ["Remembered", "runs_alike", "stand_in"]
 
 M = TypeVar("M", bound=nn.Module)
+
+
+class _Outside(NamedTuple):
+    """What code reaches by name, to be put back after each of several runs, and the copies of the last one."""
+
+    remembered: Remembered
+    copies: dict[int, Any]
+
+
+_known: ContextVar[dict[Hashable, _Outside] | None] = ContextVar("_known", default=None)
+
+
+@contextmanager
+def runs_alike() -> Iterator[None]:
+    """Within, what code reaches by name is looked up once for all models of the same classes.
+
+    After each run it is put back as before; so nothing else than runs of stand-ins may change it meanwhile.
+    """
+    if _known.get() is not None:
+        yield
+        return
+    token = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 @contextmanager
@@ -40,9 +67,26 @@ def stand_in(model: M, *, own_data: bool = False) -> Iterator[M]:
     remembered = Remembered(data=own_data)
     for x in copier.shared:
         remembered.add(x)
-    remember_outside(copier.kinds, copier.functions, remembered, copier.copies)
+    outside = _outside(copier, own_data)
     with settings_kept(), function_modes_kept():
         try:
             yield twin
         finally:
+            outside.put_back()
             remembered.put_back()
+
+
+def _outside(copier: Copier, data: bool) -> Remembered:
+    """What the code of the copied objects reaches by name."""
+    known = _known.get()
+    key = (data, frozenset(copier.kinds), frozenset(f.__code__ for f in copier.functions))
+    if known is not None and key in known:
+        found = known[key]
+        found.copies.clear()
+        found.copies.update(copier.copies)
+        return found.remembered
+    found = _Outside(Remembered(data=data), dict(copier.copies))
+    remember_outside(copier.kinds, copier.functions, *found)
+    if known is not None:
+        known[key] = found
+    return found.remembered

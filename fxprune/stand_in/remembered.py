@@ -53,9 +53,9 @@ class Remembered:
         self._undo.append(put_back)
 
     def put_back(self) -> None:
-        """Puts all back, the last first."""
-        while self._undo:
-            self._undo.pop()()
+        """Puts all back, the last first; again after another run, where it is to be as it was at first."""
+        for put_back in reversed(self._undo):
+            put_back()
 
     def _states(self, x: Any) -> Iterator[tuple[_PutBack, Iterable[Any]]]:
         if isinstance(x, torch.Tensor):

@@ -61,7 +61,7 @@ def check_sizes(model: nn.Module, program: Program) -> None:
 
     Args:
         model: the model, with some positions of its tensors gone.
-        program: the program of the model as it was before.
+        program: a program whose outputs have the sizes that are right.
 
     Raises:
         PlanError: the forward fails, or returns outputs of different sizes.
@@ -300,7 +300,7 @@ def _outputs(
 
 
 def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:
-    """Refuses outputs whose sizes have changed; only their free sizes may differ."""
+    """Refuses outputs of other sizes than those of the program; only their free sizes may differ."""
     returned = program.graph.output_node().args[0]
     wanted = [n.meta.get("val") for n in pytree.tree_leaves(returned) if isinstance(n, fx.Node)]
     found = [x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
@@ -308,7 +308,7 @@ def _compare_sizes(model: nn.Module, out: Any, program: Program) -> None:
         if isinstance(b, torch.Tensor) and not _fits(a, b):
             raise PlanError(
                 f"output {i} of {type(model).__name__} has the shape {tuple(a.shape)}",
-                why=f"its shape was {tuple(b.shape)} before: some class spells a size itself",
+                why=f"it must be {tuple(b.shape)}: some class spells a size itself",
                 do=_TEACH,
             )
 

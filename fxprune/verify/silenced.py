@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.capture.failure import first_line
@@ -56,7 +58,7 @@ def compare_programs(
 
     def silenced(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
         try:
-            outputs.append(runs.silenced().evaluate(args, kwargs))
+            outputs.append(runs.returned(runs.silenced().evaluate(args, kwargs)))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise _not_run(program, error) from error
         return outputs[-1]
@@ -71,7 +73,7 @@ def compare_programs(
     )
     if plan.removed.size:
         whole = run_batch(runs.whole().evaluate, next(batches_of(program, seed)), seed)
-        check = replace(check, change=_change(outputs[0], whole))
+        check = replace(check, change=_change(outputs[0], runs.returned(whole)))
     if check.undefined and (undefined := _first_undefined(runs, seed)):
         return replace(check, undefined=undefined, against="the original")
     check = replace(check, undefined="")  # it comes of the removal
@@ -123,6 +125,34 @@ class _Runs:
     def small(self) -> Evaluator:
         return Evaluator(self.smaller, self.dtype, _adding(self.noise, self.plan.kept))
 
+    @cached_property
+    def gone(self) -> BoolArray:
+        """The mask of removed units, `[n_units]`."""
+        gone = np.zeros(self.axes.n_units, bool)
+        gone[self.plan.removed] = True
+        return gone
+
+    def kept(self, node: fx.Node, value: Tensor) -> Tensor | None:
+        """The positions that stay of what a node returns; None where nothing is known of them."""
+        labels = self.axes.nodes.get(node)
+        if not isinstance(labels, tuple):
+            return None
+        lost = {i: self.axes.removed(x, self.gone) for i, x in enumerate(labels)}
+        stays = {
+            i: np.flatnonzero(~x) for i, x in lost.items() if x.any() and len(x) == value.shape[i]
+        }
+        return slice_axes(value, stays) if stays else value
+
+    def returned(self, outputs: Sequence[Any]) -> list[Any]:
+        """The positions that stay of flat outputs; all of them, unless outputs may become narrower."""
+        nodes = pytree.tree_leaves(self.original.graph.output_node().args[0])
+        found = []
+        for node, value in zip(nodes, outputs, strict=True):
+            known = isinstance(node, fx.Node) and isinstance(value, Tensor)
+            kept = self.kept(node, value) if known else None
+            found.append(value if kept is None else kept)
+        return found
+
 
 def _adding(noise: Mapping[str, Tensor], kept: Kept) -> Provide:
     """Adds noise to tensors; to a sliced tensor, the same positions of the noise."""
@@ -147,21 +177,10 @@ def _any(x: Any) -> bool:
 
 def _with_first_difference(check: Check, runs: _Runs, seed: int) -> Check:
     """The check with the first node whose kept positions differ, and the tensors cut around it."""
-    axes = runs.axes
-    gone = np.zeros(axes.n_units, bool)
-    gone[runs.plan.removed] = True
     rescaled = {e.node for e in runs.plan.edits if isinstance(e, Rescale)}
 
     def kept_positions(node: fx.Node, value: Tensor) -> Tensor | None:
-        labels = axes.nodes.get(node)
-        if node.name in rescaled or not isinstance(labels, tuple):
-            return None
-        stays = {
-            i: np.flatnonzero(~axes.removed(x, gone))
-            for i, x in enumerate(labels)
-            if len(x) == value.shape[i]
-        }
-        return slice_axes(value, stays)
+        return None if node.name in rescaled else runs.kept(node, value)
 
     bad = first_difference(
         runs.original.nodes,
@@ -174,7 +193,9 @@ def _with_first_difference(check: Check, runs: _Runs, seed: int) -> Check:
     )
     if bad is None:
         return replace(check, first_bad_node=NO_NODE)
-    return replace(check, first_bad_node=describe(bad), groups=_groups_around(bad, axes, gone))
+    return replace(
+        check, first_bad_node=describe(bad), groups=_groups_around(bad, runs.axes, runs.gone)
+    )
 
 
 def _groups_around(node: fx.Node, axes: Axes, gone: BoolArray) -> tuple[str, ...]:

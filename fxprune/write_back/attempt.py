@@ -46,7 +46,7 @@ class Trial:
 
     Args:
         model: that has them.
-        program: of the model as it was.
+        program: the smaller program, whose outputs have the sizes that the model's must have.
         numbers: holds the numbers of the model against those of the smaller program; raises where they differ.
     """
 

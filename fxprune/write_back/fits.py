@@ -21,6 +21,7 @@ from fxprune.graph.program import Program, named_tensors
 from fxprune.plan import Plan, plan_removal
 from fxprune.plan.limits import Limits
 from fxprune.remark import Remark
+from fxprune.stand_in import runs_alike
 from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.write import Written, written
 
@@ -52,7 +53,7 @@ class Fit:
     of the same name in all layers are tied, and the width with the heads where it is heads times head size.
     Elsewhere groups are free where all of them fit, or else those that share an axis are tied, as the halves of a
     chunk are. Where this does not fit either, groups are tied only if they do not fit alone and fit together: those
-    that share an axis, or those of the same name.
+    that share an axis, those of the same name, or a width with all heads, as in modules of torch.
 
     Args:
         model: the model that was captured.
@@ -83,7 +84,7 @@ class Fit:
                     why=f"its shape is {tuple(tensors[name].shape)}, and {tuple(tensor.shape)} was captured",
                     do="pass the model itself",
                 )
-        self._configured = Builder.of(self.model) is not None
+        self._builder = Builder.of(self.model)
 
     @property
     def limits(self) -> Limits:
@@ -100,13 +101,14 @@ class Fit:
         Raises:
             BudgetError: the decision finds no plan within the limits.
         """
-        self.learn()
-        while True:
-            plan, left = decide(self.limits)
-            result = self._write(plan)
-            if isinstance(result, Written):
-                return Fitted(plan, [*left, *self._remarks(), *result.remarks], result.model)
-            self._exclude(plan.removed)
+        with runs_alike():
+            self.learn()
+            while True:
+                plan, left = decide(self.limits)
+                result = self._write(plan)
+                if isinstance(result, Written):
+                    return Fitted(plan, [*left, *self._remarks(), *result.remarks], result.model)
+                self._exclude(plan.removed)
 
     def learn(self) -> None:
         """Asks the class which groups may lose units, alone or together."""
@@ -114,7 +116,7 @@ class Fit:
         if self._why(single) is None:
             self._ties = single
             return
-        if self._configured:
+        if self._builder is not None:
             clusters = _clusters(single, _pattern)
             fit, self._whole = self._sort(clusters)
             failed = [t for t in clusters if t[0].name in self._whole]
@@ -134,7 +136,8 @@ class Fit:
             for tie in found:
                 for group in tie:
                     del self._whole[group.name]
-        self._ties = self._together(fit)
+        bad = [(g,) for g in self.groups if g.name in self._whole]
+        self._ties = self._together([*fit, *self._joined(_clusters(bad, _leaf))])
 
     def _joined(self, ties: list[Tie]) -> list[Tie]:
         """Two or three ties as one, some with several units for each of another's: a width and its heads."""
@@ -189,7 +192,7 @@ class Fit:
     def _write(self, plan: Plan) -> Written[Any] | str:
         """The smaller model; or why there is none."""
         try:
-            return written(self.model, plan, config_only=True)
+            return written(self.model, plan, config_only=True, builder=self._builder)
         except FxpruneError as error:
             return ": ".join(filter(None, (error.what, error.why)))
 
@@ -240,7 +243,7 @@ class Fit:
                 self._alone.get(
                     tie[0].name,
                     "the config has one number for all of them"
-                    if self._configured
+                    if self._builder is not None
                     else "the class cannot lose units of all groups freely",
                 ),
             )
@@ -274,6 +277,11 @@ def _clusters(ties: Sequence[Tie], key: Callable[[Group], str]) -> list[Tie]:
 def _pattern(group: Group) -> str:
     """The name of a group without the numbers of its layers."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "#", group.name)
+
+
+def _leaf(group: Group) -> str:
+    """The name of a group without the path of its module."""
+    return group.name.rpartition(".")[2]
 
 
 def _axis(group: Group) -> str:

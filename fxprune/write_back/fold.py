@@ -32,7 +32,7 @@ _LARGEST_NORM = 10**7  # numbers in its parameters: what has more is more than a
 
 @dataclass(frozen=True)
 class Fold:
-    """What a module takes over of an average.
+    """A factor that a parameter of a module takes over: of an average, or of the scale of attention.
 
     Attributes:
         path: of the module.
@@ -40,6 +40,7 @@ class Fold:
         factor: by what.
         offset: what its forward adds to the parameter before it multiplies by it: 0, or 1.
         numbers: the attributes that change -> their new values.
+        part: an axis and positions of it, where only these are multiplied.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Fold:
     factor: float
     offset: float
     numbers: Mapping[str, float]
+    part: tuple[int, IntArray] | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +57,12 @@ class Fold:
 
     def of(self, value: Tensor) -> Tensor:
         """The parameter with the factor in it."""
-        return (value + self.offset) * self.factor - self.offset
+        if self.part is None:
+            return (value + self.offset) * self.factor - self.offset
+        axis, positions = self.part
+        factors = torch.ones(value.shape[axis], dtype=value.dtype, device=value.device)
+        factors[torch.from_numpy(positions).to(value.device)] = self.factor
+        return value * factors.reshape([-1 if i == axis else 1 for i in range(value.dim())])
 
 
 class Folds(tuple[Fold, ...]):
@@ -65,7 +72,11 @@ class Folds(tuple[Fold, ...]):
 
     def of(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Values of a program's tensors as those of the model's tensors."""
-        return {**values, **{f.name: f.of(values[f.name]) for f in self if f.name in values}}
+        found = dict(values)
+        for fold in self:
+            if fold.name in found:
+                found[fold.name] = fold.of(found[fold.name])
+        return found
 
     def apply(self, model: nn.Module) -> dict[str, Tensor]:
         """Changes parameters and numbers of a model; returns the parameters as they were, by name."""
@@ -73,7 +84,7 @@ class Folds(tuple[Fold, ...]):
         for fold in self:
             module = model.get_submodule(fold.path)
             weight = module.get_parameter(fold.tensor)
-            before[fold.name] = weight.detach().clone()
+            before.setdefault(fold.name, weight.detach().clone())
             with torch.no_grad():
                 weight.copy_(fold.of(weight))
             for name, value in fold.numbers.items():

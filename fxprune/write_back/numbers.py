@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -54,7 +54,28 @@ class Numbers:
         self._model, self._program, self._small = model, plan.program, small
         self._changes, self._builder = SizeChanges(plan, small), builder
         self._folds, self._numbers = folds, numbers
-        self._trial = Trial(model, plan.program, numbers)
+        self._trial = Trial(model, small, numbers)
+
+    def follow(self, config: Mapping[Slot, Any]) -> list[Remark]:
+        """Sets given numbers of the config, and what follows from them.
+
+        Raises:
+            PlanError: a model of this config computes something other than the smaller program.
+        """
+        assert self._builder is not None, "there is a config"
+        values = {**config, **self._builder.epsilons(self._folds)}
+        self._put_config(self._builder, values)
+        attempt = self._trial()
+        if attempt.error is not None:
+            raise attempt.error
+        if not self._can_be_read(self._builder, values):
+            raise PlanError(
+                f"a {type(self._model).__name__} of this config computes something other than the smaller model",
+                why="what the class makes of a number of the config, such as the frequencies of rotary positions, is "
+                "not that of the positions that stay",
+                do="leave that number as it is",
+            )
+        return list(self._other_numbers(self._builder, values))
 
     def settle(self, *, config_only: bool = False) -> list[Remark]:
         """Finds the numbers with which the model computes what the smaller program does, and sets them.
@@ -83,30 +104,50 @@ class Numbers:
         if found is None:
             return None
         epsilons = builder.epsilons(self._folds)
-        second = None
-        for numbers in (found, *builder.alternatives(found, wanted, self._changes)):
-            values = {**numbers, **epsilons}
-            if not builder.accepts(values):
+        unseen = builder.unseen(found, wanted, self._changes)
+        several = [unseen] if len(unseen) > 1 else []
+        inexact = None
+        for more in ({}, *({f: v} for f, v in unseen.items()), *several):
+            values = {**found, **more, **epsilons}
+            if not self._works(builder, values):
                 continue
-            before = self._put_config(builder, values)
-            if self._trial().ok and self._can_be_read(builder, values):
-                other = {slot.value for slot, _ in self._others(builder, values)}
-                if not other:
-                    return values
-                if other <= set(epsilons.values()):
-                    second = second or values
-            for slot, value in before.items():
-                slot.put(self._model, value)
-        if second is not None:
-            self._put_config(builder, second)
-        return second
+            values = self._least(builder, values, more if len(more) > 1 else {})
+            other = {slot.value for slot, _ in self._others(builder, values)}
+            if not other:
+                self._put_config(builder, values)
+                return values
+            if other <= set(epsilons.values()):
+                inexact = inexact or values
+        if inexact is not None:
+            self._put_config(builder, inexact)
+        return inexact
+
+    def _least(
+        self, builder: Builder, values: dict[Slot, Any], more: Iterable[Slot]
+    ) -> dict[Slot, Any]:
+        """Numbers of a config without those that it can do without: they equal a size by chance."""
+        for field in more:
+            fewer = {slot: value for slot, value in values.items() if slot != field}
+            if self._works(builder, fewer):
+                values = fewer
+        return values
+
+    def _works(self, builder: Builder, values: dict[Slot, Any]) -> bool:
+        """Whether the model computes the same with these numbers in its config, and one that is built from it."""
+        if not builder.accepts(values):
+            return False
+        before = self._put_config(builder, values)
+        works = self._trial().ok and self._can_be_read(builder, values)
+        for slot, value in before.items():
+            slot.put(self._model, value)
+        return works
 
     def _can_be_read(self, builder: Builder, values: dict[Slot, Any]) -> bool:
         """Whether a model that is built from the config and reads the weights computes the same."""
         if on_meta(self._model):
             return True
         built = builder.reads(self._model, values)
-        return built is not None and Trial(built, self._program, self._numbers)().ok
+        return built is not None and Trial(built, self._small, self._numbers)().ok
 
     def _put_config(self, builder: Builder, values: dict[Slot, Any]) -> dict[Slot, Any]:
         """Sets the fields of the config, and what modules made of them; returns what was there."""
@@ -115,6 +156,16 @@ class Numbers:
             if slot.get(self._model) == slot.value:
                 before[slot] = slot.value
                 slot.put(self._model, value)
+        earlier = {(s.path, s.trail): s.value for s in find_slots(builder.before, float)}
+        derived = {
+            slot: found
+            for slot, found in self._others(builder, values)
+            if earlier.get((slot.path, slot.trail)) == found and slot.trail[0] != "config"
+        }
+        for slot, found in derived.items():
+            if slot.value not in values.values():  # the epsilons of norms stay
+                before[slot] = found
+                slot.put(self._model, slot.value)
         for slot, value in values.items():
             before[slot] = slot.value
             slot.put(self._model, value)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.capture.failure import first_line
 from fxprune.graph.program import named_tensors
 from fxprune.process.state import undisturbed
 from fxprune.write_back.changes import SizeChanges
@@ -45,6 +46,7 @@ class Builder:
         self.fields = list(_fields(self.config))
         held = (s for of in (list, tuple) for s in find_slots(_Holding(self.config), of))
         self.lists = [replace(s, value=None) for s in held]
+        self._known: dict[frozenset[tuple[Slot, Any]], Shapes | None] = {}
 
     @classmethod
     def of(cls, model: nn.Module) -> Builder | None:
@@ -59,6 +61,26 @@ class Builder:
     def build(self, values: Mapping[Slot, Any]) -> nn.Module | None:
         """A model on the meta device, of the config with these numbers in it; None where the class refuses them."""
         return _build(self._kind, self.config, values)
+
+    def build_from(self, config: Any, device: str) -> nn.Module:
+        """A model of a config of one's own."""
+        return _construct(self._kind, config, {}, device)
+
+    def shapes(self, values: Mapping[Slot, Any]) -> Shapes | None:
+        """The sizes of a model of the config with these numbers in it; each is built once."""
+        key = frozenset(values.items())
+        if key not in self._known:
+            built = self.build(values)
+            self._known[key] = None if built is None else shapes_of(built)
+        return self._known[key]
+
+    def refusal(self, values: Mapping[Slot, Any]) -> str:
+        """Why the class refuses a config with these numbers; "" where it does not."""
+        try:
+            _construct(self._kind, self.config, values, "meta")
+        except Exception as error:
+            return f"{type(error).__name__}: {first_line(error)}"
+        return "" if self.accepts(values) else "the config fails its own checks"
 
     def solve(self, wanted: Shapes, changes: SizeChanges) -> dict[Slot, int] | None:
         """The numbers of the config that give these sizes; None where none were found.
@@ -75,10 +97,10 @@ class Builder:
                 for moved in _moves(fields):
                     for value in _candidates(moved[0], changes, shapes, wanted):
                         trial = {**found, **dict.fromkeys(moved, value)}
-                        built = self.build(trial)
-                        now = inf if built is None else _distance(shapes_of(built), wanted)
+                        built = self.shapes(trial)
+                        now = inf if built is None else _distance(built, wanted)
                         if built is not None and now < off - 1e-9:
-                            found, off, shapes = trial, now, shapes_of(built)
+                            found, off, shapes = trial, now, built
                         if not off:
                             return found
                 if off == last:
@@ -142,21 +164,19 @@ class Builder:
             )
         return built.train(model.training)
 
-    def alternatives(
+    def unseen(
         self, found: Mapping[Slot, int], wanted: Shapes, changes: SizeChanges
-    ) -> list[dict[Slot, int]]:
-        """Other configs that give the same sizes: with numbers that have changed and that no tensor shows."""
+    ) -> dict[Slot, int]:
+        """Fields that may follow a size that has changed and that no tensor shows, such as a number of heads."""
         more: dict[Slot, int] = {}
         for field in self._with_number():
             for value in changes.lengths("", field.value):
                 if found.get(field) == value:
                     continue
-                built = self.build({**found, **more, field: value})
-                if built is not None and shapes_of(built) == wanted:
+                if self.shapes({**found, **more, field: value}) == wanted:
                     more[field] = value
                     break
-        singles = [{**found, f: v} for f, v in more.items()] if len(more) > 1 else []
-        return ([{**found, **more}] if more else []) + singles
+        return more
 
     def _with_number(self) -> list[Slot]:
         return [f for f in self.fields if f.value is not None]
@@ -211,10 +231,16 @@ def _build(
 ) -> nn.Module | None:
     """A model without data; None where its class or the config refuses the numbers, for whatever reason."""
     try:
-        with undisturbed(), torch.device(device):
-            return kind(edited(config, values))
+        return _construct(kind, config, values, device)
     except Exception:
         return None
+
+
+def _construct(
+    kind: Callable[[Any], nn.Module], config: Any, values: Mapping[Slot, Any], device: str
+) -> nn.Module:
+    with undisturbed(), torch.device(device):
+        return kind(edited(config, values))
 
 
 def _distance(found: Shapes, wanted: Shapes) -> float:

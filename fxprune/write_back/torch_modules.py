@@ -99,9 +99,25 @@ def _recurrent_cell(cut: Cut) -> Attributes:
 
 @register_sizes(nn.MultiheadAttention)
 def _attention(cut: Cut) -> Attributes:
-    raise PlanError(
-        "nn.MultiheadAttention cannot be made smaller",
-        where=cut.path,
-        why="its forward assumes that heads x head size = width",
-        do="use the smaller program (fp.shrink), or exclude this module and those before it with ignore=...",
-    )
+    m = cut.module
+    inner, width = m.out_proj.weight.shape[1], m.out_proj.weight.shape[0]
+    if inner != width:
+        raise PlanError(
+            f"nn.MultiheadAttention cannot have a width of {width} and heads of {inner} channels together",
+            where=cut.path,
+            why="its forward assumes that heads x head size = width",
+            do="remove heads and width in proportion, as fits=model does, or use the smaller program (fp.shrink)",
+        )
+    if m.in_proj_weight is None:
+        heads = cut.groups("q_proj_weight", m.num_heads)
+        keys, values = m.k_proj_weight.shape[1], m.v_proj_weight.shape[1]
+    else:
+        heads = cut.groups("in_proj_weight", 3 * m.num_heads) // 3
+        keys = values = width
+    return {
+        "embed_dim": width,
+        "num_heads": heads,
+        "head_dim": width // heads,
+        "kdim": keys,
+        "vdim": values,
+    }

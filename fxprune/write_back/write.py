@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
@@ -19,14 +19,17 @@ from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.verify import check_numbers
+from fxprune.stand_in import runs_alike
+from fxprune.write_back.agreement import Agreement
 from fxprune.write_back.cuts import find_cuts
 from fxprune.write_back.fold import Folds, find_folds
 from fxprune.write_back.layers import Deletion, Rewritten, without_layers
 from fxprune.write_back.numbers import Numbers
 from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.refuse import check_names, refuse_edits
+from fxprune.write_back.scale import Scales
 from fxprune.write_back.sizes import Cut, new_attributes
+from fxprune.write_back.slots import Slot
 from fxprune.write_back.twin import all_or_nothing, twin_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -40,8 +43,8 @@ class Written(Generic[M_co]):
     Attributes:
         model: the smaller model.
         remarks: on numbers of the model and its config that nothing decides.
-        folds: factors that weights of norms have in them: `folds.of(values)` turns tensors of the smaller program,
-            by name, into those of the model.
+        folds: factors that weights of norms, or of the queries of attention, have in them: `folds.of(values)` turns
+            tensors of the smaller program, by name, into those of the model.
         names: where layers have left, the name of each tensor -> its name before; otherwise empty.
     """
 
@@ -99,6 +102,8 @@ def written(
     program: Program | None = None,
     verify: bool = True,
     config_only: bool = False,
+    config: Mapping[Slot, Any] | None = None,
+    builder: Builder | None = None,
 ) -> Written[M]:
     """Does what `write_back` does, and returns remarks with the model.
 
@@ -109,6 +114,8 @@ def written(
         program: see `write_back`.
         verify: see `write_back`.
         config_only: refuse a plan whose sizes the model's config cannot say, where its class is built from one.
+        config: numbers of the config of the smaller model, where they are known.
+        builder: of the model's class, where there is one already.
 
     Raises:
         PlanError: as `write_back`.
@@ -125,24 +132,29 @@ def written(
             do="pass program=fp.capture(model, args), or verify=False",
         )
     check_names(model, plan)
-    small = None
+    small, scales = None, None
     folds, folded = Folds(), list[Edit]()
     if plan.program is not None:
         small = apply_plan(plan.program, solved(plan.program), plan)
         folds, folded = find_folds(model, plan, small)
+    if verify and small is not None:
+        scales = Scales(plan, small)
+        folded += scales.edits
     refuse_edits(plan, folded)
-    builder = Builder.of(model) if verify else None
+    builder = builder or (Builder.of(model) if verify else None)
     target = model if inplace else twin_of(model)
-    with all_or_nothing(target):
+    alike = nullcontext() if inplace else runs_alike()  # code may reach the model itself by name
+    with all_or_nothing(target), alike:
         _slice(target, plan)
         unfolded = folds.apply(target)
         remarks = []
-        if verify and small is not None:
-            tensors = {**named_tensors(target), **unfolded}
-            check = partial(check_numbers, small=small, tensors=tensors, written=folds.of)
-            remarks = Numbers(target, plan, small, builder, folds, check).settle(
-                config_only=config_only
-            )
+        if scales is not None and small is not None:
+            agreement = Agreement(small, {**named_tensors(target), **unfolded}, folds, scales)
+            numbers = Numbers(target, plan, small, builder, folds, agreement)
+            remarks = numbers.follow(config) if config else numbers.settle(config_only=config_only)
+            taken = agreement.taken(target)
+            taken.apply(target)
+            folds = Folds((*folds, *taken))
     return Written(target, tuple(remarks), folds)
 
 

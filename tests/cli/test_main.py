@@ -48,6 +48,19 @@ class Spelled(nn.Module):
     def forward(self, x):
         return self.three(self.two(self.one(x).view(-1, 8)))
 """
+CONFIGURED = """
+from types import SimpleNamespace
+from torch import nn
+class Config(SimpleNamespace):
+    pass
+class Configured(nn.Module):
+    def __init__(self, config=Config(hidden=8)):
+        super().__init__()
+        self.config = config
+        self.one, self.two = nn.Linear(4, config.hidden), nn.Linear(config.hidden, 2)
+    def forward(self, x):
+        return self.two(self.one(x).relu())
+"""
 MODEL = ("my_network:make", "--input", "2x3x8x8")
 PARTIAL = ("my_parts:Sorter", "--input", "2x3x6x6", "--partial")
 Run = Callable[..., tuple[int, str, str]]
@@ -59,6 +72,7 @@ def run(command: Run, tmp_path: Path) -> Run:
     (tmp_path / "my_parts.py").write_text(IN_PARTS)
     (tmp_path / "by_keyword.py").write_text(BY_KEYWORD)
     (tmp_path / "spelled.py").write_text(SPELLED)
+    (tmp_path / "configured.py").write_text(CONFIGURED)
     return command
 
 
@@ -116,6 +130,19 @@ def test_prune_within_what_the_class_can_express(run: Run) -> None:
     code, _, err = run("prune", *PARTIAL, "--fits-class")
     assert code == 2
     assert "--fits-class" in err
+
+
+def test_prune_to_a_wished_config(run: Run) -> None:
+    model = ("configured:Configured", "--input", "2x4")
+    code, out, _ = run("prune", *model, "--to", "hidden=5", "--json")
+    assert code == 0
+    assert [g["kept"] for g in json.loads(out)["groups"] if g["name"] == "one.weight:0"] == [5]
+    code, _, err = run("prune", *model, "--to", "hidden=5", "--keep", "0.5")
+    assert code == 2
+    assert "already says" in err
+    code, _, err = run("prune", *model, "--to", "hidden")
+    assert code == 2
+    assert "--to hidden_size=1536" in err
 
 
 def test_prune_saves_a_program_that_is_opened_again(run: Run) -> None:

@@ -104,6 +104,19 @@ def test_a_multiple_is_learned_from_a_plan_that_does_not_fit() -> None:
     assert fitted.model.get_parameter("one.weight").shape == (56, 6)
 
 
+def test_width_and_heads_of_torch_modules_go_together() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    model = nn.Sequential(nn.Linear(5, 8), encoder, nn.Linear(8, 3)).eval()
+    x = torch.randn(2, 4, 5)
+    outcome = fp.prune(model, x, keep=0.4, fits=model)
+    smaller: Any = outcome.written
+    attention = smaller[1].layers[0].self_attn
+    assert (attention.embed_dim, attention.num_heads, attention.head_dim) == (4, 1, 4)
+    torch.testing.assert_close(smaller(x), outcome.program(x))
+
+
 def test_another_model_is_refused() -> None:
     model = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 3)).eval()
     other = nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 3)).eval()

@@ -235,12 +235,52 @@ def test_averages_over_removed_positions_are_refused() -> None:
     assert "inner" in error.value.where or "mean" in error.value.where
 
 
-def test_multihead_attention_is_refused() -> None:
-    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
-    _, plan, _ = prune(model, torch.randn(2, 4, 8), only="self_attn")
-    with pytest.raises(PlanError):
+class Encoder(nn.Module):
+    """A Transformer of torch's own modules, whose width may go."""
+
+    def __init__(self, norm_first: bool = False) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=norm_first)
+        self.inner, self.out = nn.Linear(7, 16), nn.Linear(16, 3)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.out(self.encoder(self.inner(x)))
+
+
+@pytest.mark.parametrize("what", ["heads", "channels"])
+def test_multihead_attention_in_proportion(what: str) -> None:
+    model = Encoder().eval()
+    program = capture(model, torch.randn(2, 5, 7))
+    axes = solve(program)
+    ends = {"heads": "in_proj_weight:0", "channels": "in_proj_weight:0#2"}[what]
+    groups = {g.name: g for g in find_groups(axes)}
+    attention = [g.units[1:2] for n, g in groups.items() if n.endswith(ends)]
+    plan = plan_removal(
+        program, axes, np.concatenate([groups["inner.weight:0"].units[:4], *attention])
+    )
+    written = write_back(model, plan)
+    assert compare_model(written, apply_plan(program, axes, plan)).ok is (what == "heads")
+    x = torch.randn(3, 5, 7)
+    torch.testing.assert_close(written(x), apply_plan(program, axes, plan)(x))
+    attention_module: Any = written.encoder.layers[0].self_attn
+    sizes_of = (
+        attention_module.embed_dim,
+        attention_module.num_heads,
+        attention_module.head_dim,
+        attention_module.kdim,
+        attention_module.vdim,
+    )
+    assert sizes_of == {"heads": (12, 3, 4, 12, 12), "channels": (12, 4, 3, 12, 12)}[what]
+
+
+def test_multihead_attention_of_another_width_than_its_heads_is_refused() -> None:
+    model = Encoder().eval()
+    _, plan, _ = prune(model, torch.randn(2, 4, 7), only="self_attn")
+    with pytest.raises(PlanError, match="MultiheadAttention") as error:
         write_back(model, plan)
-    _, plan, small = prune(model, torch.randn(2, 4, 8), only="linear1")
+    assert "fits=model" in str(error.value)
+    _, plan, small = prune(model, torch.randn(2, 4, 7), only="linear1")
     assert compare_model(write_back(model, plan), small).ok
 
 
@@ -281,17 +321,15 @@ def test_vit_without_its_attention() -> None:
 
 
 class Scaled(nn.Module):
-    """Works out the scale of its attention from its width; no size that it spells is in the way."""
+    """Works out a scale from its width; no size that it spells is in the way."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.query, self.out = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 6)
+        self.inner, self.out = nn.Linear(6, 12), nn.Linear(12, 6)
 
     def forward(self, x: torch.Tensor) -> Any:
         y = self.inner(x)
-        q = self.query(y)
-        weights = (q @ q.transpose(1, 2) / y.shape[-1] ** 0.5).softmax(-1)
-        return self.out(weights @ y)
+        return self.out((y / y.shape[-1] ** 0.5).tanh())
 
 
 @pytest.mark.parametrize("inplace", [True, False])

@@ -1,0 +1,67 @@
+"""Holds a model against the smaller program, with factors that its weights may have to take over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from fxprune.errors import FxpruneError
+from fxprune.graph.program import Program
+from fxprune.verify import check_numbers
+from fxprune.write_back.fold import Folds
+from fxprune.write_back.scale import Scales
+
+
+class Agreement:
+    """Whether a model computes what the smaller program does, perhaps once its queries have taken a factor over.
+
+    Args:
+        small: the smaller program.
+        tensors: the tensors that it runs with.
+        folds: the averages that the model's weights have taken over.
+        scales: what the plan leaves behind in attention.
+    """
+
+    def __init__(
+        self,
+        small: Program,
+        tensors: Mapping[str, torch.Tensor],
+        folds: Folds,
+        scales: Scales,
+    ) -> None:
+        self._small, self._tensors, self._folds = small, tensors, folds
+        self._options = scales.options()
+        self._known = [next(self._options)]
+
+    def __call__(self, model: nn.Module) -> None:
+        """Compares the numbers of the two, by that option first with which they agreed last.
+
+        Raises:
+            FxpruneError: they differ, whatever the queries take over.
+        """
+        first: FxpruneError | None = None
+        for option in self._untried():
+            try:
+                written = Folds((*self._folds, *option)).of
+                check_numbers(model, self._small, tensors=self._tensors, written=written)
+            except FxpruneError as error:
+                first = first or error
+            else:
+                self._known.sort(key=lambda x: x is not option)
+                return
+        assert first is not None, "there is an option"
+        raise first
+
+    def _untried(self) -> Iterator[Folds]:
+        yield from tuple(self._known)
+        for option in self._options:
+            self._known.append(option)
+            yield option
+
+    def taken(self, model: nn.Module) -> Folds:
+        """What the weights of the model have to take over for it to agree."""
+        if len(self._known) > 1:
+            self(model)
+        return self._known[0]
