@@ -1,7 +1,7 @@
 """Tests of fxprune.torch_private, which say what each private name of torch is for."""
 
-import inspect
 import copy
+import inspect
 import logging
 import warnings
 from typing import Any
