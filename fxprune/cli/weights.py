@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -57,6 +58,8 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format says in its own ways that a file is none
         text = (str(error) or type(error).__name__).split("\n")[0]
+        if isinstance(error, UnpicklingError):
+            text = "it is no such file, or holds objects besides tensors and plain values: to read them would run code"
         raise OptionError(
             f"cannot read {str(path)[-120:]}",
             where="--weights",
