@@ -1,4 +1,4 @@
-"""Modules that a model has lost since it was built: entries of sequences that are gone, an identity in their place."""
+"""Modules that a model has lost since it was built: entries of sequences, and what stands in the place of others."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 
 from fxprune.errors import OptionError
 from fxprune.files.document import Entry
+from fxprune.io.removed import read_filler, write_filler
 
 _NUMBERED = (nn.Sequential, nn.ModuleList)  # whose entries are counted anew when one goes
-_FILLERS = {"Identity": nn.Identity}
 
 
 def find_changes(fresh: nn.Module, model: nn.Module) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def _changes(fresh: nn.Module, model: nn.Module, path: str) -> Iterator[dict[str
         yield {"module": path, "children": kept}
     for before, (name, child) in zip(kept, model._modules.items(), strict=True):
         inner, old = f"{path}.{name}".removeprefix("."), fresh._modules[before]
-        filler = next((n for n, kind in _FILLERS.items() if type(child) is kind), None)
+        filler = None if child is None else write_filler(child, inner)
         if child is None or old is None:
             if child is not old:
                 yield {"module": inner, "class": None}
@@ -120,8 +120,7 @@ def make_changes(model: nn.Module, rows: Sequence[Entry]) -> None:
             row.fail("is the model itself", "save it again")
         else:
             filler = facts[kind]
-            new = None if filler.value is None else _FILLERS[filler.text(list(_FILLERS))]()
-            owner._modules[name] = new
+            owner._modules[name] = None if filler.value is None else read_filler(filler)
 
 
 def _keep(module: nn.Module, entry: Entry) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 import fxprune as fp
 from fxprune.errors import LoadError, OptionError
 from fxprune.graph.program import named_tensors
+from fxprune.write_back import Removed
 
 IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64)
 
@@ -347,3 +348,43 @@ def test_a_class_without_an_import_path_is_passed_when_loaded(tmp_path: Path) ->
 def check_state(found: nn.Module, wanted: nn.Module) -> None:
     for name, tensor in wanted.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor)
+
+
+class Mixing(nn.Module):
+    """A branch of attention and one of linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.norm, self.mix = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        y = self.norm(x)
+        x = x + self.mix(y, y, y, need_weights=False)[0]
+        return self.last(x + self.mlp(x))
+
+
+def test_what_stands_in_the_place_of_a_deleted_module_comes_back(tmp_path: Path) -> None:
+    model, x = Mixing().double().eval(), torch.randn(2, 5, 6, dtype=torch.float64)
+    gates = "insert-gates{scope=block} | set-gates{where=mix* value=0} | delete-gated"
+    smaller = fp.write_back(model, fp.run(model, x, gates))
+    assert isinstance(smaller.mix, Removed)
+    fp.save(smaller, tmp_path / "m")
+    check_same(fp.load_model(tmp_path / "m", trust=__name__), smaller, x)
+    for edit in (
+        {"zeros": 3},
+        {"same": []},
+        {"zeros": {"like": 0, "lengths": [[0]], "dtype": None}},
+    ):
+        file = tmp_path / "m" / "model.json"
+        text = file.read_text()
+        data = json.loads(text)
+        (row,) = (r for r in data["changes"] if isinstance(r.get("class"), dict))
+        row["class"]["form"] = edit
+        file.write_text(json.dumps(data))
+        with pytest.raises(LoadError):
+            fp.load_model(tmp_path / "m", trust=__name__)
+        file.write_text(text)
