@@ -121,8 +121,9 @@ def test_the_attention_of_the_first_layer(kind: str) -> None:
 def test_a_cache_with_places_of_several_kinds_is_named() -> None:
     model = tiny("Qwen3", "ForCausalLM", **{**LLAMA, **MIXED})
     result = without(model, TOKENS, "model.layers.0.*attn*", use_cache=False)
-    with pytest.warns(UserWarning, match="decodes something else"):
-        smaller = fp.write_back(model, result)
+    found = written(model, result)
+    assert [r.code for r in found.remarks] == ["write-back.config-stale", "write-back.cache"]
+    smaller = found.model
     torch.testing.assert_close(
         smaller(TOKENS, use_cache=False).logits, result.program(TOKENS, use_cache=False)[0]
     )
