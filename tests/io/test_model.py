@@ -374,11 +374,9 @@ def test_what_stands_in_the_place_of_a_deleted_module_comes_back(tmp_path: Path)
     assert isinstance(smaller.mix, Removed)
     fp.save(smaller, tmp_path / "m")
     check_same(fp.load_model(tmp_path / "m", trust=__name__), smaller, x)
-    for edit in (
-        {"zeros": 3},
-        {"same": []},
-        {"zeros": {"like": 0, "lengths": [[0]], "dtype": None}},
-    ):
+    short = {"like": 0, "lengths": [[0]], "dtype": None}
+    edits: tuple[dict[str, Any], ...] = ({"zeros": 3}, {"same": []}, {"zeros": short})
+    for edit in edits:
         file = tmp_path / "m" / "model.json"
         text = file.read_text()
         data = json.loads(text)
