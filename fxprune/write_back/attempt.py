@@ -23,13 +23,13 @@ class Attempt(NamedTuple):
         stage: 0 where its forward fails, 1 where its outputs have other sizes or numbers, 2 where all is right.
         calls: of modules that returned.
         error: why it came no further.
-        begun: the modules that were called, where its forward fails; None where all may have been.
+        begun: the paths of the modules that were called, where its forward fails; None where all may have been.
     """
 
     stage: int
     calls: int
     error: FxpruneError | None
-    begun: frozenset[nn.Module] | None = None
+    begun: frozenset[str] | None = None
 
     @property
     def ok(self) -> bool:
@@ -62,14 +62,17 @@ class Trial:
     def __call__(self, *, numbers: bool = True) -> Attempt:
         """Runs the model without data, and where that is right and `numbers` is set, with data."""
         calls = 0
-        begun = set[nn.Module]()
+        paths: dict[nn.Module, str] = {}
+        begun = set[str]()
 
         def count(*_: Any) -> None:
             nonlocal calls
             calls += 1
 
         def begin(module: nn.Module, _: Any) -> None:
-            begun.add(module)
+            if not paths:  # the model, or a stand-in of it
+                paths.update((m, path) for path, m in module.named_modules())
+            begun.add(paths.get(module, ""))
 
         handles = register_module_forward_pre_hook(begin), register_module_forward_hook(count)
         try:

@@ -76,7 +76,7 @@ class Search:
             return True
         paths = {s.path for s in self.choices[i].slots}
         near = {*paths, *(path.rpartition(".")[0] for path in paths)}
-        return any(self._model.get_submodule(path) in last.begun for path in near)
+        return not near.isdisjoint(last.begun)
 
     def put(self, options: Options) -> None:
         """Puts options in the model."""
