@@ -50,6 +50,22 @@ class _Inputs:
         args, kwargs = pytree.tree_map_only(torch.Tensor, change, (self.args, self.kwargs))
         return _Inputs(args, kwargs)
 
+    def apart(self) -> _Inputs:
+        """Each tensor once: of one that is given twice, a graph would read only one of the two inputs."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        if len(set(map(id, tensors))) == len(tensors):
+            return self
+        seen = set[int]()
+
+        def once(x: torch.Tensor) -> torch.Tensor:
+            if id(x) in seen:
+                return x.detach().clone().requires_grad_(x.requires_grad)
+            seen.add(id(x))
+            return x
+
+        return self.map(once)
+
     def batched(self) -> list[torch.Tensor]:
         """Returns the tensors whose axis 0 is as long as that of the first tensor."""
         leaves = pytree.tree_leaves((self.args, self.kwargs))
@@ -171,7 +187,7 @@ def _checked_inputs(model: object, args: Any, kwargs: Mapping[str, Any] | None) 
             do="pass it as kwargs=...",
         )
     positional = tuple(args) if isinstance(args, tuple | list) else () if args is None else (args,)
-    return _Inputs(positional, dict(kwargs or {}))
+    return _Inputs(positional, dict(kwargs or {})).apart()
 
 
 def _on_device_of(model: nn.Module, inputs: _Inputs) -> _Inputs:

@@ -142,6 +142,21 @@ def test_unused_parameter_and_flags_are_kept() -> None:
     assert list(program.module.state_dict()) == list(model.state_dict())
 
 
+class Minus(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, more: list[torch.Tensor]) -> torch.Tensor:
+        return self.a(x) - self.b(more[0])
+
+
+def test_a_tensor_that_is_given_twice_stands_for_two_inputs() -> None:
+    model, x, y = Minus().eval(), torch.randn(2, 4), torch.randn(3, 4)
+    program = capture(model, (x, [x]))
+    torch.testing.assert_close(program(y, [2 * y]), model(y, [2 * y]))
+
+
 def test_kwargs_none_numbers_and_flags() -> None:
     def function(x: Tensor, scale: float, *, other: Tensor, flag: bool, none: None = None) -> Any:
         return x * scale + other if flag else x
