@@ -11,7 +11,7 @@ import fxprune as fp
 from benchmarks.commit import commit
 from experiments.placed import placed
 from experiments.start import start
-from experiments.store import Row, Store
+from experiments.store import Row, Store, name_of
 from experiments.task import Task
 from fxprune.graph.program import Program
 from fxprune.report.latency import compare_latency
@@ -45,8 +45,11 @@ def _measure(store: Store, task: Task, row: Row, *, compiled: bool, device: str)
         print(f"{row['name']}: left out, there is no {end}", flush=True)
         return
     final = placed(fp.load(end), device)
-    # Weights do not matter to a latency: the dense network need not have been trained here.
-    dense = for_use(start(task, task.arms[0], row["seed"], final.args, device), verify=False)
+    trained = store.finished(name_of(task, task.arms[0], row["seed"])) / "final"
+    if trained.exists():
+        dense = placed(fp.load(trained), device)
+    else:  # weights hardly matter to a latency
+        dense = for_use(start(task, task.arms[0], row["seed"], final.args, device), verify=False)
     pair = dense, final
     ratios: dict[str, float] = {}
     for batch in BATCHES:
