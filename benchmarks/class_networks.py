@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.networks import Example, Network, networks
+from benchmarks.networks import Example, Network, from_config, networks
 
 _KINDS = ("classification", "segmentation", "transformers", "timm")
 _YOLO = ("yolov8n", "yolo11n")
@@ -57,11 +57,8 @@ def _more_transformers() -> Iterator[Network]:
 
 
 def _transformer(name: str) -> Example:
-    import transformers
-
     prefix, suffix, options = _TRANSFORMERS[name]
-    kind = getattr(transformers, prefix + suffix)
-    model = kind(getattr(transformers, f"{prefix}Config")(**options)).eval()
+    model: Any = from_config(prefix, suffix, options)
     if "image_size" in options:
         return model, (), {"pixel_values": torch.randn(2, 3, 32, 32)}
     given: dict[str, Any] = {"input_ids": torch.randint(3, 100, (2, 16))}

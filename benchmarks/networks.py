@@ -205,12 +205,18 @@ def _transformers() -> Iterator[Network]:
 
 
 def _transformer(name: str) -> Example:
+    prefix, suffix, options, inputs = _TRANSFORMERS[name]
+    model = from_config(prefix, suffix, options)
+    return model, (), {k: make() for k, make in inputs.items()}
+
+
+def from_config(prefix: str, suffix: str, options: dict[str, Any]) -> nn.Module:
+    """A model of transformers: what its configuration's class starts with, its own ends with, and the fields."""
     import transformers
 
-    prefix, suffix, options, inputs = _TRANSFORMERS[name]
     config = getattr(transformers, f"{prefix}Config")(**options)
-    model = getattr(transformers, prefix + suffix)(config).eval()
-    return model, (), {k: make() for k, make in inputs.items()}
+    found: nn.Module = getattr(transformers, prefix + suffix)(config).eval()
+    return found
 
 
 # timm, one model of each family

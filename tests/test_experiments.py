@@ -54,6 +54,12 @@ def begin(run: Any) -> tuple[fp.Program, torch.nn.Module]:
     return program, start.model(run.task, run.arm, run.seed)
 
 
+def by_parameters(wanted: fp.Program, other: fp.Program, rounds: int) -> Any:
+    """Compares latencies as if time went by parameters."""
+    sizes = [sum(t.numel() for t in p.tensors().values()) for p in (wanted, other)]
+    return type("Latency", (), {"ratio": sizes[1] / sizes[0]})
+
+
 def make_data() -> Any:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (80, 1, 28, 28), generator=generator, dtype=torch.uint8)
@@ -146,12 +152,7 @@ def test_random_blocks_go_until_the_network_is_no_slower_than_the_peer(
 ) -> None:
     controls = import_module("experiments.controls")
 
-    def compare(wanted: fp.Program, mine: fp.Program, rounds: int) -> Any:
-        """As if time went by parameters."""
-        sizes = [sum(t.numel() for t in p.tensors().values()) for p in (wanted, mine)]
-        return type("Latency", (), {"ratio": sizes[1] / sizes[0]})
-
-    monkeypatch.setattr(controls, "compare_latency", compare)
+    monkeypatch.setattr(controls, "compare_latency", by_parameters)
     (arm,) = import_module("experiments.task").controls("layers", ("blocks", "latency"))
     assert arm.name == "random blocks at its latency, as layers"
     row = train(tmp_path, arm, peer=peer)
@@ -183,12 +184,7 @@ def test_uniform_width_narrows_every_layer(
 ) -> None:
     controls = import_module("experiments.controls")
 
-    def compare(wanted: fp.Program, small: fp.Program, rounds: int) -> Any:
-        """As if time went by parameters."""
-        sizes = [sum(t.numel() for t in p.tensors().values()) for p in (wanted, small)]
-        return type("Latency", (), {"ratio": sizes[1] / sizes[0]})
-
-    monkeypatch.setattr(controls, "compare_latency", compare)
+    monkeypatch.setattr(controls, "compare_latency", by_parameters)
     (arm,) = import_module("experiments.task").controls("layers", ("uniform", "latency"))
     run = make_run(tmp_path, arm, peer=peer)
     start, model = begin(run)

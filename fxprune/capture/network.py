@@ -29,8 +29,8 @@ class Network:
         if any(isinstance(m, fx.GraphModule | torch.jit.ScriptModule) for m in self._paths):
             raise UnsupportedError("the network contains graphs")
         self._before = {m: dict(vars(m)) for m in self._paths}
-        self.state = {name: self.free.static(x) for name, x in _tensors(model).items()}
-        self._places = _places(model)
+        tensors, self._places = _tensors(model)
+        self.state = {name: self.free.static(x) for name, x in tensors.items()}
 
     def run(
         self, sizes: Sizes, *, autograd: bool = False, follow: Callable[..., Follow] | None = None
@@ -95,28 +95,22 @@ def _same(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
     )
 
 
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns parameters and buffers, each by its last name, as torch.export does."""
-    named = _named(model)
+def _tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Returns parameters and buffers, each by its last name, as torch.export does, and the names by where they are.
+
+    The places are one for each module: a shared one has several paths.
+    """
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
     if not {type(x) for _, x in named} <= _TENSORS:
         raise UnsupportedError("the network has tensors of a custom class")
     last = {id(x): name for name, x in named}
-    return {name: x for name, x in named if last[id(x)] == name}
-
-
-def _places(model: nn.Module) -> dict[str, str]:
-    """Where tensors are, one path for each module, and the names of those in `_tensors`."""
-    last = {id(x): name for name, x in _named(model)}
-    return {
+    places = {
         f"{path}.{name}".lstrip("."): last[id(x)]
         for path, module in model.named_modules()
         for name, x in (*module._parameters.items(), *module._buffers.items())
         if x is not None
     }
-
-
-def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
+    return {name: x for name, x in named if last[id(x)] == name}, places

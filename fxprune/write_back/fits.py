@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -254,11 +255,7 @@ class Fit:
 
 def _first_bad(count: int, fails: Callable[[int], bool]) -> int:
     """The place of the last one of the shortest beginning that fails, where all of them fail."""
-    low, high = 0, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fails(middle) else (middle, high)
-    return high - 1
+    return bisect_left(range(1, count), True, key=fails)
 
 
 def _rows(tie: Tie) -> int:

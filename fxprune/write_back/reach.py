@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import networkx as nx
 import numpy as np
 
 from fxprune.algebra.label import IntArray, Label
@@ -104,8 +106,8 @@ class Component:
             trial[at] = lost
             return all(a.length(trial) <= a.wanted for a in self._distinct)
 
-        first = _first(size, enough)
-        return range(first, _first(size, too_many))
+        lost = range(size)
+        return range(*(bisect_left(lost, True, key=holds) for holds in (enough, too_many)))
 
     def unreachable(self) -> tuple[WantedAxis, list[int]]:
         """An axis that cannot have its length, and lengths that it can have; the first axis where each one can."""
@@ -127,16 +129,6 @@ class Component:
         return sorted(found)
 
 
-def _first(size: int, holds: object) -> int:
-    """The first number below `size` for which something holds that then holds for all larger ones; else `size`."""
-    assert callable(holds), "a test"
-    low, high = 0, size
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
-
-
 def components(
     axes: Axes, groups: Sequence[Group], wanted: Mapping[str, tuple[int, ...]]
 ) -> list[Component]:
@@ -145,27 +137,18 @@ def components(
     place = np.zeros(axes.n_units, np.int64)
     for i, group in enumerate(groups):
         owner[group.units], place[group.units] = i, np.arange(len(group))
-    parent = list(range(len(groups)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
+    joined = nx.Graph()
+    joined.add_nodes_from(range(len(groups)))
     cuts: list[tuple[str, int, Label, list[int]]] = []
     for name, labels in axes.params.items():
         for i, label in enumerate(labels):
             mine = sorted({int(g) for c in label.columns for g in np.unique(owner[c]) if g >= 0})
             if mine:
                 cuts.append((name, i, label, mine))
-                for g in mine[1:]:
-                    parent[root(g)] = root(mine[0])
-    together: dict[int, list[int]] = {}
-    for i in range(len(groups)):
-        together.setdefault(root(i), []).append(i)
+                nx.add_path(joined, mine)
     found = []
-    for several in together.values():
-        ordered = sorted(several, key=lambda i: len(groups[i]))
+    for several in nx.connected_components(joined):
+        ordered = sorted(several, key=lambda i: (len(groups[i]), i))
         local = np.full(len(groups) + 1, -1)
         local[ordered] = np.arange(len(ordered))
         found.append(
