@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -52,6 +53,13 @@ class Build:
             return self.make(*args, **kwargs)
 
         return built(make, self.name or "build")
+
+    def spelled(self) -> str:
+        """The call as one would write it, without the modules' names and cut off where it is long."""
+        keywords = (f"{k}={v!r}" for k, v in self.kwargs.items())
+        given = ", ".join([*map(repr, self.args), *keywords])
+        name = self.name.rpartition(":")[2] or getattr(self.make, "__qualname__", "build")
+        return f"{name}({textwrap.shorten(given, 80, placeholder=' ...')})"
 
     def to_json(self) -> Any:
         """The call as plain data.

@@ -17,7 +17,7 @@ from fxprune.io.plain import Reader, Writer
 from fxprune.io.tree import find_changes, make_changes, refuse
 from fxprune.io.values import Place, constants, is_number, other_names, values_of
 
-KEYS = ("training", "modes", "changes", "numbers", "cut")
+KEYS = ("training", "modes", "changes", "absent", "numbers", "cut")
 _WRITER, _READER = Writer(), Reader()
 
 
@@ -29,6 +29,8 @@ def describe(fresh: nn.Module, model: nn.Module) -> dict[str, Any]:
     """
     changes = find_changes(fresh, model)
     make_changes(fresh, _entry(changes).items())
+    absent = _absent(fresh, model)
+    _take_out(fresh, _entry(absent))
     numbers = _numbers(fresh, model)
     for row in numbers:
         _put_number(fresh, _entry(row))
@@ -39,6 +41,7 @@ def describe(fresh: nn.Module, model: nn.Module) -> dict[str, Any]:
         "training": model.training,
         "modes": modes,
         "changes": changes,
+        "absent": absent,
         "numbers": numbers,
         "cut": dict(_cut(fresh, model)),
     }
@@ -53,6 +56,7 @@ def make_like(model: nn.Module, facts: Mapping[str, Entry], tensors: nn.Module) 
         tensors: a tree of plain modules that holds them.
     """
     make_changes(model, facts["changes"].items())
+    _take_out(model, facts["absent"])
     for row in facts["numbers"].items():
         _put_number(model, row)
     _check_sizes(model, facts["cut"], tensors)
@@ -80,6 +84,23 @@ def left_out(fresh: nn.Module, model: nn.Module) -> set[str]:
         if leaf in owner._buffers and leaf in owner._non_persistent_buffers_set:
             found.add(name)
     return found
+
+
+def _absent(fresh: nn.Module, model: nn.Module) -> list[list[str]]:
+    """The module and name of each value that only a new model has in its attributes, such as a forward's cache."""
+    return [
+        [place.path, place.trail[0]]
+        for place in values_of(fresh)
+        if len(place.trail) == 1 and place.trail[0] not in vars(model.get_submodule(place.path))
+    ]
+
+
+def _take_out(model: nn.Module, rows: Entry) -> None:
+    for row in rows.items():
+        path, name = (e.text() for e in row.items(2))
+        if Place(path, (name,)) not in values_of(model):
+            row.fail(f"there is no value {name[:80]!r}", "build the model as it was before")
+        vars(model.get_submodule(path)).pop(name)
 
 
 def _numbers(fresh: nn.Module, model: nn.Module) -> list[dict[str, Any]]:
@@ -139,21 +160,9 @@ def _of_class(new: Any, old: Any) -> Any:
 
 def _check_constants(fresh: nn.Module, model: nn.Module) -> None:
     found = values_of(model)
-    for place, tensor in constants(fresh).items():
-        other = found.get(place)
-        if not isinstance(other, torch.Tensor) or not _same(tensor, other):
-            refuse(
-                str(place),
-                "it is a tensor that is neither parameter nor buffer, and differs from that",
-                "register it as a buffer, so that it is saved",
-            )
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    b = b.detach().to(a.device)
-    return a.is_meta or bool(((a == b) | ((a != a) & (b != b))).all())
+    for place in constants(fresh):
+        if not isinstance(found.get(place), torch.Tensor):
+            refuse(str(place), "the model has no tensor there, other than")
 
 
 def _cut(fresh: nn.Module, model: nn.Module) -> Iterator[tuple[str, list[int]]]:

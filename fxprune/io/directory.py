@@ -26,16 +26,16 @@ from fxprune.files.document import Document, Entry, printable
 from fxprune.files.staging import PREFIX, alone, staged
 
 PROGRAM, PARTS, MODEL = "fxprune-program", "fxprune-parts", "fxprune-model"
-VERSIONS = {PROGRAM: 4, PARTS: 2, MODEL: 1}
+VERSIONS = {PROGRAM: 4, PARTS: 2, MODEL: 2}
 MANIFEST = "manifest.json"
 GRAPH, FACTS, INPUTS = "graph.json", "program.json", "inputs.safetensors"
-PARTS_FACTS, MODEL_FACTS = "parts.json", "model.json"
+PARTS_FACTS, MODEL_FACTS, CONSTANTS = "parts.json", "model.json", "constants.safetensors"
 PLAN, REPORT, WEIGHTS = "plan.json", "report.json", "weights.safetensors"
 # What a directory must hold, and what it may.
 _FILES = {
     PROGRAM: ({GRAPH, FACTS, INPUTS, WEIGHTS}, {PLAN, REPORT}),
     PARTS: ({PARTS_FACTS, PLAN, REPORT, WEIGHTS}, set[str]()),
-    MODEL: ({MODEL_FACTS, WEIGHTS}, {PLAN, REPORT, INPUTS}),
+    MODEL: ({MODEL_FACTS, WEIGHTS}, {PLAN, REPORT, INPUTS, CONSTANTS}),
 }
 _OLDER = {"program.pt2", "leaves.safetensors"}  # of version 3
 _OURS = _OLDER.union(*(a | b for a, b in _FILES.values()))

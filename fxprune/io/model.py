@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from fxprune.errors import LoadError, OptionError, PlanError
 from fxprune.files.document import Entry
 from fxprune.graph.program import Program, named_tensors
 from fxprune.io.build import Build, Make, read_build
+from fxprune.io.constants import changed_constants, load_constants, save_constants
 from fxprune.io.difference import KEYS, describe, left_out, make_like
 from fxprune.io.directory import (
+    CONSTANTS,
     INPUTS,
     MODEL,
     MODEL_FACTS,
@@ -32,7 +35,7 @@ from fxprune.plan import Plan
 from fxprune.report import Report
 from fxprune.write_back.twin import twin_of
 
-_KEYS = ("name", "build", *KEYS, "tensors", "inputs")
+_KEYS = ("name", "build", *KEYS, "constants", "tensors", "inputs")
 
 
 def save_model(
@@ -64,15 +67,18 @@ def save_model(
             do="give the plan that was written back last, or leave it out",
         )
     call, fresh = build.to_json(), build()
-    difference = describe(fresh, model)
+    difference = _described(fresh, model, build)
     with written(directory, MODEL) as folder:
         facts = {
             "name": type(model).__name__,
             "build": call,
             **difference,
             "tensors": save_weights(model, folder / WEIGHTS, left_out(fresh, model)),
+            "constants": [],
             "inputs": None,
         }
+        if others := changed_constants(fresh, model):
+            facts["constants"] = save_constants(others, folder / CONSTANTS)
         if program is not None:
             facts["inputs"] = save_inputs(program.args, program.kwargs, folder / INPUTS)
         write_json(folder / MODEL_FACTS, facts)
@@ -80,6 +86,14 @@ def save_model(
             plan.save(folder / PLAN)
         if report is not None:
             write_json(folder / REPORT, report.to_json())
+
+
+def _described(fresh: nn.Module, model: nn.Module, build: Build) -> dict[str, Any]:
+    try:
+        return describe(fresh, model)
+    except OptionError as error:
+        where = f"{error.where}; what was called is {build.spelled()}"
+        raise OptionError(error.what, where=where, why=error.why, do=error.do) from error
 
 
 def load_model(
@@ -114,13 +128,17 @@ def load_model(
             "model leaves nothing to build", where="model", do="leave out build and trust, or model"
         )
     with checked(Path(directory), MODEL) as files:
-        facts = read_json(files[MODEL_FACTS]).record(*_KEYS)
+        facts = _facts(files)
         tensors = load_weights(facts["tensors"], files[WEIGHTS])
         if PLAN in files:
             _check_plan(files[PLAN], tensors)
         row = facts["build"]
         fresh = _built(read_build(row, build, trust)) if model is None else _copy_of(model)
         make_like(fresh, facts, tensors)
+        if facts["constants"].items():
+            if CONSTANTS not in files:
+                facts["constants"].fail(f"there is no {CONSTANTS}", "save it again")
+            load_constants(fresh, facts["constants"], files[CONSTANTS])
         return fresh
 
 
@@ -131,7 +149,7 @@ def load_examples(directory: str | os.PathLike[str]) -> tuple[tuple[Any, ...], d
         LoadError: it has none.
     """
     with checked(Path(directory), MODEL) as files:
-        entry: Entry = read_json(files[MODEL_FACTS]).record(*_KEYS)["inputs"]
+        entry: Entry = _facts(files)["inputs"]
         if INPUTS not in files or entry.value is None:
             raise LoadError(
                 f"{directory} has no example inputs",
@@ -148,7 +166,11 @@ def saved_build(directory: str | os.PathLike[str], *, trust: Trust = ()) -> Buil
         LoadError: as `load_model`.
     """
     with checked(Path(directory), MODEL) as files:
-        return read_build(read_json(files[MODEL_FACTS]).record(*_KEYS)["build"], None, trust)
+        return read_build(_facts(files)["build"], None, trust)
+
+
+def _facts(files: Mapping[str, Path]) -> dict[str, Entry]:
+    return read_json(files[MODEL_FACTS]).record(*_KEYS)
 
 
 def _built(build: Build) -> nn.Module:

@@ -274,12 +274,6 @@ def test_a_text_that_differs_is_a_warning(tmp_path: Path) -> None:
         fp.save(model, tmp_path / "m", build=build)
 
 
-class Random(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.noise = nn.Linear(4, 4), torch.rand(4)
-
-
 class Needs(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -292,7 +286,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "another class": (Net, {"build": Attention}, "build makes another model"),
     "a sequence of torch": (lambda: nn.Sequential(nn.ReLU()), {}, "nothing says how Sequential is"),
     "other modules": (Blocks, {"build": lambda: Blocks().blocks}, "build makes another model"),
-    "a constant that is random": (Random, {}, "build makes another model"),
     "no module": (Net, {"build": dict}, "returns a dict"),
     "a model as build": (Net, {"build": Net()}, "build is a Net"),
     "a text that names nothing": (Net, {"build": "json:nothing"}, "there is no json:nothing"),
@@ -311,6 +304,49 @@ def test_what_cannot_be_built_again_is_not_saved(case: str, tmp_path: Path) -> N
     assert says in str(error.value)
     assert error.value.do
     assert not (tmp_path / "m").exists()
+
+
+class Kept(nn.Module):
+    """A random constant, and tensors that a forward keeps from one call to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.noise = nn.Linear(4, 4), torch.rand(4, dtype=torch.float64)
+        self.shape: Any = None
+        self.kept = {"grid": torch.empty(0)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape != self.shape:
+            self.shape, self.kept["grid"] = x.shape, torch.arange(len(x), dtype=x.dtype)[:, None]
+        return self.lin(x) + self.noise + self.kept["grid"]
+
+
+def test_constants_that_the_class_makes_otherwise_are_saved(tmp_path: Path) -> None:
+    model, x = Kept().double(), torch.randn(3, 4, dtype=torch.float64)
+    expected = model(x)
+    fp.save(model, tmp_path / "m")
+    again: Any = fp.load_model(tmp_path / "m", Kept())
+    assert torch.equal(again.kept["grid"], model.kept["grid"])
+    assert torch.equal(again(x), expected)
+    assert torch.equal(again(x[:2]), model(x[:2]))
+
+
+def test_what_only_a_new_model_keeps_is_taken_out(tmp_path: Path) -> None:
+    class Ran(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.calls = torch.ones(2), 1
+
+    model = Ran()
+    del model.last, model.calls
+    fp.save(model, tmp_path / "m")
+    again = fp.load_model(tmp_path / "m", Ran())
+    assert vars(again).keys() == vars(model).keys()
+
+
+def test_the_call_that_makes_another_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"what was called is Net\(\)"):
+        fp.save(Attention(), tmp_path / "m", build=Net)
 
 
 def test_arguments_that_are_no_plain_values_are_not_saved(tmp_path: Path) -> None:

@@ -271,3 +271,38 @@ def test_arguments_that_contradict_each_other_are_refused(saved: Path) -> None:
     ):
         with pytest.raises(OptionError):
             fp.load_model(saved, **options)
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.noise = nn.Linear(4, 4), torch.rand(4)
+        self.tables = [torch.rand(2)]
+
+
+CONSTANTS: dict[str, tuple[Change, str]] = {
+    "a place that is a weight": (
+        lambda rows: rows[0].update(module="lin", trail=["weight"]),
+        "there is no tensor",
+    ),
+    "a place that is no tensor": (lambda rows: rows[0].update(trail=["forward"]), "no tensor"),
+    "a method": (lambda rows: rows[0].update(trail=["tables", "append"]), "there is no tensor"),
+    "a way of nothing": (lambda rows: rows[0].update(trail=[]), "is no way to a value"),
+    "a way of lists": (lambda rows: rows[0].update(trail=[["noise"]]), "is no way to a value"),
+    "one too few": (lambda rows: rows.pop(), "tensors that nothing names"),
+    "one too many": (lambda rows: rows.append(rows[0]), "has no '2'"),
+}
+
+
+@pytest.mark.parametrize("case", CONSTANTS)
+def test_constants_that_were_altered(case: str, tmp_path: Path) -> None:
+    alter, says = CONSTANTS[case]
+    fp.save(Noisy(), tmp_path / "m")
+    change(tmp_path / "m", "model.json", lambda facts: alter(facts["constants"]))
+    assert says in str(refused(tmp_path / "m", trust=__name__))
+
+
+def test_constants_without_their_file(tmp_path: Path) -> None:
+    fp.save(Noisy(), tmp_path / "m")
+    change(tmp_path / "m", "manifest.json", lambda m: m["files"].pop("constants.safetensors"))
+    assert "there is no constants.safetensors" in str(refused(tmp_path / "m", trust=__name__))
