@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         summary,
         verify,
     )
+    from fxprune.calibration import Calibration, recalibrate
     from fxprune.capture import capture
     from fxprune.errors import FxpruneError
     from fxprune.graph.program import Program
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Analysis",
+    "Calibration",
     "Context",
     "Decision",
     "FxpruneError",
@@ -89,6 +91,7 @@ __all__ = [
     "load_model",
     "plan",
     "prune",
+    "recalibrate",
     "replay",
     "rule",
     "run",
@@ -103,6 +106,7 @@ __all__ = [
 
 _HOME = {
     "Analysis": "fxprune.pipeline",
+    "Calibration": "fxprune.calibration",
     "Context": "fxprune.pipeline",
     "Decision": "fxprune.pipeline",
     "Instrument": "fxprune.pipeline",
@@ -124,6 +128,7 @@ _HOME = {
     "capture": "fxprune.capture",
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",
+    "recalibrate": "fxprune.calibration",
     "load": "fxprune.io",
     "load_model": "fxprune.io",
     "rule": "fxprune.rules.table",

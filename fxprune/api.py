@@ -12,11 +12,12 @@ import torch
 from fxprune.analysis.cache import solved
 from fxprune.analysis.explain import Explanation, explain_axis
 from fxprune.analysis.group import Groups, find_groups
+from fxprune.calibration import Calibration
 from fxprune.capture import capture
 from fxprune.cost import Metric
 from fxprune.errors import OptionError, PlanError
 from fxprune.graph.program import Program, require_program
-from fxprune.importance import Importance, score_units
+from fxprune.importance import Importance, importance_of, score_remarks, score_units
 from fxprune.instruments import bisect, read_environment, replay
 from fxprune.partial import Partial
 from fxprune.pipeline import Instrument, Result, run_pipeline
@@ -127,7 +128,7 @@ def prune(
     kwargs: Mapping[str, Any] | None = None,
     keep: float | None = None,
     metric: Metric = "macs",
-    importance: str | Importance = "magnitude",
+    importance: str | Importance | None = None,
     scope: Literal["global", "group"] = "global",
     ignore: Sequence[str] = (),
     multiple_of: int = 1,
@@ -135,6 +136,7 @@ def prune(
     seed: int = 0,
     *,
     at_least: int = 1,
+    data: Calibration | Iterable[Any] | None = None,
     dynamic_batch: bool = True,
     dynamic_shapes: Any = None,
     fits: torch.nn.Module | None = None,
@@ -152,7 +154,8 @@ def prune(
         kwargs: example keyword inputs of a model.
         keep: share that stays, 0 < keep <= 1, by default 0.5; reached within 1 % where the sizes of units allow.
         metric: macs, params, or units (that share of each group).
-        importance: a criterion by name, or an `fp.Importance` with its options.
+        importance: a criterion by name, or an `fp.Importance` with its options. None: the best one in
+            docs/quality.md for the data there is; see `fxprune.importance.default_criterion`.
         scope: global: all units compete; group: each group loses the same share.
         ignore: globs of module paths whose own outputs stay as they are; their inputs may still narrow.
         multiple_of: lengths of shrunk axes are multiples of this.
@@ -160,6 +163,8 @@ def prune(
             model in its own precision; an error where they differ.
         seed: for random scores and for the inputs of the check.
         at_least: units that every group keeps.
+        data: batches of what the network is for, or an `fp.Calibration` that says how they go into it and what their
+            loss is; for the criteria that read inputs or a loss.
         dynamic_batch: see `capture`.
         dynamic_shapes: which axes of the inputs may be free; see `capture`.
         fits: the model, where the plan must be one that its class can express: `outcome.written` is the smaller
@@ -175,12 +180,7 @@ def prune(
     own = isinstance(model_or_program, torch.nn.Module)
     if to is not None:
         fits = _to_configure(model_or_program, fits, keep, target, ignore)
-    how = Importance(importance) if isinstance(importance, str) else importance
-    if not isinstance(how, Importance):
-        raise OptionError(
-            f"importance is a {type(how).__name__}, not a criterion",
-            do='give a name, as "magnitude", or fp.Importance(...); fp.criterion registers functions of your own',
-        )
+    how = importance_of(importance, data)
     clock = Clock()
     partial = model_or_program if isinstance(model_or_program, Partial) else None
     program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)
@@ -236,6 +236,7 @@ def prune(
             *(partial.opaque if partial else ()),
             *axes.remarks,
             *unchecked,
+            *score_remarks(program, how),
             *left,
         ),
         seconds=clock.laps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -11,6 +12,7 @@ import torch
 from torch import fx
 
 from fxprune.errors import OptionError
+from fxprune.graph.batch_norms import follow_momentum, name_batch_norms
 from fxprune.graph.free_axes import FreeAxis, free_axes
 from fxprune.graph.inputs import bind_inputs, check_inputs
 from fxprune.graph.leaf import Leaf
@@ -24,13 +26,20 @@ class TracedModule(fx.GraphModule):
 
     It can be pickled with its tensors, graph and mode, and with the name, module and source line of
     each node. Pickling loses the shapes that were inferred for the nodes; `fp.save` keeps them.
+
+    Attributes:
+        momenta_changed: whether a batch norm was given another momentum since the last `train()`.
     """
+
+    momenta_changed = False
 
     def train(self, mode: bool = True) -> TracedModule:
         """Sets train or eval mode; returns the module."""
         super().train(mode)
-        if set_training(self, mode):
+        changed = set_training(self, mode)
+        if follow_momentum(self, mode) or changed:
             self.recompile()
+        self.momenta_changed = False
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,6 +48,8 @@ class TracedModule(fx.GraphModule):
         Raises:
             InputError: the graph does not hold for these inputs.
         """
+        if self.momenta_changed:
+            self.train(self.training)
         try:
             return super().__call__(*args, **kwargs)
         except TypeError:
@@ -119,6 +130,14 @@ class Program:
     def with_module(self, module: TracedModule) -> Program:
         """Returns a copy of the program that holds another graph module."""
         return replace(self, module=module)
+
+    def copy(self) -> Program:
+        """Returns a program with tensors and a graph of its own; it can be trained without changing this one."""
+        tree = torch.nn.Module()
+        share_tensors(self.module, tree)
+        share_objects(self.module, tree, self.graph)
+        own, graph = copy.deepcopy(tree), copy.deepcopy(self.graph)
+        return self.with_module(build_module(own, graph, training=self.training))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -204,6 +223,7 @@ def build_module(tree: torch.nn.Module, graph: fx.Graph, *, training: bool) -> T
     share_tensors(tree, module)
     share_objects(tree, module, graph)
     check_inputs(graph)
+    name_batch_norms(module, graph)
     module.graph = graph
     fx.GraphModule.train(module, training)
     return module

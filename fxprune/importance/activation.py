@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,19 @@ from fxprune.graph.evaluate import Evaluator
 from fxprune.importance.table import Evidence, FloatArray, unit_criterion
 
 
-@unit_criterion("activation")
+@unit_criterion("activation", needs="inputs")
 def activation(evidence: Evidence) -> FloatArray:
     """Mean absolute activation of a unit where it enters an operator that sums over it, over all batches.
 
     This is the mean-activation criterion of Molchanov et al. (arXiv 1611.06440, section 2.2), taken of
-    absolute values. A unit that enters several operators gets their average. If no batches are given,
+    absolute values. A unit that enters several operators gets their average. Without data
     the program's example inputs are used.
     """
     totals = np.zeros(evidence.axes.n_units)
     counts = np.zeros(evidence.axes.n_units)
     watch = _Watch(evidence, totals, counts)
-    batches: Iterable[tuple[Any, ...]] = evidence.batches or [evidence.program.args]
-    for args in batches:
-        watch.evaluate(tuple(args), evidence.program.kwargs)
+    for args, kwargs in evidence.inputs():
+        watch.evaluate(args, kwargs)
     return totals / np.maximum(counts, 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -10,7 +10,7 @@ from fxprune.errors import ScoreError
 from fxprune.importance.table import Evidence, criterion
 
 
-@criterion("taylor")
+@criterion("taylor", needs="loss")
 def taylor(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
     """First-order Taylor expansion: |w * dL/dw|, summed over the losses; of complex weights, its real part.
 
@@ -21,7 +21,7 @@ def taylor(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor 
     return found.get(name)
 
 
-@criterion("fisher")
+@criterion("fisher", needs="loss")
 def fisher(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
     """Empirical Fisher information: (w * dL/dw)^2, summed over the losses.
 
@@ -50,17 +50,15 @@ def _accumulate(
     evidence: Evidence, key: str, saliency: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Sums the saliency of every parameter over the losses; the `grad` of the user's parameters does not change."""
-    if evidence.loss is None:
+    if evidence.losses is None:
         raise ScoreError(
             f"the criterion {key!r} needs a loss",
-            do=f'pass fp.Importance("{key}", loss=lambda module: criterion(module(x), y)), or yield a loss per batch',
+            do=f'pass data=fp.Calibration(batches, loss=...), or fp.Importance("{key}", loss=lambda module: ...)',
         )
     parameters = {n: p for n, p in evidence.program.module.named_parameters() if p.requires_grad}
     total = {n: torch.zeros_like(p.real) for n, p in parameters.items()}
     with torch.enable_grad():
-        outcome = evidence.loss(evidence.program.module)
-        losses: Iterable[torch.Tensor] = [outcome] if isinstance(outcome, torch.Tensor) else outcome
-        for loss in losses:
+        for loss in evidence.losses(evidence.program.module):
             if not torch.isfinite(loss).all():
                 raise ScoreError(
                     "the loss is not finite",

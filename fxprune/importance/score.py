@@ -12,9 +12,11 @@ import torch
 from fxprune.algebra.label import IntArray
 from fxprune.analysis.axes import Axes
 from fxprune.analysis.group import Group
+from fxprune.calibration import Calibration
+from fxprune.calibration.calibration import Call, device_of
 from fxprune.errors import OptionError, ScoreError
 from fxprune.graph.program import Program
-from fxprune.importance.table import Criterion, Evidence, FloatArray, find_criterion
+from fxprune.importance.table import Criterion, Evidence, FloatArray, Needs, find_criterion
 
 REDUCTIONS = ("mean", "sum", "max")
 
@@ -27,17 +29,20 @@ class Importance:
         criterion: the name of a criterion, see `criterion_names()`.
         reduction: how the values of a unit in the axes it cuts are combined: mean, sum or max.
         normalise: divide the scores of each group by their mean, so that groups can be compared.
-        loss: for criteria that need gradients: called with the module, returns a scalar loss or yields
+        data: for criteria that need inputs or a loss: batches, or an `fp.Calibration` that says how they go into the
+            network and what their loss is.
+        loss: instead of data, for criteria that need a loss: called with the module, returns a scalar loss or yields
             one per batch.
-        batches: for criteria that need activations: tuples of positional inputs.
+        batches: instead of data, for criteria that need inputs: tuples of positional inputs.
 
     Raises:
-        OptionError: the reduction or the criterion does not exist.
+        OptionError: the reduction or the criterion does not exist; or there is data in more than one form.
     """
 
     criterion: str = "magnitude"
     reduction: Literal["mean", "sum", "max"] = "mean"
     normalise: bool = True
+    data: Calibration | Iterable[Any] | None = None
     loss: Callable[[torch.nn.Module], Any] | None = None
     batches: Iterable[tuple[Any, ...]] | None = None
 
@@ -48,6 +53,17 @@ class Importance:
                 do=f"choose one of {', '.join(REDUCTIONS)}",
             )
         find_criterion(self.criterion)
+        if self.data is not None and (self.loss is not None or self.batches is not None):
+            raise OptionError(
+                "importance has data in two forms",
+                where="data, loss, batches",
+                do="leave out loss and batches: fp.Calibration(batches, loss=...) has both",
+            )
+
+    @property
+    def needs(self) -> Needs:
+        """What the criterion reads: nothing, weights, inputs too, or a loss too."""
+        return find_criterion(self.criterion).needs
 
 
 def score_units(
@@ -60,7 +76,7 @@ def score_units(
     Raises:
         ScoreError: scores are not finite, weights are missing (meta device), or data is missing.
     """
-    evidence = Evidence(program, axes, groups, how.loss, how.batches, seed)
+    evidence = Evidence(program, axes, groups, _losses(how), _calls(how, program), seed)
     found = find_criterion(how.criterion)
     scores = (
         found.of_units(evidence) if found.of_units else _of_tensors(evidence, found, how.reduction)
@@ -77,6 +93,29 @@ def score_units(
         for group in groups:
             scores[group.units] /= scores[group.units].mean() or 1.0
     return scores
+
+
+def _losses(how: Importance) -> Callable[[torch.nn.Module], Iterable[torch.Tensor]] | None:
+    if how.data is not None:
+        calibration = Calibration.of(how.data)
+        return calibration.losses if calibration.has_loss else None
+    if (loss := how.loss) is None:
+        return None
+
+    def losses(module: torch.nn.Module) -> Iterable[torch.Tensor]:
+        found = loss(module)
+        return [found] if isinstance(found, torch.Tensor) else found
+
+    return losses
+
+
+def _calls(how: Importance, program: Program) -> Callable[[], Iterable[Call]] | None:
+    if how.data is not None:
+        calibration = Calibration.of(how.data)
+        return lambda: calibration.calls(device_of(program.module))
+    if (batches := how.batches) is None:
+        return None
+    return lambda: ((tuple(args), dict(program.kwargs)) for args in batches)
 
 
 def _of_tensors(evidence: Evidence, found: Criterion, reduction: str) -> FloatArray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from fxprune.analysis.axes import Axes
 from fxprune.analysis.group import Group
+from fxprune.calibration.calibration import Call
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
 from fxprune.plugins import load_plugins
 
 FloatArray = NDArray[np.float64]
+Needs = Literal["nothing", "weights", "inputs", "loss"]
 Finish = Callable[[FloatArray], FloatArray]
 TensorCriterion = Callable[["Evidence", str, torch.Tensor], torch.Tensor | None]
 UnitCriterion = Callable[["Evidence"], FloatArray]
-FAMILIES = ("magnitude", "gradient", "activation", "chance")
+FAMILIES = ("magnitude", "gradient", "activation", "product", "chance")
 PLUGINS = "fxprune.criteria"  # entry points of other packages: modules that register criteria
 
 
@@ -35,8 +37,8 @@ class Evidence:
         program: the program with its weights.
         axes: its labels.
         groups: the groups whose units are scored.
-        loss: called with the program's module; returns a loss or yields one per batch.
-        batches: tuples of positional inputs over which activations are gathered.
+        losses: the losses `[]` of a module, one for each batch of the data; None without data that has a loss.
+        calls: positional and keyword inputs over which activations are gathered.
         seed: the seed for criteria that draw random numbers.
         gathered: a cache for what a criterion computes once, under a key of its own.
     """
@@ -44,10 +46,16 @@ class Evidence:
     program: Program
     axes: Axes
     groups: list[Group]
-    loss: Callable[[torch.nn.Module], Any] | None = None
-    batches: Iterable[tuple[Any, ...]] | None = None
+    losses: Callable[[torch.nn.Module], Iterable[torch.Tensor]] | None = None
+    calls: Callable[[], Iterable[Call]] | None = None
     seed: int = 0
     gathered: dict[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+
+    def inputs(self) -> Iterable[Call]:
+        """Positional and keyword inputs: those of the data, or else those of the example."""
+        if self.calls is None:
+            return [(self.program.args, dict(self.program.kwargs))]
+        return self.calls()
 
 
 @dataclass(frozen=True)
@@ -59,19 +67,21 @@ class Criterion:
         of_tensor: returns a saliency for every element of a tensor.
         of_units: returns a score for every unit.
         finish: a function applied to the sum of a unit's saliencies, such as a square root.
+        needs: what it reads: nothing, weights, inputs too, or a loss too.
     """
 
     name: str
     of_tensor: TensorCriterion | None = None
     of_units: UnitCriterion | None = None
     finish: Finish | None = None
+    needs: Needs = "weights"
 
 
 _table: dict[str, Criterion] = {}
 
 
 def criterion(
-    *names: str, finish: Finish | None = None
+    *names: str, finish: Finish | None = None, needs: Needs = "weights"
 ) -> Callable[[TensorCriterion], TensorCriterion]:
     """Registers a criterion that scores tensors: a function `(evidence, name, tensor) -> saliency`.
 
@@ -82,20 +92,29 @@ def criterion(
     Args:
         *names: the names of the criterion.
         finish: a function on arrays, or None.
+        needs: what it reads: nothing, weights, inputs too, or a loss too.
     """
 
     def register(function: TensorCriterion) -> TensorCriterion:
-        _table.update((n, Criterion(n, of_tensor=function, finish=finish)) for n in names)
+        made = (Criterion(n, of_tensor=function, finish=finish, needs=needs) for n in names)
+        _table.update((c.name, c) for c in made)
         return function
 
     return register
 
 
-def unit_criterion(*names: str) -> Callable[[UnitCriterion], UnitCriterion]:
-    """Registers a criterion that scores units: a function `evidence -> scores`, one per unit, `[n_units]`."""
+def unit_criterion(
+    *names: str, needs: Needs = "weights"
+) -> Callable[[UnitCriterion], UnitCriterion]:
+    """Registers a criterion that scores units: a function `evidence -> scores`, one per unit, `[n_units]`.
+
+    Args:
+        *names: the names of the criterion.
+        needs: what it reads: nothing, weights, inputs too, or a loss too.
+    """
 
     def register(function: UnitCriterion) -> UnitCriterion:
-        _table.update((n, Criterion(n, of_units=function)) for n in names)
+        _table.update((n, Criterion(n, of_units=function, needs=needs)) for n in names)
         return function
 
     return register

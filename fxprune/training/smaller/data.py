@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,61 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils import _pytree as pytree
 
+from fxprune.calibration.batches import Batches, Inputs, call, default_inputs
 from fxprune.errors import OptionError
 from fxprune.training.errors import TrainingError
 
 Tensor = torch.Tensor
 BatchLoss = Callable[[nn.Module, Any], Tensor]
-Inputs = Callable[[Any], Any]
 # So many batches of the validation data decide about gates: they are read many times.
 SETTLE_BATCHES = 8
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The batches of a loader, moved to the device of the network.
-
-    Attributes:
-        loader: what gives batches each time that it is iterated.
-        device: of the network.
-        name: of the argument, for errors.
-    """
-
-    loader: Iterable[Any]
-    device: torch.device
-    name: str
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.loader:
-            yield pytree.tree_map_only(Tensor, lambda x: x.to(self.device), batch)
-
-    def first(self) -> Any:
-        """The first batch.
-
-        Raises:
-            OptionError: there is none, or the loader can be read once only.
-        """
-        if iter(self.loader) is self.loader:
-            raise OptionError(
-                f"{self.name} is an iterator",
-                why="it can be read only once, and every epoch reads it",
-                do="pass a DataLoader, a list, or an object whose __iter__ starts anew",
-            )
-        for batch in self:
-            return batch
-        raise OptionError(
-            f"{self.name} has no batches",
-            do="check the length of the data set, and the option drop_last of the DataLoader",
-        )
-
-    def count(self) -> int:
-        """The number of batches; a loader that has no length is read once to find out."""
-        try:
-            return len(self.loader)  # type: ignore[arg-type]
-        except TypeError:
-            return sum(1 for _ in self.loader)
 
 
 @dataclass(frozen=True)
@@ -163,35 +117,6 @@ class Data:
             module.train(training)
         accuracy = {"accuracy": right / seen} if seen else {}
         return {"validation_loss": sum(losses) / len(losses), **accuracy}
-
-
-def default_inputs(batch: Any) -> Any:
-    """The inputs of a network in a batch: the first entry of a pair; of a dict all but `labels`.
-
-    Raises:
-        OptionError: the batch is something else.
-    """
-    if isinstance(batch, Mapping):
-        return {name: value for name, value in batch.items() if name != "labels"}
-    if isinstance(batch, tuple | list) and batch:
-        return batch[0]
-    raise OptionError(
-        f"a batch is a {type(batch).__name__}",
-        do="say what goes into the network: inputs=lambda batch: ...",
-    )
-
-
-def call(module: nn.Module, inputs: Any) -> Any:
-    """The outputs of a module for positional inputs (a tensor, a tuple) or keyword inputs (a dict)."""
-    args, kwargs = split(inputs)
-    return module(*args, **kwargs)
-
-
-def split(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs as positional ones and keyword ones."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
 
 
 def check_loss(module: nn.Module, batch: Any, loss: BatchLoss) -> None:

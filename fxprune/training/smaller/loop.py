@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from fxprune.calibration.batches import Inputs, split
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
 from fxprune.process.random_state import random_state_kept
@@ -21,7 +22,7 @@ from fxprune.report import Comparison, compare, compare_latency
 from fxprune.training.errors import TrainingError
 from fxprune.training.history import History
 from fxprune.training.shrinker import Change, Shrinker
-from fxprune.training.smaller.data import BatchLoss, Data, Inputs, check_loss, split
+from fxprune.training.smaller.data import BatchLoss, Data, check_loss
 from fxprune.training.smaller.method import (
     Builder,
     Metric,

@@ -10,13 +10,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis.cache import solved
+from fxprune.calibration.batches import call
 from fxprune.errors import FxpruneError
 from fxprune.graph.program import Program, named_tensors
 from fxprune.plan import Plan, plan_removal, units_of_kept
 from fxprune.remark import Remark
 from fxprune.training.correspondence import compose
 from fxprune.training.shrinker import Change
-from fxprune.training.smaller.data import call
 from fxprune.verify import TOLERANCE, relative_error
 from fxprune.write_back import written
 

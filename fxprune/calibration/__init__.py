@@ -1,0 +1,6 @@
+"""Data: what goes into a network, its loss, and what is estimated from both."""
+
+from fxprune.calibration.calibration import Calibration
+from fxprune.calibration.recalibrate import recalibrate
+
+__all__ = ["Calibration", "recalibrate"]

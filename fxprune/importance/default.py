@@ -1,0 +1,48 @@
+"""Which criterion scores units where none is named; docs/quality.md has the measurements behind the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from fxprune.calibration import Calibration
+from fxprune.errors import OptionError
+from fxprune.importance.score import Importance
+
+WITH_LOSS, WITH_INPUTS, WITHOUT_DATA = "fisher", "activation", "magnitude"
+
+
+def default_criterion(data: Calibration | Iterable[Any] | None) -> str:
+    """The best criterion for data with a loss, for inputs alone, or for no data."""
+    if data is None:
+        return WITHOUT_DATA
+    return WITH_LOSS if Calibration.of(data).has_loss else WITH_INPUTS
+
+
+def importance_of(
+    given: str | Importance | None, data: Calibration | Iterable[Any] | None
+) -> Importance:
+    """What a caller gave as importance, with the data that came beside it.
+
+    Raises:
+        OptionError: it is no criterion, the data cannot be read, or there is data in two forms.
+    """
+    calibration = None if data is None else Calibration.of(data)
+    how = default_criterion(calibration) if given is None else given
+    if isinstance(how, str):
+        return Importance(how, data=calibration)
+    if not isinstance(how, Importance):
+        raise OptionError(
+            f"importance is a {type(how).__name__}, not a criterion",
+            do='give a name, as "magnitude", or fp.Importance(...); fp.criterion registers functions of your own',
+        )
+    if calibration is None:
+        return how
+    if how.data is not None:
+        raise OptionError(
+            "there is data in two places",
+            where="data, importance",
+            do="leave it out of fp.Importance(...)",
+        )
+    return replace(how, data=calibration)
