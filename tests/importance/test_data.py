@@ -35,10 +35,8 @@ def test_wanda_by_hand() -> None:
     found = scored(model, fp.Importance("wanda", "sum", normalise=False, data=[X, other]))
     with torch.no_grad():
         first, second = model.get_parameter("0.weight"), model.get_parameter("2.weight")
-        mean = [
-            (t(X).square().mean(0) + t(other).square().mean(0)) / 2
-            for t in (nn.Identity(), model[:2])
-        ]  # type: ignore[index]
+        layers = nn.Identity(), nn.Sequential(*list(model.children())[:2])
+        mean = [(t(X).square().mean(0) + t(other).square().mean(0)) / 2 for t in layers]
         into, hidden = (m.sqrt() for m in mean)
         expected = (first.abs() * into).sum(1) + (second.abs() * hidden).sum(0)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
