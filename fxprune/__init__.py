@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from fxprune.plan import Plan
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
-    from fxprune.training import train_smaller
+    from fxprune.training import prune_iteratively, recover, train_smaller
     from fxprune.write_back import write_back
 
 __version__ = "0.1.0"
@@ -91,7 +91,9 @@ __all__ = [
     "load_model",
     "plan",
     "prune",
+    "prune_iteratively",
     "recalibrate",
+    "recover",
     "replay",
     "rule",
     "run",
@@ -133,6 +135,8 @@ _HOME = {
     "load_model": "fxprune.io",
     "rule": "fxprune.rules.table",
     "save": "fxprune.io",
+    "prune_iteratively": "fxprune.training",
+    "recover": "fxprune.training",
     "train_smaller": "fxprune.training",
     "unit_criterion": "fxprune.importance",
     "write_back": "fxprune.write_back",

@@ -5,6 +5,7 @@ from fxprune.training.agree import all_reduced, broadcast_plan, check_agreed, re
 from fxprune.training.errors import TrainingError
 from fxprune.training.history import Epoch, History
 from fxprune.training.point import Point
+from fxprune.training.recovery import Recovered, prune_iteratively, recover
 from fxprune.training.shrinker import Change, Shrinker
 from fxprune.training.smaller import Settings, Smaller, TrainingMethod, train_smaller
 
@@ -14,6 +15,7 @@ __all__ = [
     "EpochShrinker",
     "History",
     "Point",
+    "Recovered",
     "Settings",
     "Shrinker",
     "Smaller",
@@ -23,6 +25,8 @@ __all__ = [
     "broadcast_plan",
     "check_agreed",
     "lightning_callback",
+    "prune_iteratively",
+    "recover",
     "rewrap",
     "train_smaller",
     "trainer_callback",
