@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         summary,
         verify,
     )
-    from fxprune.calibration import Calibration, recalibrate
+    from fxprune.calibration import Calibration, evaluate, recalibrate
     from fxprune.capture import capture
     from fxprune.errors import FxpruneError
     from fxprune.graph.program import Program
@@ -84,6 +84,7 @@ __all__ = [
     "capture_partial",
     "compare",
     "criterion",
+    "evaluate",
     "explain",
     "fx_pass",
     "groups",
@@ -130,6 +131,7 @@ _HOME = {
     "capture": "fxprune.capture",
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",
+    "evaluate": "fxprune.calibration",
     "recalibrate": "fxprune.calibration",
     "load": "fxprune.io",
     "load_model": "fxprune.io",

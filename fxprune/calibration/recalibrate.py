@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Any, overload
 from warnings import warn
 
@@ -59,7 +60,7 @@ def recalibrate(
     calibration = Calibration.of(data)
     if isinstance(network, Program):
         found = network.copy()
-        if _update(found.module, calibration):
+        if update_statistics(found.module, calibration):
             return found
         remark = Remark("missed", "recalibrate.nothing", network.name, _NOTHING)
         return replace(found, remarks=(*found.remarks, remark))
@@ -69,16 +70,26 @@ def recalibrate(
             do="give a model, or a program such as outcome.program",
         )
     model = copy.deepcopy(network)
-    if not _update(model, calibration):
+    if not update_statistics(model, calibration):
         warn(f"recalibrate changed nothing: {_NOTHING}", UserWarning, stacklevel=2)
     return model
 
 
-def _update(network: nn.Module, data: Calibration) -> bool:
-    """Gathers the statistics in place; whether there are any."""
+def update_statistics(network: nn.Module, data: Calibration, batches: int | None = None) -> bool:
+    """Gathers the statistics of batch norms in place.
+
+    Args:
+        network: whose they are.
+        data: what it is run on.
+        batches: no more than so many; None: all.
+
+    Returns:
+        Whether there are any.
+    """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return False
+    read = islice(data.on(device_of(network)), batches)
     with torch.no_grad():
-        update_bn(([batch] for batch in data.on(device_of(network))), _OnBatch(network, data))
+        update_bn(([batch] for batch in read), _OnBatch(network, data))
     return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxprune import __version__
-from fxprune.cli import export, layers, look, prune, run
+from fxprune.cli import export, layers, look, prune, quality, run
 
 if TYPE_CHECKING:
     from fxprune.errors import FxpruneError
@@ -41,6 +41,12 @@ To delete residual blocks, to keep the model's own class, to export the result:
   fxprune layers torchvision:resnet18 --delete "layer[34].1" --out shallow
   fxprune prune net.py:Net --weights net.pt --input 2x3x32x32 --class --out own
   fxprune export smaller --format onnx --out smaller.onnx
+
+\b
+To score units by data, to measure and to recover what a network does:
+  fxprune prune net.py:Net --weights net.pt --input 2x3x32x32 --data data.py:loader --out smaller
+  fxprune recover smaller --teacher net.py:Net --teacher-weights net.pt --data data.py:loader --steps 200 --out better
+  fxprune evaluate better --data data.py:test_loader
 
 \b
 To run a pipeline of passes, each of which is verified:
@@ -83,7 +89,7 @@ def options(
     """Options before the command."""
 
 
-for family in (look, prune, layers, run, export):
+for family in (look, prune, quality, layers, run, export):
     family.register(app)
 
 

@@ -49,6 +49,26 @@ Arguments = Annotated[
         "'{\"num_classes\": 10}', or a list",
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="CALLABLE",
+        help="batches: package.module:callable or file.py:callable, a function that returns a DataLoader, a list of "
+        "batches or an fp.Calibration, or one of these itself",
+    ),
+]
+LossOf = Annotated[
+    str,
+    typer.Option(
+        "--loss",
+        metavar="CALLABLE",
+        help="the loss of a batch: a function of outputs and batch, named as --data is; without it, that of labels",
+    ),
+]
+Batches = Annotated[
+    int | None,
+    typer.Option(min=1, max=2**31, metavar="N", help="read no more than so many batches of --data"),
+]
 Parts = Annotated[
     bool,
     typer.Option(

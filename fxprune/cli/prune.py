@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -10,12 +11,15 @@ import typer
 
 from fxprune.cli.options import (
     Arguments,
+    Batches,
+    Data,
     Depth,
     Dynamic,
     Folder,
     Force,
     Inputs,
     Json,
+    LossOf,
     Model,
     Parts,
     Seed,
@@ -25,6 +29,7 @@ from fxprune.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from fxprune.calibration import Calibration
     from fxprune.cli.source import Opened
     from fxprune.graph.program import Program
     from fxprune.partial import Partial
@@ -54,11 +59,15 @@ def prune(
         ),
     ] = None,
     importance: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="importance criterion: magnitude, l1, lamp, bn-scale, activation or random"
+            help="importance criterion: magnitude, l1, lamp, bn-scale, random, or with --data activation, wanda, "
+            "taylor or fisher; without it, the best for the data there is"
         ),
-    ] = "magnitude",
+    ] = None,
+    data: Data = "",
+    loss: LossOf = "",
+    batches: Batches = None,
     scope: Annotated[
         str,
         typer.Option(
@@ -133,6 +142,7 @@ def prune(
         program, opened = open_fitting(source, option)
     else:
         program = open_source(source, matters=True)
+    calibration = _data(data, loss, batches)
     aim = ", ".join(to) if to else f"{share:g} of its {metric}"
     with progress(f"pruning {model} to {aim}"):
         outcome = run(
@@ -140,6 +150,7 @@ def prune(
             keep=share if keep or not to else None,
             metric=cast(Metric, metric),
             importance=importance,
+            data=calibration,
             scope=cast(Literal["global", "group"], scope),
             ignore=tuple(ignore),
             multiple_of=multiple_of,
@@ -152,7 +163,27 @@ def prune(
         outcome.plan.save(plan_out)
     if out is not None:
         _write(outcome, out, opened if own_class else None)
+    _warn(outcome)
     show(outcome.report.text(depth), outcome.report.to_json(), as_json=as_json)
+
+
+def _warn(outcome: Outcome) -> None:
+    """Says on standard error where scores rest on noise."""
+    for remark in outcome.remarks:
+        if remark.code == "score.no-data":
+            print(f"warning: {remark.what}\n  do    add --data", file=sys.stderr)
+
+
+def _data(data: str, loss: str, batches: int | None) -> Calibration | None:
+    from fxprune.cli.data import open_data
+    from fxprune.errors import OptionError
+
+    if data:
+        return open_data(data, loss, batches)
+    for option, given in (("--loss", loss), ("--batches", batches)):
+        if given:
+            raise OptionError("there are no batches", where=option, do="add --data")
+    return None
 
 
 def _check_class(out: Path | None, *, own_class: bool) -> None:

@@ -128,6 +128,21 @@ def open_fitting(source: Source, option: str) -> tuple[Program, Opened]:
         return _whole(opened.network, opened.examples, parse_dynamic(source.dynamic)), opened
 
 
+def open_runnable(source: Source) -> tuple[Program | nn.Module, dict[str, Any]]:
+    """MODEL as a network to run, and what `fp.save` takes to write it: a saved program, or a model.
+
+    Raises:
+        OptionError, LoadError: it does not exist.
+    """
+    torch.manual_seed(source.seed)
+    look_here()
+    if not _is_directory(source.model):
+        return _built(source, matters=True)
+    if kind_of(Path(source.model)) != MODEL:
+        return _saved(source), {}
+    return _saved_network(source)
+
+
 def open_network(source: Source, *, matters: bool = False) -> Opened:
     """Builds MODEL and its example inputs; see `open_source`.
 
@@ -137,7 +152,20 @@ def open_network(source: Source, *, matters: bool = False) -> Opened:
     torch.manual_seed(source.seed)
     look_here()
     if _is_directory(source.model):
-        return _saved_class(source)
+        network, build = _saved_network(source)
+        examples = parse_inputs(source.inputs) if source.inputs else load_examples(source.model)
+    else:
+        network, build = _built(source, matters=matters)
+        examples = (
+            parse_inputs(source.inputs)
+            if source.inputs
+            else (default_inputs(source.model, network), {})
+        )
+    return Opened(network, examples, build)
+
+
+def _built(source: Source, *, matters: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """A model of its class, with weights, and how it is built."""
     found = find_model(source.model, parse_arguments(source.args))
     with progress(f"building {source.model}"):
         network = _with_weights(found, source.weights)
@@ -148,13 +176,8 @@ def open_network(source: Source, *, matters: bool = False) -> Opened:
             + (", or --weights DEFAULT" if found.pretrained else ""),
             file=sys.stderr,
         )
-    examples = (
-        parse_inputs(source.inputs)
-        if source.inputs
-        else (default_inputs(source.model, network), {})
-    )
     build = {"build": found.path, "args": found.kwargs or list(found.args)} if found.path else {}
-    return Opened(network, examples, build)
+    return network, build
 
 
 def _with_weights(found: Named, weights: str) -> nn.Module:
@@ -193,7 +216,8 @@ def parse_arguments(text: str) -> Any:
     )
 
 
-def _saved_class(source: Source) -> Opened:
+def _saved_network(source: Source) -> tuple[nn.Module, dict[str, Any]]:
+    """A saved model of its class, and how that is built."""
     for option, given in (("--weights", source.weights), ("--args", source.args)):
         if given:
             raise OptionError(
@@ -203,8 +227,7 @@ def _saved_class(source: Source) -> Opened:
             )
     with progress(f"loading {source.model}"):
         network = load_model(source.model, trust=source.trust)
-        examples = parse_inputs(source.inputs) if source.inputs else load_examples(source.model)
-    return Opened(network, examples, {"build": saved_build(source.model, trust=source.trust)})
+    return network, {"build": saved_build(source.model, trust=source.trust)}
 
 
 def look_here() -> None:

@@ -87,7 +87,10 @@ def follow_momentum(module: fx.GraphModule, training: bool) -> bool:
         elif not asked and _MOMENTUM in node.meta:
             mean = get_argument(node, "momentum")
             set_argument(node, "momentum", node.meta.pop(_MOMENTUM))
+            count = mean.args[0]
             module.graph.erase_node(mean)
+            if count.op == "get_attr" and not count.users:  # eval mode counts nothing
+                module.graph.erase_node(count)
             changed = True
     return changed
 

@@ -19,9 +19,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from fxprune.calibration import Calibration
 from fxprune.calibration.batches import to_device
 from fxprune.calibration.calibration import device_of
+from fxprune.calibration.recalibrate import update_statistics
 from fxprune.training.errors import TrainingError
 from fxprune.training.recovery.features import Kept, Network, Watched, in_common
 
+STATISTICS = 64  # batches that statistics of batch norms are gathered from
 Outputs = Callable[[Any, Any], Tensor]
 
 
@@ -135,13 +137,17 @@ class Course:
     def run(self, network: Network, steps: int) -> None:
         """Trains a network in place for so many steps, or until it gets no better; the best measured state stays.
 
+        It runs in eval mode, with statistics of batch norms that are gathered anew first: those of a few batches
+        would differ from step to step, and from what the network computes with afterwards.
+
         Raises:
             TrainingError: the loss is not finite.
         """
         student = Watched(network, self.lesson.paths)
-        student.module.train()
+        student.module.eval()
         best = _Best(student.module, self.patience)
         best.see(self._measure(student, []))
+        update_statistics(student.module, self.lesson.data, STATISTICS)
         losses: list[float] = []
         with self._bar() as bar:
             task = bar.add_task("recovering", total=steps)
@@ -155,7 +161,6 @@ class Course:
                     if best.see(held):
                         break
         best.restore()
-        student.module.eval()
 
     def _one(self, student: Watched) -> float:
         self.optimizer.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, overload
+from typing import Generic, TypeVar, cast
 
 import torch
 from tabulate import tabulate
@@ -25,7 +25,7 @@ from fxprune.training.recovery.features import Network, find_paths, kept_positio
 from fxprune.training.recovery.loop import Course, Lesson, Outputs, Point
 from fxprune.training.recovery.plot import plot_points
 
-T = TypeVar("T", nn.Module, Program)
+T = TypeVar("T", bound=nn.Module | Program)
 MEASUREMENTS = 10  # over a course
 
 
@@ -82,9 +82,9 @@ def recover(
 ) -> Recovered[T]:
     """Trains a copy of a smaller network to compute what its teacher does.
 
-    The steps are AdamW's (arXiv 1711.05101), with a rate that rises linearly and falls by a cosine to 0. The network
-    trains in train mode, the teacher answers in eval mode. Labels are not needed. Network, teacher and random
-    state stay as they are; parameters without `requires_grad` do not train.
+    The steps are AdamW's (arXiv 1711.05101), with a rate that rises linearly and falls by a cosine to 0. Both networks
+    run in eval mode: dropout is off, and batch norms keep their statistics, which are gathered anew first. Labels are
+    not needed. Network, teacher and random state stay as they are; parameters without `requires_grad` do not train.
 
     Args:
         network: the smaller network: a program, or the model that `fp.write_back` made.
@@ -174,11 +174,7 @@ def make_lesson(
     )
 
 
-@overload
-def copy_of(network: Program) -> Program: ...
-@overload
-def copy_of(network: nn.Module) -> nn.Module: ...
-def copy_of(network: Network) -> Network:
+def copy_of(network: T) -> T:
     """A copy with tensors of its own.
 
     Raises:
@@ -186,7 +182,7 @@ def copy_of(network: Network) -> Network:
         TrainingError: the model cannot be copied.
     """
     if isinstance(network, Program):
-        return network.copy()
+        return cast(T, network.copy())
     if not isinstance(network, nn.Module):
         raise OptionError(
             f"a {type(network).__name__} cannot be trained",
