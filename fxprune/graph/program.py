@@ -89,7 +89,7 @@ class Program:
         names = [n.name for n in self.graph.find_nodes(op="placeholder")]
         rows = [(n, _shown(x)) for n, x in zip(names, self.input_values(), strict=True)]
         table = first_rows(("input", "is"), rows, "inputs") if rows else ""
-        remarks = tag("p", f"{len(self.remarks):,} remarks") if self.remarks else ""
+        remarks = tag("p", f"remarks: {len(self.remarks):,}") if self.remarks else ""
         return join([tag("p", repr(self)), table, remarks])
 
     @property

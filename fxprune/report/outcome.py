@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fxprune.graph.program import Program
-from fxprune.markup import Html, join
+from fxprune.markup import Html, join, tag
 from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.report.report import Report
@@ -35,7 +35,7 @@ class Outcome:
 
     def _repr_html_(self) -> str:
         """The smaller program and the report, in short, for notebooks."""
-        return join([Html(self.program._repr_html_()), Html(self.report._repr_html_())])
+        return join([tag("p", repr(self.program)), Html(self.report._repr_html_())])
 
     @property
     def remarks(self) -> tuple[Remark, ...]:

@@ -73,7 +73,7 @@ class Report:
         lines = [f"{cut} of {len(self.groups)} groups lose units"] if self.groups else []
         lines += [str(c) for c in self.checks] or ["not verified"]
         lines += [str(self.latency)] if self.latency else []
-        lines += [f"{len(self.remarks):,} remarks"] if self.remarks else []
+        lines += [f"remarks: {len(self.remarks):,}"] if self.remarks else []
         numbers = table(("", "before", "after", "left"), rows, self.before.title)
         return join([numbers, *(tag("p", line) for line in lines)])
 

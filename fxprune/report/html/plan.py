@@ -98,7 +98,7 @@ def _edits(edits: Sequence[Edit]) -> Html:
     return tag(
         "details",
         tag("summary", f"{len(edits):,} changes of the graph that follow from it"),
-        table(["what", "change", "nodes"], lines, class_="ties"),
+        table(["what", "change", "nodes"], lines, class_="ties edits"),
     )
 
 
