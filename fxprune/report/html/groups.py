@@ -65,12 +65,18 @@ def _group(group: GroupRow, state: str, ties: Ties | None) -> Html:
         tag("code", group.name),
         tag("span", f"{amount}, {left}", bar(group.units, group.kept, group.units)),
         tag("span", "exact" if group.exact else "changes norm statistics"),
-        tag("span", f"{len(reasons)} axes" if reasons else ""),
+        tag("span", _count(reasons, ties)),
     ]
     if not reasons:
         return tag("div", *line, class_="row item", data_kind=state)
     summary = tag("summary", *line, class_="row")
     return tag("details", summary, _reasons(reasons), class_="item", data_kind=state)
+
+
+def _count(reasons: Sequence[Reason], ties: Ties | None) -> str:
+    if reasons or ties is None:
+        return f"{len(reasons)} axes" if reasons else ""
+    return "its axes are not shown: the graph at hand, of the smaller network, has no such group any more"
 
 
 def _reasons(reasons: Sequence[Reason]) -> Html:

@@ -143,6 +143,12 @@ def test_a_report_without_a_network_says_so(outcome: Outcome) -> None:
     assert sections(page) == SECTIONS - {"plan"}
 
 
+def test_a_group_that_the_graph_has_not_is_told(outcome: Outcome) -> None:
+    gone = GroupRow("gone.weight:0", 2, 1, True)
+    text = Page(replace(outcome.report, groups=[*outcome.report.groups, gone]).to_html()).text
+    assert text.count("has no such group any more") == 1
+
+
 def test_the_smaller_network_shows_the_same_ties(outcome: Outcome) -> None:
     read = replace(Report.from_json(outcome.report.to_json()), plan=outcome.plan)
     assert read.to_html(outcome.program) == outcome.report.to_html()
