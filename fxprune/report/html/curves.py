@@ -30,7 +30,7 @@ def _figure(given: Curves, number: int) -> Html:
     numbers = tag(
         "details",
         tag("summary", "The numbers"),
-        table(["series", given.x, given.y], rows, class_="ties"),
+        table(["series", given.x, given.y], rows, class_="ties values"),
     )
     title = f"curves-{number}"
     return tag(

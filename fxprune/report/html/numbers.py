@@ -36,8 +36,8 @@ def in_bytes(value: int) -> str:
 
 
 def share(after: float, before: float) -> str:
-    """What is left, in percent; "" of nothing."""
-    return f"{100 * after / before:.0f} %" if before else ""
+    """What is left, in percent, on one line; "" of nothing."""
+    return f"{100 * after / before:.0f}\u00a0%" if before else ""
 
 
 def change(before: int, after: int) -> str:
