@@ -240,6 +240,7 @@ def prune(
             *left,
         ),
         seconds=clock.laps,
+        plan=decided,
     )
     return Outcome(small, decided, report, program, model, fitted.model if fitted else None)
 

@@ -13,7 +13,7 @@ from torch import fx
 from fxprune.algebra.label import IntArray, Label
 from fxprune.algebra.units import Coupling
 from fxprune.analysis.axes import Axes
-from fxprune.analysis.group import Group, find_groups
+from fxprune.analysis.group import Group, find_groups, first_producer
 from fxprune.errors import PlanError
 from fxprune.graph.program import describe, source_line
 
@@ -75,6 +75,27 @@ def explain_axis(axes: Axes, param: str, axis: int) -> Explanation:
     Raises:
         PlanError: the program has no such axis.
     """
+    first, label = _found(axes, param, axis)
+    cut = np.unique(np.concatenate(label.columns)) if label.columns else np.zeros(0, np.int64)
+    groups = [g for g in find_groups(axes) if np.isin(g.units, cut).any()]
+    members = tuple(r for g in groups for r in _members(axes, g, cut, first, axis))
+    return Explanation(
+        param, axis, tuple(g.name for g in groups), members, _frozen(axes, label, first, axis)
+    )
+
+
+def explain_frozen(axes: Axes, param: str, axis: int) -> str:
+    """Why positions of an axis stay; "" if all of them can be removed.
+
+    Raises:
+        PlanError: the program has no such axis.
+    """
+    first, label = _found(axes, param, axis)
+    return _frozen(axes, label, first, axis)
+
+
+def _found(axes: Axes, param: str, axis: int) -> tuple[str, Label]:
+    """The first name of a tensor, and the label of an axis of it."""
     first = {name: key for key, names in axes.names.items() for name in names}.get(param)
     if first is None or first not in axes.params or not 0 <= axis < len(axes.params[first]):
         known = (
@@ -87,13 +108,15 @@ def explain_axis(axes: Axes, param: str, axis: int) -> Explanation:
             why=known,
             do="take a name and an axis from fp.groups(program) or `fxprune groups`",
         )
-    label = axes.params[first][axis]
-    cut = np.unique(np.concatenate(label.columns)) if label.columns else np.zeros(0, np.int64)
-    groups = [g for g in find_groups(axes) if np.isin(g.units, cut).any()]
-    members = tuple(r for g in groups for r in _members(axes, g, cut, first, axis))
-    return Explanation(
-        param, axis, tuple(g.name for g in groups), members, _frozen(axes, label, first, axis)
-    )
+    return first, axes.params[first][axis]
+
+
+def explain_groups(axes: Axes) -> dict[str, tuple[Reason, ...]]:
+    """For the first unit of each group, by the group's name, every axis that it cuts, seen from the first producer."""
+    found = {}
+    for group in find_groups(axes):
+        found[group.name] = tuple(_members(axes, group, group.units, *first_producer(group._cut)))
+    return found
 
 
 def coupling_graph(axes: Axes, unit: int) -> nx.Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,7 +14,9 @@ from tabulate import tabulate
 from fxprune.algebra.label import IntArray
 from fxprune.analysis.axes import Axes
 from fxprune.graph.gc_pause import without_collection
+from fxprune.markup import first_rows
 
+_HEADER = ("group", "units", "removal", "axes", "axes that lose positions")
 Role = Literal["producer", "consumer", "elementwise"]
 
 
@@ -81,21 +84,16 @@ class Groups(list[Group]):
     """The groups of a program; prints as a table."""
 
     def __str__(self) -> str:
-        rows = [
-            (
-                g.name,
-                len(g),
-                "exact" if g.exact else "changes norm statistics",
-                len(g._cut),
-                _preview(g),
-            )
-            for g in self
-        ]
-        return tabulate(
-            rows,
-            ["group", "units", "removal", "axes", "axes that lose positions"],
-            tablefmt="simple",
-        )
+        return tabulate(list(map(_row, self)), _HEADER, tablefmt="simple")
+
+    def _repr_html_(self) -> str:
+        """A short table, for notebooks."""
+        return first_rows(_HEADER, list(map(_row, self)), "groups")
+
+
+def _row(group: Group) -> tuple[str, int, str, int, str]:
+    removal = "exact" if group.exact else "changes norm statistics"
+    return group.name, len(group), removal, len(group._cut), _preview(group)
 
 
 def _preview(group: Group, shown: int = 3) -> str:
@@ -131,9 +129,14 @@ def find_groups(axes: Axes) -> Groups:
     return found
 
 
+def first_producer(cut: Sequence[tuple[str, int, Role]]) -> tuple[str, int]:
+    """The tensor and the axis that name a group."""
+    return next((c for c in cut if c[2] == "producer"), cut[0])[:2]
+
+
 def _name(cut: tuple[tuple[str, int, Role], ...], names: Counter[str]) -> str:
     """Returns the name of a group; a number tells heads and head channels of one axis apart."""
-    param, axis, _ = next((c for c in cut if c[2] == "producer"), cut[0])
+    param, axis = first_producer(cut)
     name = f"{param}:{axis}"
     names[name] += 1
     return name if names[name] == 1 else f"{name}#{names[name]}"

@@ -54,7 +54,7 @@ def export(
     with the program. The file appears only if they agree; the exit code is 1 if they do not.
     """
     from fxprune.cli.artefact import Format, check_artefact, check_tools, write_artefact
-    from fxprune.cli.source import Source, open_program, progress, show
+    from fxprune.cli.source import Source, check_file, open_program, progress, show
     from fxprune.errors import OptionError
     from fxprune.files.staging import staged
 
@@ -64,7 +64,7 @@ def export(
         )
     chosen = cast(Format, kind)
     target = out if out is not None else Path(_name(model) + ENDINGS[kind])
-    _check_target(target, ENDINGS[kind], force=force)
+    check_file(target, ENDINGS[kind], force=force)
     check_tools(chosen)
     source = Source(model, inputs, dynamic, weights, args, trust=trust, seed=seed)
     program = open_program(source, matters=True)
@@ -84,29 +84,6 @@ def export(
 def _name(model: str) -> str:
     """The name of a file for what a model's name says last."""
     return Path(model.rpartition(":")[2] or model).name or "model"
-
-
-def _check_target(target: Path, ending: str, *, force: bool) -> None:
-    from fxprune.errors import OptionError
-
-    try:
-        there, folder = target.exists() or target.is_symlink(), target.parent.is_dir()
-        blocked = target.is_dir()
-    except (OSError, ValueError) as error:
-        text = f"cannot write {str(target)[-120:]}"
-        raise OptionError(text, where="--out", why=str(error)[-240:]) from error
-    if not folder or blocked or target.suffix != ending:
-        why = f"its name does not end in {ending}" if folder else "its folder does not exist"
-        raise OptionError(
-            f"cannot write {str(target)[-120:]}",
-            where="--out",
-            why="it is a folder" if blocked else why,
-            do=f"name a file that ends in {ending}, in a folder that exists",
-        )
-    if there and not force:
-        raise OptionError(
-            f"{target} exists", where="--out", do="give another name, or --force to replace it"
-        )
 
 
 def register(app: typer.Typer) -> None:

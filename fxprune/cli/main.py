@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxprune import __version__
-from fxprune.cli import export, layers, look, prune, quality, run
+from fxprune.cli import export, layers, look, prune, quality, report, run
 
 if TYPE_CHECKING:
     from fxprune.errors import FxpruneError
@@ -35,6 +35,7 @@ To get started:
   fxprune groups torchvision:resnet18
   fxprune prune torchvision:resnet18 --keep macs=0.5 --out smaller
   fxprune summary smaller --depth 1
+  fxprune report smaller --out smaller.html
 
 \b
 To delete residual blocks, to keep the model's own class, to export the result:
@@ -89,7 +90,7 @@ def options(
     """Options before the command."""
 
 
-for family in (look, prune, quality, layers, run, export):
+for family in (look, prune, quality, report, layers, run, export):
     family.register(app)
 
 

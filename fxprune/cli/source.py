@@ -346,3 +346,29 @@ def check_out(out: Path | None, *, force: bool) -> None:
             where="--out",
             do="give another directory, or --force to replace what fxprune wrote there; files of others stay",
         )
+
+
+def check_file(target: Path, ending: str, *, force: bool) -> None:
+    """Refuses a file that is there already or cannot be written, before anything is computed.
+
+    Raises:
+        OptionError: it is, and nothing says that it may be replaced; or its name does not end so.
+    """
+    try:
+        there, folder = target.exists() or target.is_symlink(), target.parent.is_dir()
+        blocked = target.is_dir()
+    except (OSError, ValueError) as error:
+        text = f"cannot write {str(target)[-120:]}"
+        raise OptionError(text, where="--out", why=str(error)[-240:]) from error
+    if not folder or blocked or target.suffix != ending:
+        why = f"its name does not end in {ending}" if folder else "its folder does not exist"
+        raise OptionError(
+            f"cannot write {str(target)[-120:]}",
+            where="--out",
+            why="it is a folder" if blocked else why,
+            do=f"name a file that ends in {ending}, in a folder that exists",
+        )
+    if there and not force:
+        raise OptionError(
+            f"{target} exists", where="--out", do="give another name, or --force to replace it"
+        )

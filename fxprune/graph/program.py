@@ -17,6 +17,7 @@ from fxprune.graph.free_axes import FreeAxis, free_axes
 from fxprune.graph.inputs import bind_inputs, check_inputs
 from fxprune.graph.leaf import Leaf
 from fxprune.graph.mode import MODE, set_training
+from fxprune.markup import first_rows, join, tag
 from fxprune.remark import Remark
 from fxprune.torch_private import higher_order, overload
 
@@ -94,6 +95,14 @@ class Program:
             f"Program({self.name}: {size:,} parameters, {len(self.graph.nodes)} nodes, {mode} mode)"
         )
 
+    def _repr_html_(self) -> str:
+        """The line of `repr`, and a table of the inputs, for notebooks."""
+        names = [n.name for n in self.graph.find_nodes(op="placeholder")]
+        rows = [(n, _shown(x)) for n, x in zip(names, self.input_values(), strict=True)]
+        table = first_rows(("input", "is"), rows, "inputs") if rows else ""
+        remarks = tag("p", f"remarks: {len(self.remarks):,}") if self.remarks else ""
+        return join([tag("p", repr(self)), table, remarks])
+
     @property
     def graph(self) -> fx.Graph:
         """The torch.fx graph of `module`."""
@@ -145,6 +154,14 @@ class Program:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Returns every parameter and buffer by name; a shared tensor appears under each of its names."""
         return named_tensors(self.module)
+
+
+def _shown(value: Any) -> str:
+    """An input in few words; an axis of a free length is a question mark."""
+    if not isinstance(value, torch.Tensor):
+        return repr(value)[:80]
+    sizes = "x".join(str(s) if isinstance(s, int) else "?" for s in value.shape)
+    return f"{sizes} {str(value.dtype).removeprefix('torch.')}"
 
 
 def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:

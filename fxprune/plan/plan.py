@@ -16,6 +16,7 @@ from fxprune.algebra.label import IntArray
 from fxprune.errors import PlanError
 from fxprune.files.document import Document
 from fxprune.graph.program import Program
+from fxprune.markup import first_rows, join, tag
 from fxprune.plan.json import PlanData, read_plan, to_text
 
 Kept = Mapping[str, Mapping[int, IntArray]]
@@ -104,6 +105,16 @@ class Plan:
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+    def _repr_html_(self) -> str:
+        """A short table, for notebooks."""
+        rows = [
+            (name, axis, self.lengths[name][axis], len(positions))
+            for name, cut in self.kept.items()
+            for axis, positions in cut.items()
+        ]
+        title = tag("p", f"Plan: {len(rows):,} axes of {len(self.kept):,} tensors lose positions")
+        return join([title, first_rows(("tensor", "axis", "before", "after"), rows, "axes")])
 
     @cached_property
     def digest(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxprune.analysis.axes import Axes
-from fxprune.analysis.explain import explain_axis
+from fxprune.analysis.explain import explain_frozen
 from fxprune.plan.choose import Candidates, Target
 from fxprune.remark import Remark
 
@@ -30,7 +30,7 @@ def frozen_reasons(axes: Axes) -> list[str]:
     ]
     alike: dict[str, list[str]] = {}
     for name in frozen[:_MOST]:
-        why = explain_axis(axes, name, 0).frozen.splitlines()[-1].strip()
+        why = explain_frozen(axes, name, 0).splitlines()[-1].strip()
         alike.setdefault(why, []).append(f"{name}:0")
     known = {why: names for why, names in alike.items() if not why.endswith(tuple(unknown))}
     return [

@@ -6,7 +6,7 @@ several threads or on an accelerator it is the time that passes.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from time import perf_counter, thread_time
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import OptionError
+from fxprune.files.document import Entry
 from fxprune.graph.program import Program
 
 
@@ -46,6 +47,16 @@ class Latency:
     def to_json(self) -> dict[str, float]:
         """Returns the fields as a JSON object."""
         return asdict(self)
+
+
+def read_latency(entry: Entry) -> Latency:
+    """The latency of a JSON object of `Latency.to_json`."""
+    facts = entry.record(*(f.name for f in fields(Latency)))
+    found = {name: facts[name].number() for name in ("before", "after", "ratio")}
+    for name, value in found.items():
+        if value <= 0:
+            facts[name].fail("is not above 0", "leave the latency out")
+    return Latency(**found, rounds=facts["rounds"].integer(1), threads=facts["threads"].integer(1))
 
 
 def compare_latency(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fxprune.graph.program import Program
+from fxprune.markup import Html, join, tag
 from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.report.report import Report
@@ -31,6 +32,10 @@ class Outcome:
     original: Program = field(repr=False)
     model: torch.nn.Module | None = field(default=None, repr=False)
     written: torch.nn.Module | None = field(default=None, repr=False)
+
+    def _repr_html_(self) -> str:
+        """The smaller program and the report, in short, for notebooks."""
+        return join([tag("p", repr(self.program)), Html(self.report._repr_html_())])
 
     @property
     def remarks(self) -> tuple[Remark, ...]:

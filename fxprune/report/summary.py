@@ -77,10 +77,11 @@ class Summary:
             for r in (*_shown(self.rows), total)
         ]
         header = ["module", "class", "output", "parameters", f"MACs{unit}", "KiB"]
-        return f"{self._title}\n{_table(lines, header)}"
+        return f"{self.title}\n{_table(lines, header)}"
 
     @property
-    def _title(self) -> str:
+    def title(self) -> str:
+        """The network and the sizes of its example inputs."""
         return f"{self.name}, for inputs {', '.join(map(_shape, self.inputs))}"
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class Comparison:
         header = ["module", "class", "output"]
         for name in ("parameters", f"MACs{unit}", "KiB"):
             header += [name, "after", "left"]
-        return f"{self.before._title}\n{_table(lines, header)}"
+        return f"{self.before.title}\n{_table(lines, header)}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the comparison as plain data, from which `from_json` restores it."""
