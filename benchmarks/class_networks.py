@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.networks import Example, Network, from_config, networks
 
@@ -49,6 +50,11 @@ def networks_of_classes() -> list[Network]:
     """Those of the zoo that are captured whole, and those of this module; timm's come only when they are asked for."""
     own = [n for n in networks() if n.kind in _KINDS]
     return [*own, *_more_transformers(), *_detectors(), *_segmenters(), *_diffusers()]
+
+
+def built(name: str) -> nn.Module:
+    """The network of a name, as it is before anything is removed."""
+    return next(n for n in networks_of_classes() if n.name == name).build()[0]
 
 
 def _more_transformers() -> Iterator[Network]:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import fxprune as fp
-from benchmarks.class_networks import networks_of_classes
+from benchmarks.class_networks import built, networks_of_classes
 from benchmarks.networks import Network
 from benchmarks.page import ROOT
 from benchmarks.rows import Row, Rows, tables
@@ -52,26 +52,24 @@ def measure(network: Network, row: Row) -> None:
         "numbers undecided": codes.count("write-back.number-undecided"),
     }
     assert outcome.written is not None, "it was asked to fit"
-    row["used"] = ", ".join(_used(outcome.written, args, kwargs))
+    row["used"] = ", ".join(_used(network.name, outcome.written, args, kwargs))
 
 
-def _used(model: Any, args: Any, kwargs: Any) -> Iterator[str]:
-    """What was done with a model, in words.
+def _used(name: str, model: Any, args: Any, kwargs: Any) -> Iterator[str]:
+    """What was done with a smaller model of a network, in words.
 
     Raises:
         AssertionError: something came out differently.
     """
     with torch.no_grad():
         expected = _tensors(copy.deepcopy(model)(*args, **kwargs))
-    if Builder.of(model) is not None:
-        with TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            again = type(model).from_pretrained(folder).eval()
-        with torch.no_grad():
-            found = _tensors(again(*args, **kwargs))
-        pairs = zip(found, expected, strict=True)
-        assert all(relative_error(a, b) < CLOSE for a, b in pairs), "it is another one when loaded"
-        yield "saved and loaded"
+    again = _saved_and_loaded(name, model)
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        found = _tensors(again(*args, **kwargs))
+    pairs = zip(found, expected, strict=True)
+    assert all(relative_error(a, b) < CLOSE for a, b in pairs), "it is another one when loaded"
+    yield "saved and loaded"
     if callable(getattr(model, "can_generate", None)) and model.can_generate():
         first = kwargs.get("input_ids", kwargs.get("input_features"))
         one, two = (
@@ -88,6 +86,17 @@ def _used(model: Any, args: Any, kwargs: Any) -> Iterator[str]:
         yield "features and a new head"
     _train(copy.deepcopy(model).train(), args, kwargs)
     yield "trained"
+
+
+def _saved_and_loaded(name: str, model: Any) -> nn.Module:
+    """A model as its library saves and loads it, where a config says its sizes; else as fxprune does."""
+    with TemporaryDirectory() as folder:
+        if Builder.of(model) is not None:
+            model.save_pretrained(folder)
+            again: nn.Module = type(model).from_pretrained(folder).eval()
+            return again
+        fp.save(model, folder, build=built, args={"name": name})
+        return fp.load_model(folder, build=built)
 
 
 def _train(model: nn.Module, args: Any, kwargs: Any) -> None:
