@@ -39,7 +39,8 @@ def measure(network: Network, row: Row) -> None:
     began = process_time()
     program = fp.capture(model, args, kwargs)
     outcome = fp.prune(program, keep=KEEP, fits=model)
-    codes = [r.code for r in outcome.report.remarks]
+    remarks = outcome.report.remarks
+    codes = [r.code for r in remarks]
     row |= {
         "seconds": process_time() - began,
         "MACs kept": outcome.report.after.total.macs / outcome.report.before.total.macs,
@@ -50,6 +51,8 @@ def measure(network: Network, row: Row) -> None:
         "tied": codes.count("fits-class.tied"),
         "left whole": codes.count("choose.left"),
         "numbers undecided": codes.count("write-back.number-undecided"),
+        "left": [(r.where, r.why) for r in remarks if r.code == "choose.left"],
+        "undecided": [r.where for r in remarks if r.code == "write-back.number-undecided"],
     }
     assert outcome.written is not None, "it was asked to fit"
     row["used"] = ", ".join(_used(network.name, outcome.written, args, kwargs))

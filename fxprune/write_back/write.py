@@ -19,7 +19,7 @@ from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.stand_in import runs_alike
+from fxprune.stand_in import forget, runs_alike
 from fxprune.write_back.agreement import Agreement
 from fxprune.write_back.cuts import find_cuts
 from fxprune.write_back.fold import Folds, find_folds
@@ -178,6 +178,7 @@ def _deletion(model: nn.Module, changed: Rewritten | Program, program: Program |
 
 
 def _slice(model: nn.Module, plan: Plan) -> None:
+    forget(model)
     cuts = find_cuts(model, plan)
     slice_tensors(model, plan.kept)
     for cut in cuts:
