@@ -8,7 +8,8 @@ Results are kept as in `benchmarks/zoo.py`; `docs/take-home.md` is renewed at th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from tempfile import TemporaryDirectory
 from time import process_time
@@ -27,6 +28,7 @@ from fxprune.verify import relative_error
 from fxprune.write_back.rebuild import Builder
 
 KEEP, CLOSE, STEPS, TOKENS = 0.7, 1e-4, 3, 4
+_LONGEST = 200  # letters of a reason
 COLUMNS = (
     *("network", "MACs kept", "used", "groups", "tied", "left whole", "numbers undecided"),
     *("free axes", "seconds", "verified"),
@@ -125,7 +127,28 @@ def render(rows: list[Row], wanted: int) -> str:
     lines = [
         f"{good} of {wanted} networks are written back and used; {wanted - len(rows)} were not run."
     ]
-    return "\n".join((*lines, "", tables(COLUMNS, rows)))
+    return "\n".join((*lines, "", tables(COLUMNS, rows), *_left_whole(rows)))
+
+
+def _left_whole(rows: list[Row]) -> Iterator[str]:
+    """Why groups were left whole, where that was kept: a line for each network and reason."""
+    found = [
+        f"- `{row['name']}`, {count} groups, such as `{name}`: {why[:_LONGEST]}"
+        for row in rows
+        for why, (name, count) in _by_reason(row.get("left", ())).items()
+    ]
+    if found:
+        yield from ("### Left whole\n", *found, "")
+
+
+def _by_reason(left: Iterable[tuple[str, str]]) -> dict[str, tuple[str, int]]:
+    """Reason, without the sizes in it -> the first group, and how many there are."""
+    found: dict[str, tuple[str, int]] = {}
+    for name, why in left:
+        reason = re.sub(r"\[[-\d, ]+\]|\d+", "...", why)
+        first, count = found.get(reason, (name, 0))
+        found[reason] = first, count + 1
+    return found
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from fxprune.stand_in import forget, stand_in
 class Attention(nn.Module):
     """Looks its biases up once in eval mode, as LeViT does."""
 
+    places: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.heads, self.size = 4, 3

@@ -34,10 +34,10 @@ class Block(nn.Module):
             one = torch.zeros(self.in_chs, size, 3, 3)
             for i in range(self.in_chs):
                 one[i, i % size, 1, 1] = 1
-            factor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
+            factor = norm.weight.detach() / (norm.get_buffer("running_var") + norm.eps).sqrt()
             weight += one * factor.reshape(-1, 1, 1, 1)
-            bias += norm.bias.detach() - norm.running_mean * factor  # type: ignore[operator]
-        merged.weight.data, merged.bias.data = weight, bias  # type: ignore[union-attr]
+            bias += norm.bias.detach() - norm.get_buffer("running_mean") * factor
+        merged.weight, merged.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.merged = merged
 
 
