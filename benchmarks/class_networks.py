@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.networks import Example, Network, from_config, networks
 
@@ -42,13 +44,47 @@ _TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "deit": ("DeiT", "ForImageClassification", {**_SIZES, **_IMAGES}),
     "clip_vision": ("CLIPVision", "Model", {**_SIZES, **_IMAGES}),
 }
+_TWO_STAGES = {"depths": (2, 2), "num_heads": (4, 8)}
+# Those of timm that are built with fewer blocks, and narrower, than their name says; and the size of their images.
+_FEWER: dict[str, tuple[int, dict[str, Any]]] = {
+    "swin_tiny_patch4_window7_224": (56, {"embed_dim": 24, **_TWO_STAGES, "img_size": 56}),
+    "swinv2_tiny_window8_256": (64, {"embed_dim": 32, **_TWO_STAGES, "img_size": 64}),
+    "cait_xxs24_224": (64, {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64}),
+    "xcit_nano_12_p16_224": (64, {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64}),
+    "beit_base_patch16_224": (64, {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64}),
+    "eva02_tiny_patch14_224": (56, {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 56}),
+    "davit_tiny": (64, {"embed_dims": (24, 48), **_TWO_STAGES}),
+    "pvt_v2_b0": (64, {"depths": (1, 1, 1, 1)}),
+    "twins_svt_small": (64, {"depths": (1, 1, 2, 1), "embed_dims": (16, 32, 48, 64)}),
+    "edgenext_xx_small": (64, {"depths": (1, 1, 2, 1)}),
+    "levit_128s": (64, {"depth": (1, 1, 1), "img_size": 64}),
+}
 _SMALL = {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8}
 
 
 def networks_of_classes() -> list[Network]:
     """Those of the zoo that are captured whole, and those of this module; timm's come only when they are asked for."""
-    own = [n for n in networks() if n.kind in _KINDS]
+    own = [_smaller(n) for n in networks() if n.kind in _KINDS]
     return [*own, *_more_transformers(), *_detectors(), *_segmenters(), *_diffusers()]
+
+
+def built(name: str) -> nn.Module:
+    """The network of a name, as it is before anything is removed."""
+    return next(n for n in networks_of_classes() if n.name == name).build()[0]
+
+
+def _smaller(network: Network) -> Network:
+    """A network of timm with fewer blocks where its name is in the table; any other as it is."""
+    name = network.name.removeprefix("timm:")
+    return replace(network, build=partial(_fewer, name)) if name in _FEWER else network
+
+
+def _fewer(name: str) -> Example:
+    import timm
+
+    size, options = _FEWER[name]
+    model = timm.create_model(name, pretrained=False, **options).eval()
+    return model, (torch.randn(2, 3, size, size),), {}
 
 
 def _more_transformers() -> Iterator[Network]:

@@ -154,7 +154,14 @@ _LAYERS = {"hidden_size": 64, "num_hidden_layers": 2}
 _ENCODER = {**_LAYERS, "num_attention_heads": 8, "intermediate_size": 96}
 _DECODER = {**_ENCODER, "num_key_value_heads": 2, "vocab_size": 100, "use_cache": False}
 _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 8, "n_positions": 32}
-_T5 = {"d_model": 64, "d_kv": 8, "d_ff": 96, "num_layers": 2, "num_heads": 8}
+_T5 = {
+    "d_model": 64,
+    "d_kv": 8,
+    "d_ff": 96,
+    "num_layers": 2,
+    "num_heads": 8,
+    "decoder_start_token_id": 0,
+}
 _WHISPER = {
     f"{part}_{n}": v
     for part in ("encoder", "decoder")

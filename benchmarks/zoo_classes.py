@@ -8,7 +8,8 @@ Results are kept as in `benchmarks/zoo.py`; `docs/take-home.md` is renewed at th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from tempfile import TemporaryDirectory
 from time import process_time
@@ -19,7 +20,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import fxprune as fp
-from benchmarks.class_networks import networks_of_classes
+from benchmarks.class_networks import built, networks_of_classes
 from benchmarks.networks import Network
 from benchmarks.page import ROOT
 from benchmarks.rows import Row, Rows, tables
@@ -27,6 +28,7 @@ from fxprune.verify import relative_error
 from fxprune.write_back.rebuild import Builder
 
 KEEP, CLOSE, STEPS, TOKENS = 0.7, 1e-4, 3, 4
+_LONGEST = 200  # letters of a reason
 COLUMNS = (
     *("network", "MACs kept", "used", "groups", "tied", "left whole", "numbers undecided"),
     *("free axes", "seconds", "verified"),
@@ -39,7 +41,8 @@ def measure(network: Network, row: Row) -> None:
     began = process_time()
     program = fp.capture(model, args, kwargs)
     outcome = fp.prune(program, keep=KEEP, fits=model)
-    codes = [r.code for r in outcome.report.remarks]
+    remarks = outcome.report.remarks
+    codes = [r.code for r in remarks]
     row |= {
         "seconds": process_time() - began,
         "MACs kept": outcome.report.after.total.macs / outcome.report.before.total.macs,
@@ -50,28 +53,28 @@ def measure(network: Network, row: Row) -> None:
         "tied": codes.count("fits-class.tied"),
         "left whole": codes.count("choose.left"),
         "numbers undecided": codes.count("write-back.number-undecided"),
+        "left": [(r.where, r.why) for r in remarks if r.code == "choose.left"],
+        "undecided": [r.where for r in remarks if r.code == "write-back.number-undecided"],
     }
     assert outcome.written is not None, "it was asked to fit"
-    row["used"] = ", ".join(_used(outcome.written, args, kwargs))
+    row["used"] = ", ".join(_used(network.name, outcome.written, args, kwargs))
 
 
-def _used(model: Any, args: Any, kwargs: Any) -> Iterator[str]:
-    """What was done with a model, in words.
+def _used(name: str, model: Any, args: Any, kwargs: Any) -> Iterator[str]:
+    """What was done with a smaller model of a network, in words.
 
     Raises:
         AssertionError: something came out differently.
     """
     with torch.no_grad():
         expected = _tensors(copy.deepcopy(model)(*args, **kwargs))
-    if Builder.of(model) is not None:
-        with TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            again = type(model).from_pretrained(folder).eval()
-        with torch.no_grad():
-            found = _tensors(again(*args, **kwargs))
-        pairs = zip(found, expected, strict=True)
-        assert all(relative_error(a, b) < CLOSE for a, b in pairs), "it is another one when loaded"
-        yield "saved and loaded"
+    again = _saved_and_loaded(name, model)
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        found = _tensors(again(*args, **kwargs))
+    pairs = zip(found, expected, strict=True)
+    assert all(relative_error(a, b) < CLOSE for a, b in pairs), "it is another one when loaded"
+    yield "saved and loaded"
     if callable(getattr(model, "can_generate", None)) and model.can_generate():
         first = kwargs.get("input_ids", kwargs.get("input_features"))
         one, two = (
@@ -88,6 +91,17 @@ def _used(model: Any, args: Any, kwargs: Any) -> Iterator[str]:
         yield "features and a new head"
     _train(copy.deepcopy(model).train(), args, kwargs)
     yield "trained"
+
+
+def _saved_and_loaded(name: str, model: Any) -> nn.Module:
+    """A model as its library saves and loads it, where a config says its sizes; else as fxprune does."""
+    with TemporaryDirectory() as folder:
+        if Builder.of(model) is not None:
+            model.save_pretrained(folder)
+            again: nn.Module = type(model).from_pretrained(folder).eval()
+            return again
+        fp.save(model, folder, build=built, args={"name": name})
+        return fp.load_model(folder, build=built)
 
 
 def _train(model: nn.Module, args: Any, kwargs: Any) -> None:
@@ -113,7 +127,28 @@ def render(rows: list[Row], wanted: int) -> str:
     lines = [
         f"{good} of {wanted} networks are written back and used; {wanted - len(rows)} were not run."
     ]
-    return "\n".join((*lines, "", tables(COLUMNS, rows)))
+    return "\n".join((*lines, "", tables(COLUMNS, rows), *_left_whole(rows)))
+
+
+def _left_whole(rows: list[Row]) -> Iterator[str]:
+    """Why groups were left whole, where that was kept: a line for each network and reason."""
+    found = [
+        f"- `{row['name']}`, {count} groups, such as `{name}`: {why[:_LONGEST]}"
+        for row in rows
+        for why, (name, count) in _by_reason(row.get("left", ())).items()
+    ]
+    if found:
+        yield from ("### Left whole\n", *found, "")
+
+
+def _by_reason(left: Iterable[tuple[str, str]]) -> dict[str, tuple[str, int]]:
+    """Reason, without the sizes in it -> the first group, and how many there are."""
+    found: dict[str, tuple[str, int]] = {}
+    for name, why in left:
+        reason = re.sub(r"\[[-\d, ]+\]|\d+", "...", why)
+        first, count = found.get(reason, (name, 0))
+        found[reason] = first, count + 1
+    return found
 
 
 if __name__ == "__main__":

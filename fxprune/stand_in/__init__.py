@@ -18,11 +18,12 @@ from torch import nn
 
 from fxprune.process.state import settings_kept
 from fxprune.stand_in.copier import Copier
+from fxprune.stand_in.forget import forget
 from fxprune.stand_in.outside import remember_outside
 from fxprune.stand_in.remembered import Remembered
 from fxprune.torch_private import function_modes_kept
 
-__all__ = ["Remembered", "runs_alike", "stand_in"]
+__all__ = ["Remembered", "forget", "runs_alike", "stand_in"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,6 +58,8 @@ def runs_alike() -> Iterator[None]:
 def stand_in(model: M, *, own_data: bool = False) -> Iterator[M]:
     """A copy of the model to run; whatever it shares with the model, and what it sets, is put back afterwards.
 
+    The copy keeps nothing of an earlier forward that its classes drop in `train()` (`forget`).
+
     Args:
         model: stays as it is.
         own_data: copy the data of its parameters and buffers too, for a run that may write them.
@@ -70,6 +73,7 @@ def stand_in(model: M, *, own_data: bool = False) -> Iterator[M]:
     outside = _outside(copier, own_data)
     with settings_kept(), function_modes_kept():
         try:
+            forget(twin)
             yield twin
         finally:
             outside.put_back()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,6 +17,7 @@ from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.choices import Choice, find_choices
 from fxprune.write_back.fold import Folds
 from fxprune.write_back.further_tests import size_of_named, takes_new_head
+from fxprune.write_back.likeness import Sizes, sizes_like, sizes_of
 from fxprune.write_back.rebuild import Builder, shapes_of
 from fxprune.write_back.settle import Search
 from fxprune.write_back.slots import Slot, find_slots
@@ -39,6 +40,7 @@ class Numbers:
         builder: of its class, if it has one.
         folds: what its norms have taken over.
         numbers: holds the numbers that the model computes against those of the smaller program; raises.
+        before: the sizes of the model before.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class Numbers:
         builder: Builder | None,
         folds: Folds,
         numbers: Callable[[nn.Module], None],
+        before: Sizes,
     ) -> None:
         assert plan.program is not None, "it has a smaller program"
         self._model, self._program, self._small = model, plan.program, small
         self._changes, self._builder = SizeChanges(plan, small), builder
-        self._folds, self._numbers = folds, numbers
+        self._folds, self._numbers, self._before = folds, numbers, before
         self._trial = Trial(model, small, numbers)
 
     def follow(self, config: Mapping[Slot, Any]) -> list[Remark]:
@@ -224,11 +227,29 @@ class Numbers:
         left.sort(key=lambda i: search.choices[i].name not in _NAMES)
         if left and hasattr(self._model, "reset_classifier"):
             left = search.decide(lambda: takes_new_head(self._model, self._program), left)
+        left = self._unlike([search.choices[i] for i in left], left)
         for i in left:
             choice = search.choices[i]
             search.put({i: _by_name(choice, search, set(every) - set(left))})
             if not search.chosen[i]:
                 yield _undecided(choice)
+
+    def _unlike(self, choices: Sequence[Choice], places: Sequence[int]) -> list[int]:
+        """Sets numbers that were the same as one size in all modules of their class; returns the places of others."""
+        if not choices:
+            return []
+        after, slots = sizes_of(self._model), list(find_slots(self._model))
+        left = []
+        for choice, place in zip(choices, places, strict=True):
+            old = {s.path: s for s in choice.slots}
+            one = choice.slots[0]
+            alike = [s for s in slots if (s.kind, s.trail) == (one.kind, one.trail)]
+            found = sizes_like((old.get(s.path, s) for s in alike), self._before, after)
+            for slot, value in found.items():
+                slot.put(self._model, value)
+            if not found:
+                left.append(place)
+        return left
 
     def _named(self, choice: Choice) -> bool:
         """Sets numbers that stand beside the name of a submodule to the size of what that returns."""

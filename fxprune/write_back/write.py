@@ -19,11 +19,12 @@ from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
-from fxprune.stand_in import runs_alike
+from fxprune.stand_in import forget, runs_alike
 from fxprune.write_back.agreement import Agreement
 from fxprune.write_back.cuts import find_cuts
 from fxprune.write_back.fold import Folds, find_folds
 from fxprune.write_back.layers import Deletion, Rewritten, without_layers
+from fxprune.write_back.likeness import sizes_of
 from fxprune.write_back.numbers import Numbers
 from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.refuse import check_names, refuse_edits
@@ -145,12 +146,13 @@ def written(
     target = model if inplace else twin_of(model)
     alike = nullcontext() if inplace else runs_alike()  # code may reach the model itself by name
     with all_or_nothing(target), alike:
+        before = sizes_of(target)
         _slice(target, plan)
         unfolded = folds.apply(target)
         remarks = []
         if scales is not None and small is not None:
             agreement = Agreement(small, {**named_tensors(target), **unfolded}, folds, scales)
-            numbers = Numbers(target, plan, small, builder, folds, agreement)
+            numbers = Numbers(target, plan, small, builder, folds, agreement, before)
             remarks = numbers.follow(config) if config else numbers.settle(config_only=config_only)
             taken = agreement.taken(target)
             taken.apply(target)
@@ -178,6 +180,7 @@ def _deletion(model: nn.Module, changed: Rewritten | Program, program: Program |
 
 
 def _slice(model: nn.Module, plan: Plan) -> None:
+    forget(model)
     cuts = find_cuts(model, plan)
     slice_tensors(model, plan.kept)
     for cut in cuts:
