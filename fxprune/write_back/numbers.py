@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from fxprune.errors import PlanError
-from fxprune.graph.program import Program
 from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.verify.check import on_meta
-from fxprune.write_back.attempt import Trial
+from fxprune.write_back.attempt import Attempt, Trial
 from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.choices import Choice, find_choices
 from fxprune.write_back.fold import Folds
@@ -20,6 +17,7 @@ from fxprune.write_back.further_tests import size_of_named, takes_new_head
 from fxprune.write_back.rebuild import Builder, shapes_of
 from fxprune.write_back.settle import Search
 from fxprune.write_back.slots import Slot, find_slots
+from fxprune.write_back.undecided import undecided
 
 # Names that say what a number is, where no test of the model does: the last resort.
 _NAMES = frozenset(
@@ -33,28 +31,17 @@ class Numbers:
     """The numbers of one model.
 
     Args:
-        model: at its new sizes, with the numbers of the old ones.
         plan: of its program.
-        small: its smaller program.
+        trial: of the model at its new sizes, with the numbers of the old ones, against the smaller program.
         builder: of its class, if it has one.
         folds: what its norms have taken over.
-        numbers: holds the numbers that the model computes against those of the smaller program; raises.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        plan: Plan,
-        small: Program,
-        builder: Builder | None,
-        folds: Folds,
-        numbers: Callable[[nn.Module], None],
-    ) -> None:
+    def __init__(self, plan: Plan, trial: Trial, builder: Builder | None, folds: Folds) -> None:
         assert plan.program is not None, "it has a smaller program"
-        self._model, self._program, self._small = model, plan.program, small
-        self._changes, self._builder = SizeChanges(plan, small), builder
-        self._folds, self._numbers = folds, numbers
-        self._trial = Trial(model, small, numbers)
+        self._model, self._program, self._small = trial.model, plan.program, trial.program
+        self._changes, self._builder = SizeChanges(plan, trial.program), builder
+        self._folds, self._trial = folds, trial
 
     def follow(self, config: Mapping[Slot, Any]) -> list[Remark]:
         """Sets given numbers of the config, and what follows from them.
@@ -77,11 +64,12 @@ class Numbers:
             )
         return list(self._other_numbers(self._builder, values))
 
-    def settle(self, *, config_only: bool = False) -> list[Remark]:
+    def settle(self, *, config_only: bool = False, learning: bool = False) -> list[Remark]:
         """Finds the numbers with which the model computes what the smaller program does, and sets them.
 
         Args:
             config_only: a class that is built from a config must have one that says the sizes.
+            learning: whether there are such numbers is all that is asked: those on which nothing depends are left.
 
         Raises:
             PlanError: there are none.
@@ -95,7 +83,7 @@ class Numbers:
         attempt = search.run()
         if attempt.error is not None:
             raise attempt.error
-        return [*self._stale_config(), *self._undecided(search)]
+        return [] if learning else [*self._stale_config(), *self._undecided(search, attempt)]
 
     def _from_config(self, builder: Builder) -> dict[Slot, Any] | None:
         """Sets the numbers of a model built anew from an edited config, where one does it; returns the edits."""
@@ -147,7 +135,7 @@ class Numbers:
         if on_meta(self._model):
             return True
         built = builder.reads(self._model, values)
-        return built is not None and Trial(built, self._small, self._numbers)().ok
+        return built is not None and self._trial.of(built)().ok
 
     def _put_config(self, builder: Builder, values: dict[Slot, Any]) -> dict[Slot, Any]:
         """Sets the fields of the config, and what modules made of them; returns what was there."""
@@ -212,11 +200,13 @@ class Numbers:
         choices = find_choices(find_slots(self._model), self._changes)
         return Search(self._model, [c for c in choices if c.can_be_put(self._model)], self._trial)
 
-    def _undecided(self, search: Search) -> Iterator[Remark]:
+    def _undecided(self, search: Search, last: Attempt) -> Iterator[Remark]:
         every = range(len(search.choices))
-        left = search.open(lambda: self._trial(numbers=False).ok, every)
+        read = search.read(last)
+        left = search.open(lambda: search.attempt(numbers=False).ok, read)
         if left:
-            left = search.open(lambda: self._trial().ok, left)
+            left = search.open(lambda: search.attempt().ok, left)
+        left = sorted({*every} - {*read} | {*left})
         if self._builder is not None:  # no config says the sizes: a part of it would only hide that
             search.put({i: 0 for i in left if search.choices[i].slots[0].trail[0] == "config"})
             left = [i for i in left if search.choices[i].slots[0].trail[0] != "config"]
@@ -225,10 +215,13 @@ class Numbers:
         if left and hasattr(self._model, "reset_classifier"):
             left = search.decide(lambda: takes_new_head(self._model, self._program), left)
         for i in left:
-            choice = search.choices[i]
-            search.put({i: _by_name(choice, search, set(every) - set(left))})
-            if not search.chosen[i]:
-                yield _undecided(choice)
+            search.put({i: _by_name(search.choices[i], search, set(every) - set(left))})
+        yield from undecided(
+            [search.choices[i] for i in left if not search.chosen[i]],
+            "write-back.number-undecided",
+            _changed,
+            "set {0} where your code reads {0}, or declare {0} with fxprune.write_back.register_sizes",
+        )
 
     def _named(self, choice: Choice) -> bool:
         """Sets numbers that stand beside the name of a submodule to the size of what that returns."""
@@ -257,13 +250,10 @@ def _by_name(choice: Choice, search: Search, decided: set[int]) -> int:
     return 0
 
 
-def _undecided(choice: Choice) -> Remark:
-    sizes = sorted({v for o in choice.options[1:] for v in o} - set(choice.options[0]))
-    return Remark(
-        "analysis",
-        "write-back.number-undecided",
-        str(choice.slots[0]),
-        f"{choice} was left as it is",
-        f"it equals a size that is now {' or '.join(map(str, sizes[:4]))}, and nothing that was tried depends on it",
-        "set it where your code reads it, or declare it with fxprune.write_back.register_sizes",
-    )
+def _changed(choices: Sequence[Choice]) -> str:
+    """The sizes that numbers equal, with what these are now."""
+    if len(choices) > 1:
+        return "sizes that have changed"
+    options = choices[0].options
+    sizes = sorted({v for o in options[1:] for v in o} - set(options[0]))
+    return f"a size that is now {' or '.join(map(str, sizes[:4]))}"
