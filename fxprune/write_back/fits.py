@@ -25,7 +25,7 @@ from fxprune.remark import Remark
 from fxprune.stand_in import runs_alike
 from fxprune.write_back.attempt import ForwardError
 from fxprune.write_back.original import Original
-from fxprune.write_back.rebuild import Builder
+from fxprune.write_back.rebuild import Builder, ComputedBufferError
 from fxprune.write_back.write import Written, written
 
 Tie = tuple[Group, ...]
@@ -151,10 +151,15 @@ class Fit:
             joined = tuple(chain.from_iterable(several))
             used = any(g in t for t in found for g in joined)
             rows = min(len(g) for g in joined)
-            if not used and 1 < rows == _rows(joined) and self._why([joined]) is None:
+            if used or not 1 < rows == _rows(joined):
+                continue
+            error = self._error([joined])
+            if error is None:
                 found.append(joined)
                 for group in joined:
                     del self._whole[group.name]
+            elif isinstance(error, ComputedBufferError):
+                self._whole.update({g.name: _reason(error) for g in joined})
         return found
 
     def _together(self, ties: list[Tie]) -> list[Tie]:

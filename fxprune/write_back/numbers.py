@@ -14,7 +14,7 @@ from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.choices import Choice, find_choices
 from fxprune.write_back.fold import Folds
 from fxprune.write_back.further_tests import size_of_named, takes_new_head
-from fxprune.write_back.rebuild import Builder, shapes_of
+from fxprune.write_back.rebuild import Builder, ComputedBufferError, shapes_of
 from fxprune.write_back.settle import Search
 from fxprune.write_back.slots import Slot, find_slots
 from fxprune.write_back.undecided import undecided
@@ -42,6 +42,7 @@ class Numbers:
         self._model, self._program, self._small = trial.model, plan.program, trial.program
         self._changes, self._builder = SizeChanges(plan, trial.program), builder
         self._folds, self._trial = folds, trial
+        self._computed: ComputedBufferError | None = None
 
     def follow(self, config: Mapping[Slot, Any]) -> list[Remark]:
         """Sets given numbers of the config, and what follows from them.
@@ -56,10 +57,9 @@ class Numbers:
         if attempt.error is not None:
             raise attempt.error
         if not self._can_be_read(self._builder, values):
-            raise PlanError(
+            raise self._computed or PlanError(
                 f"a {type(self._model).__name__} of this config computes something other than the smaller model",
-                why="what the class makes of a number of the config, such as the frequencies of rotary positions, is "
-                "not that of the positions that stay",
+                why="what the class makes of a number of the config is not that of the positions that stay",
                 do="leave that number as it is",
             )
         return list(self._other_numbers(self._builder, values))
@@ -77,6 +77,8 @@ class Numbers:
         if self._builder is not None and (values := self._from_config(self._builder)) is not None:
             return list(self._other_numbers(self._builder, values))
         if config_only and self._builder is not None:
+            if self._computed is not None:
+                raise self._computed
             stale = next(self._stale_config())
             raise PlanError(stale.what, where=stale.where, why=stale.why, do=stale.do)
         search = self._search()
@@ -134,7 +136,11 @@ class Numbers:
         """Whether a model that is built from the config and reads the weights computes the same."""
         if on_meta(self._model):
             return True
-        built = builder.reads(self._model, values)
+        try:
+            built = builder.reads(self._model, values)
+        except ComputedBufferError as error:
+            self._computed = error
+            return False
         return built is not None and self._trial.of(built)().ok
 
     def _put_config(self, builder: Builder, values: dict[Slot, Any]) -> dict[Slot, Any]:

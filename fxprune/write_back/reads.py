@@ -57,7 +57,7 @@ class Reads:
         before = vars(nn.Module).get("__getattribute__")
         inner: Any = nn.Module.__getattribute__
 
-        def read(module: nn.Module, name: str) -> Any:
+        def read(module: Any, name: str) -> Any:
             value = inner(module, name)
             slots = self._attributes.get((id(module), name))
             if slots and (name != "__dict__" or sys._getframe(1).f_globals["__name__"] != _OWN):

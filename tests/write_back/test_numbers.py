@@ -172,6 +172,31 @@ def rebuilt(model: Built) -> Built:
     return new
 
 
+class Table(nn.Module):
+    """A class that computes a buffer from its config; no state holds it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.one, self.two = nn.Linear(4, config.width), nn.Linear(config.width, 3)
+        self.register_buffer("speeds", 0.5 ** torch.arange(config.width), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.two(self.one(x) * self.speeds)
+
+
+def test_a_buffer_that_the_class_computes_is_named_as_the_reason() -> None:
+    model = Table(Config(8, 5)).eval()
+    x = torch.randn(2, 4)
+    plan, small = cut(model, x, {"one.weight": (0, [0, 3])})
+    with pytest.raises(fp.FxpruneError, match="with width=6, Table has another speeds"):
+        written(model, plan, config_only=True)
+    with pytest.raises(fp.FxpruneError, match="computes it from the config"):
+        fp.prune(model, x, to={"width": 6})
+    plan, small = cut(model, x, {"one.weight": (0, [6, 7])})
+    torch.testing.assert_close(written(model, plan, config_only=True).model(x), small(x))
+
+
 def test_the_config_of_a_class_is_solved_for() -> None:
     model = Built(Config(8, 16)).eval()
     removed = {f"up.{i}.weight": (0, range(4)) for i in range(2)}

@@ -22,7 +22,7 @@ from fxprune.write_back.layers.places import (
     rename_mentions,
 )
 from fxprune.write_back.layers.take_out import Shorter
-from fxprune.write_back.rebuild import Builder
+from fxprune.write_back.rebuild import Builder, ComputedBufferError
 from fxprune.write_back.settle import Search
 from fxprune.write_back.undecided import undecided
 
@@ -157,7 +157,10 @@ class LayerNumbers:
             return False
         if self._replaced or on_meta(self._model):
             return True
-        built = builder.reads(self._model, values)
+        try:
+            built = builder.reads(self._model, values)
+        except ComputedBufferError:
+            return False
         return built is not None and trial.of(built)().ok
 
     def _without_cache(self) -> Remark:
