@@ -16,6 +16,7 @@ from fxprune.verify.agreement import (
     check_sizes,
     compare_model,
     forward_failed,
+    needs_data,
     run_example,
 )
 from fxprune.verify.check import TOLERANCE, Check, compare_runs, relative_error
@@ -42,6 +43,7 @@ __all__ = [
     "compare_runs",
     "forward_failed",
     "in_double",
+    "needs_data",
     "new_types",
     "noisy",
     "randomised",

@@ -53,7 +53,12 @@ def forward_failed(model: nn.Module, error: Exception) -> PlanError:
     )
 
 
-def check_sizes(model: nn.Module, program: Program) -> None:
+def check_sizes(
+    model: nn.Module,
+    program: Program,
+    prepare: Prepare = lambda _: None,
+    data: bool | None = None,
+) -> None:
     """Runs the model's forward without data, and compares the sizes of its outputs with those of the program.
 
     A forward that only runs on real tensors, as one that reads a number out of a tensor does, runs on the
@@ -62,14 +67,21 @@ def check_sizes(model: nn.Module, program: Program) -> None:
     Args:
         model: the model, with some positions of its tensors gone.
         program: a program whose outputs have the sizes that are right.
+        prepare: see `run_example`.
+        data: see `run_example`.
 
     Raises:
         PlanError: the forward fails, or returns outputs of different sizes.
     """
-    _compare_sizes(model, run_example(model, program), program)
+    _compare_sizes(model, run_example(model, program, prepare, data), program)
 
 
-def run_example(model: nn.Module, program: Program, prepare: Prepare = lambda _: None) -> Any:
+def run_example(
+    model: nn.Module,
+    program: Program,
+    prepare: Prepare = lambda _: None,
+    data: bool | None = None,
+) -> Any:
     """Runs a copy of a model without data, for inputs like the program's example; returns its outputs.
 
     A forward that only runs on real tensors runs on random ones.
@@ -78,19 +90,33 @@ def run_example(model: nn.Module, program: Program, prepare: Prepare = lambda _:
         model: the model; it stays as it is.
         program: of the model, perhaps as it was before.
         prepare: is given the copy first, as to register hooks.
+        data: whether the forward only runs on real tensors, where that is known.
 
     Raises:
         PlanError: the forward fails.
     """
     try:
+        if data:
+            return _with_data(model, program, prepare)
         try:
             return _without_data(model, program, prepare)
         except Exception:
-            if on_meta(model):
+            if data is False or on_meta(model):
                 raise
             return _with_data(model, program, prepare)
     except Exception as error:
         raise forward_failed(model, error) from error
+
+
+def needs_data(model: nn.Module, program: Program) -> bool:
+    """Whether the forward of a model only runs on real tensors."""
+    if on_meta(model):
+        return False
+    try:
+        _without_data(model, program, lambda _: None)
+    except Exception:
+        return True
+    return False
 
 
 def _without_data(model: nn.Module, program: Program, prepare: Prepare) -> Any:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 
 from fxprune.errors import FxpruneError, PlanError
+from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program
 from fxprune.verify import check_sizes
+from fxprune.write_back.original import Original
+from fxprune.write_back.reads import Reads
+from fxprune.write_back.slots import Slot
+
+
+class ForwardError(PlanError):
+    """The forward of a smaller model stops.
+
+    Attributes:
+        inside: the paths of the modules whose forward had begun and not ended, the outermost first.
+    """
+
+    def __init__(self, error: PlanError, inside: Sequence[str]) -> None:
+        super().__init__(error.what, where=error.where, why=error.why, do=error.do)
+        self.inside = tuple(inside)
 
 
 class Attempt(NamedTuple):
@@ -23,13 +36,13 @@ class Attempt(NamedTuple):
         stage: 0 where its forward fails, 1 where its outputs have other sizes or numbers, 2 where all is right.
         calls: of modules that returned.
         error: why it came no further.
-        begun: the paths of the modules that were called, where its forward fails; None where all may have been.
+        read: of the numbers that were watched, those that its code read.
     """
 
     stage: int
     calls: int
     error: FxpruneError | None
-    begun: frozenset[str] | None = None
+    read: frozenset[Slot] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -48,43 +61,71 @@ class Trial:
         model: that has them.
         program: the smaller program, whose outputs have the sizes that the model's must have.
         numbers: holds the numbers of the model against those of the smaller program; raises where they differ.
+        original: the model before it was cut, where there still is one.
     """
 
     def __init__(
-        self, model: nn.Module, program: Program, numbers: Callable[[nn.Module], None]
+        self,
+        model: nn.Module,
+        program: Program,
+        numbers: Callable[[nn.Module], None],
+        original: Original | None = None,
     ) -> None:
-        self.model, self.program, self._numbers = model, program, numbers
+        self.model, self.program = model, program
+        self._numbers, self._original = numbers, original
 
     def of(self, model: nn.Module) -> Trial:
         """The same trial of another model."""
-        return Trial(model, self.program, self._numbers)
+        return Trial(model, self.program, self._numbers, self._original)
 
-    def __call__(self, *, numbers: bool = True) -> Attempt:
-        """Runs the model without data, and where that is right and `numbers` is set, with data."""
-        calls = 0
-        paths: dict[nn.Module, str] = {}
-        begun = set[str]()
+    @without_collection()
+    def __call__(self, *, numbers: bool = True, watched: Sequence[Slot] = ()) -> Attempt:
+        """Runs the model without data, and where that is right and `numbers` is set, with data.
 
-        def count(*_: Any) -> None:
-            nonlocal calls
-            calls += 1
+        Args:
+            numbers: see above.
+            watched: numbers of the model of which it is to be said whether its code reads them.
+        """
+        run, reads = _Run(), Reads(watched)
+        data = None if self._original is None else self._original.needs_data
 
-        def begin(module: nn.Module, _: Any) -> None:
-            if not paths:  # the model, or a stand-in of it
-                paths.update((m, path) for path, m in module.named_modules())
-            begun.add(paths.get(module, ""))
+        def prepare(twin: nn.Module) -> None:
+            run.watch(twin)
+            reads.watch(twin)
 
-        handles = register_module_forward_pre_hook(begin), register_module_forward_hook(count)
         try:
-            check_sizes(self.model, self.program)
+            with reads.recorded():
+                check_sizes(self.model, self.program, prepare, data)
         except PlanError as error:
-            return Attempt(0, calls, error, frozenset(begun))
-        finally:
-            for handle in handles:
-                handle.remove()
+            if self._original is not None:
+                self._original.run()
+            failed = ForwardError(error, run.inside)
+            return Attempt(0, run.calls, failed, frozenset(reads.found))
         if numbers:
             try:
                 self._numbers(self.model)
             except FxpruneError as error:
-                return Attempt(1, 0, error)
-        return Attempt(2, 0, None)
+                return Attempt(1, 0, error, frozenset(reads.found))
+        return Attempt(2, 0, None, frozenset(reads.found))
+
+
+class _Run:
+    """Counts the modules that return, and knows those that have not yet."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.inside: list[str] = []
+
+    def watch(self, model: nn.Module) -> None:
+        """Listens to a model that is about to run."""
+        self.inside = []
+        for path, module in model.named_modules():
+            module.register_forward_pre_hook(partial(self._begin, path))
+            module.register_forward_hook(self._end)
+
+    def _begin(self, path: str, *_: Any) -> None:
+        self.inside.append(path)
+
+    def _end(self, *_: Any) -> None:
+        self.inside.pop()
+        self.calls += 1

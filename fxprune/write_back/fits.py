@@ -23,7 +23,9 @@ from fxprune.plan import Plan, plan_removal
 from fxprune.plan.limits import Limits
 from fxprune.remark import Remark
 from fxprune.stand_in import runs_alike
-from fxprune.write_back.rebuild import Builder
+from fxprune.write_back.attempt import ForwardError
+from fxprune.write_back.original import Original
+from fxprune.write_back.rebuild import Builder, ComputedBufferError
 from fxprune.write_back.write import Written, written
 
 Tie = tuple[Group, ...]
@@ -74,6 +76,7 @@ class Fit:
     _ties: list[Tie] = field(default_factory=list)
     _steps: dict[str, int] = field(default_factory=dict)
     _alone: dict[str, str] = field(default_factory=dict)
+    _asked: dict[tuple[Tie, ...], FxpruneError | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tensors = named_tensors(self.model)
@@ -86,6 +89,7 @@ class Fit:
                     do="pass the model itself",
                 )
         self._builder = Builder.of(self.model)
+        self._original = Original(self.model, self.program, self._builder)
 
     @property
     def limits(self) -> Limits:
@@ -106,7 +110,7 @@ class Fit:
             self.learn()
             while True:
                 plan, left = decide(self.limits)
-                result = self._write(plan)
+                result = self._try(plan, learning=False)
                 if isinstance(result, Written):
                     return Fitted(plan, [*left, *self._remarks(), *result.remarks], result.model)
                 self._exclude(plan.removed)
@@ -124,21 +128,21 @@ class Fit:
             self._ties = self._together([*fit, *self._joined(failed)])
             return
         parts = _clusters(single, _axis)
-        if len(parts) < len(single) and self._why(parts) is None:
-            self._ties = parts
-            return
-        fit, self._whole = self._sort(single)
+        fit, self._whole = self._sort(parts)
+        apart: list[Tie] = [(g,) for t in parts if len(t) > 1 for g in t if g.name in self._whole]
+        fit += self._found(apart)
         self._alone = dict(self._whole)
-        for key in (_axis, _pattern):
-            bad: list[Tie] = [(g,) for g in self.groups if g.name in self._whole]
-            together = [tie for tie in _clusters(bad, key) if len(tie) > 1]
-            found, _ = self._sort(together)
-            fit += found
-            for tie in found:
-                for group in tie:
-                    del self._whole[group.name]
+        bad: list[Tie] = [(g,) for g in self.groups if g.name in self._whole]
+        fit += self._found([tie for tie in _clusters(bad, _pattern) if len(tie) > 1])
         bad = [(g,) for g in self.groups if g.name in self._whole]
         self._ties = self._together([*fit, *self._joined(_clusters(bad, _leaf))])
+
+    def _found(self, ties: list[Tie]) -> list[Tie]:
+        """Those that fit of some ties whose groups did not fit otherwise."""
+        fit, _ = self._sort(ties)
+        for group in chain.from_iterable(fit):
+            del self._whole[group.name]
+        return fit
 
     def _joined(self, ties: list[Tie]) -> list[Tie]:
         """Two or three ties as one, some with several units for each of another's: a width and its heads."""
@@ -147,10 +151,15 @@ class Fit:
             joined = tuple(chain.from_iterable(several))
             used = any(g in t for t in found for g in joined)
             rows = min(len(g) for g in joined)
-            if not used and 1 < rows == _rows(joined) and self._why([joined]) is None:
+            if used or not 1 < rows == _rows(joined):
+                continue
+            error = self._error([joined])
+            if error is None:
                 found.append(joined)
                 for group in joined:
                     del self._whole[group.name]
+            elif isinstance(error, ComputedBufferError):
+                self._whole.update({g.name: _reason(error) for g in joined})
         return found
 
     def _together(self, ties: list[Tie]) -> list[Tie]:
@@ -163,39 +172,49 @@ class Fit:
 
     def _sort(self, ties: list[Tie]) -> tuple[list[Tie], dict[str, str]]:
         """Parts ties into those that fit, each alone or with others, and the groups of those that do not, with why."""
-        why = self._why(ties) if ties else None
-        if why is None:
+        error = self._error(ties) if ties else None
+        if error is None:
             return ties, {}
         if len(ties) == 1:
-            return [], {g.name: why for g in ties[0]}
-        middle = len(ties) // 2
-        (a, worse), (b, worst) = self._sort(ties[:middle]), self._sort(ties[middle:])
+            return [], {g.name: _reason(error) for g in ties[0]}
+        one, other = _parted(ties, error)
+        (a, worse), (b, worst) = self._sort(one), self._sort(other)
         return [*a, *b], {**worse, **worst}
 
     def _why(self, ties: Sequence[Tie]) -> str | None:
-        """Why the class cannot lose a quarter of some ties and half of the others; None where it can.
+        """Why the class cannot lose units of some ties; None where it can."""
+        error = self._error(ties)
+        return None if error is None else _reason(error)
+
+    def _error(self, ties: Sequence[Tie]) -> FxpruneError | None:
+        """What happens where the class loses a quarter of some ties and half of the others; None where it can.
 
         Unequal numbers, and not single units: of three parts of a chunk, the last may be one shorter.
         """
-        rng = np.random.default_rng(0)
-        units: list[IntArray] = [np.zeros(0, np.int64)]
-        for i, tie in enumerate(ties):
-            rows = _rows(tie)
-            count = max(1, rows // (4 - 2 * (i % 2)))
-            units += [rng.choice(g.units, count * len(g) // rows, replace=False) for g in tie]
-        found = self._write(plan_removal(self.program, self.axes, np.concatenate(units)))
-        return found if isinstance(found, str) else None
+        key = tuple(ties)
+        if key not in self._asked:
+            rng = np.random.default_rng(0)
+            units: list[IntArray] = [np.zeros(0, np.int64)]
+            for i, tie in enumerate(ties):
+                rows = _rows(tie)
+                count = max(1, rows // (4 - 2 * (i % 2)))
+                units += [rng.choice(g.units, count * len(g) // rows, replace=False) for g in tie]
+            found = self._try(plan_removal(self.program, self.axes, np.concatenate(units)))
+            self._asked[key] = None if isinstance(found, Written) else found
+        return self._asked[key]
 
     def _fail(self, ties: Sequence[Tie], count: int) -> bool:
         """Whether the first ties do not fit together."""
         return self._why(ties[:count]) is not None
 
-    def _write(self, plan: Plan) -> Written[Any] | str:
+    def _try(self, plan: Plan, *, learning: bool = True) -> Written[Any] | FxpruneError:
         """The smaller model; or why there is none."""
         try:
-            return written(self.model, plan, config_only=True, builder=self._builder)
+            return written(
+                self.model, plan, config_only=True, original=self._original, learning=learning
+            )
         except FxpruneError as error:
-            return ": ".join(filter(None, (error.what, error.why)))
+            return error
 
     def _exclude(self, removed: IntArray) -> None:
         """Excludes the first tie with which the removal does not fit, or lets it go in larger steps."""
@@ -206,7 +225,7 @@ class Fit:
         def fails(n: int) -> bool:
             units = [g.units[gone[g.units]] for t in ties[:n] for g in t]
             plan = plan_removal(self.program, self.axes, np.concatenate(units))
-            return isinstance(self._write(plan), str)
+            return not isinstance(self._try(plan), Written)
 
         at = _first_bad(len(ties), fails)
         bad = ties[at]
@@ -232,7 +251,7 @@ class Fit:
             for g in bad
         ]
         plan = plan_removal(self.program, self.axes, np.concatenate(units))
-        return isinstance(self._write(plan), Written)
+        return isinstance(self._try(plan), Written)
 
     def _remarks(self) -> list[Remark]:
         return [
@@ -251,6 +270,25 @@ class Fit:
             for tie in self._ties
             if len(tie) > 1
         ]
+
+
+def _reason(error: FxpruneError) -> str:
+    return ": ".join(filter(None, (error.what, error.why)))
+
+
+def _parted(ties: list[Tie], error: FxpruneError) -> tuple[list[Tie], list[Tie]]:
+    """Ties that do not fit together, in two parts: those that cut the module in which the forward stopped, and others.
+
+    Of the modules that it was in, the outermost that at most half of the ties cut; where there is none, halves.
+    """
+    for path in error.inside if isinstance(error, ForwardError) else ():
+        inner = [
+            t for t in ties if any(m.param.startswith(f"{path}.") for g in t for m in g.members)
+        ]
+        if 0 < len(inner) <= len(ties) // 2:
+            return inner, [t for t in ties if t not in inner]
+    middle = len(ties) // 2
+    return ties[:middle], ties[middle:]
 
 
 def _first_bad(count: int, fails: Callable[[int], bool]) -> int:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from fxprune.errors import PlanError
-from fxprune.graph.program import Program
 from fxprune.plan import Plan
 from fxprune.remark import Remark
 from fxprune.verify.check import on_meta
-from fxprune.write_back.attempt import Trial
+from fxprune.write_back.attempt import Attempt, Trial
 from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.choices import Choice, find_choices
 from fxprune.write_back.fold import Folds
 from fxprune.write_back.further_tests import size_of_named, takes_new_head
 from fxprune.write_back.likeness import Sizes, sizes_like, sizes_of
-from fxprune.write_back.rebuild import Builder, shapes_of
+from fxprune.write_back.rebuild import Builder, ComputedBufferError, shapes_of
 from fxprune.write_back.settle import Search
 from fxprune.write_back.slots import Slot, find_slots
+from fxprune.write_back.undecided import undecided
 
 # Names that say what a number is, where no test of the model does: the last resort.
 _NAMES = frozenset(
@@ -34,30 +32,21 @@ class Numbers:
     """The numbers of one model.
 
     Args:
-        model: at its new sizes, with the numbers of the old ones.
         plan: of its program.
-        small: its smaller program.
+        trial: of the model at its new sizes, with the numbers of the old ones, against the smaller program.
         builder: of its class, if it has one.
         folds: what its norms have taken over.
-        numbers: holds the numbers that the model computes against those of the smaller program; raises.
         before: the sizes of the model before.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        plan: Plan,
-        small: Program,
-        builder: Builder | None,
-        folds: Folds,
-        numbers: Callable[[nn.Module], None],
-        before: Sizes,
+        self, plan: Plan, trial: Trial, builder: Builder | None, folds: Folds, before: Sizes
     ) -> None:
         assert plan.program is not None, "it has a smaller program"
-        self._model, self._program, self._small = model, plan.program, small
-        self._changes, self._builder = SizeChanges(plan, small), builder
-        self._folds, self._numbers, self._before = folds, numbers, before
-        self._trial = Trial(model, small, numbers)
+        self._model, self._program, self._small = trial.model, plan.program, trial.program
+        self._changes, self._builder = SizeChanges(plan, trial.program), builder
+        self._folds, self._trial, self._before = folds, trial, before
+        self._computed: ComputedBufferError | None = None
 
     def follow(self, config: Mapping[Slot, Any]) -> list[Remark]:
         """Sets given numbers of the config, and what follows from them.
@@ -72,19 +61,19 @@ class Numbers:
         if attempt.error is not None:
             raise attempt.error
         if not self._can_be_read(self._builder, values):
-            raise PlanError(
+            raise self._computed or PlanError(
                 f"a {type(self._model).__name__} of this config computes something other than the smaller model",
-                why="what the class makes of a number of the config, such as the frequencies of rotary positions, is "
-                "not that of the positions that stay",
+                why="what the class makes of a number of the config is not that of the positions that stay",
                 do="leave that number as it is",
             )
         return list(self._other_numbers(self._builder, values))
 
-    def settle(self, *, config_only: bool = False) -> list[Remark]:
+    def settle(self, *, config_only: bool = False, learning: bool = False) -> list[Remark]:
         """Finds the numbers with which the model computes what the smaller program does, and sets them.
 
         Args:
             config_only: a class that is built from a config must have one that says the sizes.
+            learning: whether there are such numbers is all that is asked: those on which nothing depends are left.
 
         Raises:
             PlanError: there are none.
@@ -92,13 +81,15 @@ class Numbers:
         if self._builder is not None and (values := self._from_config(self._builder)) is not None:
             return list(self._other_numbers(self._builder, values))
         if config_only and self._builder is not None:
+            if self._computed is not None:
+                raise self._computed
             stale = next(self._stale_config())
             raise PlanError(stale.what, where=stale.where, why=stale.why, do=stale.do)
         search = self._search()
         attempt = search.run()
         if attempt.error is not None:
             raise attempt.error
-        return [*self._stale_config(), *self._undecided(search)]
+        return [] if learning else [*self._stale_config(), *self._undecided(search, attempt)]
 
     def _from_config(self, builder: Builder) -> dict[Slot, Any] | None:
         """Sets the numbers of a model built anew from an edited config, where one does it; returns the edits."""
@@ -149,8 +140,12 @@ class Numbers:
         """Whether a model that is built from the config and reads the weights computes the same."""
         if on_meta(self._model):
             return True
-        built = builder.reads(self._model, values)
-        return built is not None and Trial(built, self._small, self._numbers)().ok
+        try:
+            built = builder.reads(self._model, values)
+        except ComputedBufferError as error:
+            self._computed = error
+            return False
+        return built is not None and self._trial.of(built)().ok
 
     def _put_config(self, builder: Builder, values: dict[Slot, Any]) -> dict[Slot, Any]:
         """Sets the fields of the config, and what modules made of them; returns what was there."""
@@ -215,11 +210,13 @@ class Numbers:
         choices = find_choices(find_slots(self._model), self._changes)
         return Search(self._model, [c for c in choices if c.can_be_put(self._model)], self._trial)
 
-    def _undecided(self, search: Search) -> Iterator[Remark]:
+    def _undecided(self, search: Search, last: Attempt) -> Iterator[Remark]:
         every = range(len(search.choices))
-        left = search.open(lambda: self._trial(numbers=False).ok, every)
+        read = search.read(last)
+        left = search.open(lambda: search.attempt(numbers=False).ok, read)
         if left:
-            left = search.open(lambda: self._trial().ok, left)
+            left = search.open(lambda: search.attempt().ok, left)
+        left = sorted({*every} - {*read} | {*left})
         if self._builder is not None:  # no config says the sizes: a part of it would only hide that
             search.put({i: 0 for i in left if search.choices[i].slots[0].trail[0] == "config"})
             left = [i for i in left if search.choices[i].slots[0].trail[0] != "config"]
@@ -229,10 +226,13 @@ class Numbers:
             left = search.decide(lambda: takes_new_head(self._model, self._program), left)
         left = self._unlike([search.choices[i] for i in left], left)
         for i in left:
-            choice = search.choices[i]
-            search.put({i: _by_name(choice, search, set(every) - set(left))})
-            if not search.chosen[i]:
-                yield _undecided(choice)
+            search.put({i: _by_name(search.choices[i], search, set(every) - set(left))})
+        yield from undecided(
+            [search.choices[i] for i in left if not search.chosen[i]],
+            "write-back.number-undecided",
+            _changed,
+            "set {0} where your code reads {0}, or declare {0} with fxprune.write_back.register_sizes",
+        )
 
     def _unlike(self, choices: Sequence[Choice], places: Sequence[int]) -> list[int]:
         """Sets numbers that were the same as one size in all modules of their class; returns the places of others."""
@@ -278,13 +278,10 @@ def _by_name(choice: Choice, search: Search, decided: set[int]) -> int:
     return 0
 
 
-def _undecided(choice: Choice) -> Remark:
-    sizes = sorted({v for o in choice.options[1:] for v in o} - set(choice.options[0]))
-    return Remark(
-        "analysis",
-        "write-back.number-undecided",
-        str(choice.slots[0]),
-        f"{choice} was left as it is",
-        f"it equals a size that is now {' or '.join(map(str, sizes[:4]))}, and nothing that was tried depends on it",
-        "set it where your code reads it, or declare it with fxprune.write_back.register_sizes",
-    )
+def _changed(choices: Sequence[Choice]) -> str:
+    """The sizes that numbers equal, with what these are now."""
+    if len(choices) > 1:
+        return "sizes that have changed"
+    options = choices[0].options
+    sizes = sorted({v for o in options[1:] for v in o} - set(options[0]))
+    return f"a size that is now {' or '.join(map(str, sizes[:4]))}"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fxprune.capture.failure import first_line
+from fxprune.errors import PlanError
 from fxprune.graph.program import named_tensors
 from fxprune.process.state import undisturbed
 from fxprune.write_back.changes import SizeChanges
@@ -25,6 +26,26 @@ ROUNDS = 4
 def shapes_of(model: nn.Module) -> Shapes:
     """The sizes of every parameter and buffer, by name."""
     return {name: tuple(t.shape) for name, t in named_tensors(model).items()}
+
+
+class ComputedBufferError(PlanError):
+    """A class computes a buffer from its config, and no config gives it the numbers that it has to keep.
+
+    Args:
+        kind: the class.
+        buffer: the name of the buffer.
+        values: the numbers of the config.
+    """
+
+    def __init__(self, kind: type[nn.Module], buffer: str, values: Mapping[Slot, Any]) -> None:
+        numbers = ", ".join(f"{s.trail[-1]}={v}" for s, v in values.items())
+        super().__init__(
+            f"with {numbers}, {kind.__name__} has another {buffer} than the smaller model",
+            where=buffer,
+            why="the class computes it from the config, and no config gives it the numbers that have to stay, such as "
+            "the frequencies of those rotary positions that are kept",
+            do="leave that number as it is, or use the smaller program (fp.shrink)",
+        )
 
 
 class Builder:
@@ -145,7 +166,11 @@ class Builder:
         return {s: before[s.value] for s in fields if s.value in before}
 
     def reads(self, model: nn.Module, values: Mapping[Slot, Any]) -> nn.Module | None:
-        """A model built from the config with these numbers that has read the state of another; None where it cannot."""
+        """A model built from the config with these numbers that has read the state of another; None where it cannot.
+
+        Raises:
+            ComputedBufferError: it has other numbers in a buffer that no state holds.
+        """
         built = _build(self._kind, self.config, values, device="cpu")
         if built is None:
             return None
@@ -155,13 +180,10 @@ class Builder:
             built.load_state_dict(model.state_dict())
         except RuntimeError:
             return None
-        ours, theirs = dict(built.named_buffers()), dict(model.named_buffers())
-        if any(
-            x.shape != theirs[n].shape or not torch.equal(x, theirs[n]) for n, x in ours.items()
-        ):
-            return (
-                None  # one that no state holds, and that the class makes of a number of the config
-            )
+        theirs = dict(model.named_buffers())
+        for name, x in built.named_buffers():
+            if x.shape != theirs[name].shape or not torch.equal(x, theirs[name]):
+                raise ComputedBufferError(self._kind, name, values)
         return built.train(model.training)
 
     def unseen(

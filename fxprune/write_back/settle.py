@@ -8,6 +8,7 @@ from torch import nn
 
 from fxprune.write_back.attempt import Attempt, Trial
 from fxprune.write_back.choices import Choice
+from fxprune.write_back.slots import Slot
 
 Options = dict[int, int]
 """Choice, by its place -> option."""
@@ -24,6 +25,7 @@ class Search:
 
     def __init__(self, model: nn.Module, choices: Sequence[Choice], trial: Trial) -> None:
         self._model, self.choices, self._trial = model, choices, trial
+        self._failed: list[tuple[dict[Slot, int], Attempt]] = []
         self.chosen: Options = dict.fromkeys(range(len(choices)), 0)
 
     def run(self) -> Attempt:
@@ -44,16 +46,16 @@ class Search:
         return best
 
     def _climb(self) -> Attempt:
-        last = self._trial()
+        last = self.attempt()
         better = True
         while better and not last.ok:
             better = False
             for i, option in self._others():
-                if not self._may_matter(i, last):
+                if not self._is_read(i, last):
                     continue
                 before = self.chosen[i]
                 self.put({i: option})
-                now = self._trial()
+                now = self.attempt()
                 if now.beats(last):
                     last, better = now, True
                 else:
@@ -70,13 +72,32 @@ class Search:
             if o != self.chosen[i]
         ]
 
-    def _may_matter(self, i: int, last: Attempt) -> bool:
-        """Whether what failed may have read a number: of a module that was called, or right below one."""
-        if last.begun is None:
-            return True
-        paths = {s.path for s in self.choices[i].slots}
-        near = {*paths, *(path.rpartition(".")[0] for path in paths)}
-        return not near.isdisjoint(last.begun)
+    def read(self, last: Attempt) -> list[int]:
+        """The choices among whose numbers the code of the model read one in an attempt."""
+        return [i for i in range(len(self.choices)) if self._is_read(i, last)]
+
+    def attempt(self, *, numbers: bool = True) -> Attempt:
+        """Tries the model as it is; not again where the numbers that its code read have failed before.
+
+        Args:
+            numbers: see `Trial`.
+        """
+        values = {
+            slot: value
+            for i, choice in enumerate(self.choices)
+            for slot, value in zip(choice.slots, choice.options[self.chosen[i]], strict=True)
+        }
+        for read, failed in self._failed:
+            if all(values[slot] == value for slot, value in read.items()):
+                return failed
+        found = self._trial(numbers=numbers, watched=list(values))
+        if not found.stage:
+            self._failed.append(({slot: values[slot] for slot in found.read}, found))
+        return found
+
+    def _is_read(self, i: int, attempt: Attempt) -> bool:
+        """Whether the code of the model read one of the numbers of a choice."""
+        return not attempt.read.isdisjoint(self.choices[i].slots)
 
     def put(self, options: Options) -> None:
         """Puts options in the model."""

@@ -19,6 +19,7 @@ from fxprune.plan import Plan, plan_removal
 from fxprune.remark import Remark
 from fxprune.write_back.depth import without_layers
 from fxprune.write_back.fits import Fitted
+from fxprune.write_back.original import Original
 from fxprune.write_back.reach import Component, Counts, components
 from fxprune.write_back.rebuild import shapes_of
 from fxprune.write_back.wish import Wish
@@ -86,11 +87,12 @@ class Wished:
             return Fitted(nothing, self.remarks, self.model)
         self._check_others(wish)
         first: FxpruneError | None = None
+        original = Original(self.model, self.program, wish.builder)
         for units in islice(self._removals(wish, scores), _TRIES):
             plan = plan_removal(self.program, self.axes, units)
             self._check_sizes(plan, wish)
             try:
-                result = written(self.model, plan, config=wish.values, builder=wish.builder)
+                result = written(self.model, plan, config=wish.values, original=original)
             except FxpruneError as error:
                 first = first or error
             else:

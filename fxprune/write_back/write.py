@@ -21,11 +21,13 @@ from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.stand_in import forget, runs_alike
 from fxprune.write_back.agreement import Agreement
+from fxprune.write_back.attempt import Trial
 from fxprune.write_back.cuts import find_cuts
 from fxprune.write_back.fold import Folds, find_folds
 from fxprune.write_back.layers import Deletion, Rewritten, without_layers
 from fxprune.write_back.likeness import sizes_of
 from fxprune.write_back.numbers import Numbers
+from fxprune.write_back.original import Original
 from fxprune.write_back.rebuild import Builder
 from fxprune.write_back.refuse import check_names, refuse_edits
 from fxprune.write_back.scale import Scales
@@ -104,7 +106,8 @@ def written(
     verify: bool = True,
     config_only: bool = False,
     config: Mapping[Slot, Any] | None = None,
-    builder: Builder | None = None,
+    original: Original | None = None,
+    learning: bool = False,
 ) -> Written[M]:
     """Does what `write_back` does, and returns remarks with the model.
 
@@ -116,7 +119,8 @@ def written(
         verify: see `write_back`.
         config_only: refuse a plan whose sizes the model's config cannot say, where its class is built from one.
         config: numbers of the config of the smaller model, where they are known.
-        builder: of the model's class, where there is one already.
+        original: the model, where more is known about it already.
+        learning: the plan is only tried: numbers on which nothing depends are not decided.
 
     Raises:
         PlanError: as `write_back`.
@@ -142,7 +146,8 @@ def written(
         scales = Scales(plan, small)
         folded += scales.edits
     refuse_edits(plan, folded)
-    builder = builder or (Builder.of(model) if verify else None)
+    if original is None and verify and plan.program is not None:
+        original = Original(model, plan.program, Builder.of(model))
     target = model if inplace else twin_of(model)
     alike = nullcontext() if inplace else runs_alike()  # code may reach the model itself by name
     with all_or_nothing(target), alike:
@@ -150,10 +155,15 @@ def written(
         _slice(target, plan)
         unfolded = folds.apply(target)
         remarks = []
-        if scales is not None and small is not None:
+        if original is not None and scales is not None and small is not None:
             agreement = Agreement(small, {**named_tensors(target), **unfolded}, folds, scales)
-            numbers = Numbers(target, plan, small, builder, folds, agreement, before)
-            remarks = numbers.follow(config) if config else numbers.settle(config_only=config_only)
+            trial = Trial(target, small, agreement, None if inplace else original)
+            numbers = Numbers(plan, trial, original.builder, folds, before)
+            remarks = (
+                numbers.follow(config)
+                if config
+                else numbers.settle(config_only=config_only, learning=learning)
+            )
             taken = agreement.taken(target)
             taken.apply(target)
             folds = Folds((*folds, *taken))

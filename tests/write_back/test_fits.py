@@ -9,6 +9,8 @@ from torch import nn
 
 import fxprune as fp
 from fxprune.analysis.cache import solved
+from fxprune.verify import agreement
+from fxprune.write_back import fits
 from fxprune.write_back.fits import Fit
 
 
@@ -70,6 +72,51 @@ def test_what_goes_through_a_spelled_size_stays_and_is_named() -> None:
     assert left.where == "one.weight:0"
     assert "cannot run at the new sizes" in left.why
     torch.testing.assert_close(fp.write_back(model, outcome.plan)(x), outcome.program(x))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[int]:
+    """Counts the calls of a function of a module."""
+    calls, function = [0], getattr(module, name)
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, count)
+    return calls
+
+
+class Many(nn.Module):
+    """One of its sixteen parts spells its sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        free = [nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6)) for _ in range(15)]
+        spelled = Spelled()
+        spelled.three = nn.Linear(8, 6)
+        self.parts = nn.ModuleList([*free[:11], spelled, *free[11:]])
+
+    def forward(self, x: torch.Tensor) -> Any:
+        for part in self.parts:
+            x = x + part(x)
+        return x.sum(-1)
+
+
+def test_the_module_that_fails_is_found_with_few_write_backs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Many().eval()
+    written_back = counted(monkeypatch, fits, "written")
+    limits = learned(model, torch.randn(4, 6)).limits
+    assert set(limits.whole) == {"parts.11.one.weight:0"}
+    assert written_back[0] < 8
+
+
+def test_what_runs_without_data_fails_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Many().eval()
+    with_data = counted(monkeypatch, agreement, "_with_data")
+    learned(model, torch.randn(4, 6))
+    assert with_data[0] == 1  # until it is known that the model runs without
 
 
 class Even(nn.Module):

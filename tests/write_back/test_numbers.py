@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.write_back import written
+from fxprune.verify import check_sizes
+from fxprune.write_back import attempt, written
 
 
 def cut(
@@ -62,6 +63,60 @@ def test_a_number_that_equals_a_size_by_chance_stays() -> None:
     assert [b.heads for b in model.blocks] == [4, 4]
 
 
+def runs_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts runs of models at new sizes from now on."""
+    counted = [0]
+
+    def count(*args: Any) -> None:
+        counted[0] += 1
+        check_sizes(*args)
+
+    monkeypatch.setattr(attempt, "check_sizes", count)
+    return counted
+
+
+def test_numbers_that_nothing_reads_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Blocks().eval()
+    model.notes = [4, 12] * 20  # type: ignore[assignment]
+    removed = {"blocks.0.query.weight": (0, [3, 4, 5]), "blocks.1.query.weight": (0, range(6))}
+    plan, _ = cut(model, torch.randn(2, 5, 12), removed)
+    runs = runs_of(monkeypatch)
+    result = written(model, plan)
+    assert [b.heads for b in result.model.blocks] == [3, 2]
+    assert runs[0] < 20
+
+
+class Guarded(Block):
+    """Gives out its numbers in a way of its own."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "heads":
+            return object.__getattribute__(self, "__dict__")[name]
+        return super().__getattribute__(name)
+
+
+def test_numbers_that_are_read_in_other_ways_are_found() -> None:
+    class By(Blocks):
+        def __init__(self, block: type[Block]) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([block(12, 4, 5)])
+
+    class ByDict(Block):
+        def forward(self, x: torch.Tensor) -> Any:
+            heads = vars(self)["heads"]
+            q, v = (f(x).unflatten(-1, (heads, -1)) for f in (self.query, self.value))
+            weights = torch.einsum("bihd,bjhd->bhij", q, q).softmax(-1)
+            return self.out(torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2))
+
+    for block in (Guarded, ByDict):
+        model = By(block).eval()
+        plan, small = cut(model, torch.randn(2, 5, 12), {"blocks.0.query.weight": (0, [3, 4, 5])})
+        smaller = fp.write_back(model, plan)
+        assert vars(smaller.blocks[0])["heads"] == 3
+        x = torch.randn(2, 5, 12)
+        torch.testing.assert_close(smaller(x), small(x))
+
+
 def test_what_nothing_reads_is_named_and_left() -> None:
     model = Blocks().eval()
     plan, _ = cut(model, torch.randn(2, 5, 12), {"blocks.0.query.weight": (0, [3, 4, 5])})
@@ -71,6 +126,18 @@ def test_what_nothing_reads_is_named_and_left() -> None:
     assert remark.code == "write-back.number-undecided"
     assert remark.where == "blocks.0.sizes.inner[0]"
     assert "9" in remark.why
+
+
+def test_numbers_of_one_class_that_nothing_reads_share_a_remark() -> None:
+    model = Blocks().eval()
+    for i, block in enumerate(model.blocks):
+        block.sizes = {f"of {n}": [12] for n in range(7)}  # type: ignore[assignment]
+        block.tag = 12 + i  # type: ignore[assignment]
+    plan, _ = cut(model, torch.randn(2, 5, 12), {"blocks.0.query.weight": (0, [3, 4, 5])})
+    (remark,) = written(model, plan).remarks
+    assert remark.where == "blocks.0.sizes.of 0[0] and 7 others"
+    assert remark.what.startswith("blocks.0.sizes.of 0[0] = 12, ")
+    assert remark.what.endswith(", and 4 others were left as they are")
 
 
 class Config:
@@ -103,6 +170,31 @@ def rebuilt(model: Built) -> Built:
     new = Built(copy.deepcopy(model.config)).eval()
     new.load_state_dict(model.state_dict())
     return new
+
+
+class Table(nn.Module):
+    """A class that computes a buffer from its config; no state holds it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.one, self.two = nn.Linear(4, config.width), nn.Linear(config.width, 3)
+        self.register_buffer("speeds", 0.5 ** torch.arange(config.width), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.two(self.one(x) * self.speeds)
+
+
+def test_a_buffer_that_the_class_computes_is_named_as_the_reason() -> None:
+    model = Table(Config(8, 5)).eval()
+    x = torch.randn(2, 4)
+    plan, small = cut(model, x, {"one.weight": (0, [0, 3])})
+    with pytest.raises(fp.FxpruneError, match="with width=6, Table has another speeds"):
+        written(model, plan, config_only=True)
+    with pytest.raises(fp.FxpruneError, match="computes it from the config"):
+        fp.prune(model, x, to={"width": 6})
+    plan, small = cut(model, x, {"one.weight": (0, [6, 7])})
+    torch.testing.assert_close(written(model, plan, config_only=True).model(x), small(x))
 
 
 def test_the_config_of_a_class_is_solved_for() -> None:

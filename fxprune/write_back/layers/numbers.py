@@ -22,8 +22,9 @@ from fxprune.write_back.layers.places import (
     rename_mentions,
 )
 from fxprune.write_back.layers.take_out import Shorter
-from fxprune.write_back.rebuild import Builder
+from fxprune.write_back.rebuild import Builder, ComputedBufferError
 from fxprune.write_back.settle import Search
+from fxprune.write_back.undecided import undecided
 
 
 class LayerNumbers:
@@ -107,11 +108,15 @@ class LayerNumbers:
 
     def _undecided(self, search: Search, counts: int, trial: Trial) -> Iterator[Remark]:
         """Leaves counts on which nothing depends as they are, unless they are called a count."""
-        for i in search.open(lambda: trial().ok, range(counts)):
-            choice = search.choices[i]
-            search.put({i: 1 if choice.name in NAMES else 0})
-            if not search.chosen[i]:
-                yield _left(choice)
+        left = search.open(lambda: trial().ok, range(counts))
+        for i in left:
+            search.put({i: 1 if search.choices[i].name in NAMES else 0})
+        yield from undecided(
+            [search.choices[i] for i in left if not search.chosen[i]],
+            "write-back.count-undecided",
+            lambda _: "the number of layers that there were",
+            "set {0} where your code reads {0}",
+        )
 
     def _decodes(self, trial: Trial) -> bool:
         """Whether the model decodes with a cache, with some numbers for the places of its layers there."""
@@ -152,7 +157,10 @@ class LayerNumbers:
             return False
         if self._replaced or on_meta(self._model):
             return True
-        built = builder.reads(self._model, values)
+        try:
+            built = builder.reads(self._model, values)
+        except ComputedBufferError:
+            return False
         return built is not None and trial.of(built)().ok
 
     def _without_cache(self) -> Remark:
@@ -185,14 +193,3 @@ class LayerNumbers:
             "they are parts of layers of which the rest stays",
             "load the weights into a model that write_back made, or delete whole layers",
         )
-
-
-def _left(choice: Choice) -> Remark:
-    return Remark(
-        "analysis",
-        "write-back.count-undecided",
-        str(choice.slots[0]),
-        f"{choice} was left as it is",
-        "it equals the number of layers that there were, and nothing that was tried depends on it",
-        "set it where your code reads it",
-    )
