@@ -10,7 +10,7 @@ from fxprune.calibration import Calibration
 from fxprune.errors import OptionError
 from fxprune.importance.score import Importance
 
-WITH_LOSS, WITH_INPUTS, WITHOUT_DATA = "fisher", "activation", "magnitude"
+WITH_LOSS, WITH_INPUTS, WITHOUT_DATA = "fisher", "wanda", "lamp"
 
 
 def default_criterion(data: Calibration | Iterable[Any] | None) -> str:
