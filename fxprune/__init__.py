@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from fxprune.calibration import Calibration, recalibrate
     from fxprune.capture import capture
+    from fxprune.depth import LayersOutcome, prune_layers
     from fxprune.errors import FxpruneError
     from fxprune.graph.program import Program
     from fxprune.importance import Importance, criterion, unit_criterion
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from fxprune.plan import Plan
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
+    from fxprune.sensitivity import Sensitivity, sensitivity
     from fxprune.training import train_smaller
     from fxprune.write_back import write_back
 
@@ -67,6 +69,7 @@ __all__ = [
     "Group",
     "Importance",
     "Instrument",
+    "LayersOutcome",
     "Member",
     "Outcome",
     "Pipeline",
@@ -78,6 +81,7 @@ __all__ = [
     "Reproducer",
     "Result",
     "Rewrite",
+    "Sensitivity",
     "TimePasses",
     "bisect",
     "capture",
@@ -91,11 +95,13 @@ __all__ = [
     "load_model",
     "plan",
     "prune",
+    "prune_layers",
     "recalibrate",
     "replay",
     "rule",
     "run",
     "save",
+    "sensitivity",
     "shrink",
     "summary",
     "train_smaller",
@@ -121,6 +127,7 @@ _HOME = {
     "FxpruneError": "fxprune.errors",
     "Group": "fxprune.analysis.group",
     "Importance": "fxprune.importance",
+    "LayersOutcome": "fxprune.depth",
     "Member": "fxprune.analysis.group",
     "Plan": "fxprune.plan",
     "Program": "fxprune.graph.program",
@@ -128,11 +135,14 @@ _HOME = {
     "capture": "fxprune.capture",
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",
+    "prune_layers": "fxprune.depth",
     "recalibrate": "fxprune.calibration",
     "load": "fxprune.io",
     "load_model": "fxprune.io",
     "rule": "fxprune.rules.table",
     "save": "fxprune.io",
+    "Sensitivity": "fxprune.sensitivity",
+    "sensitivity": "fxprune.sensitivity",
     "train_smaller": "fxprune.training",
     "unit_criterion": "fxprune.importance",
     "write_back": "fxprune.write_back",

@@ -82,7 +82,7 @@ class Target:
                 else "keep has no glob",
                 where="keep=",
                 why="these are shares of the units of each group",
-                do='leave out metric; fp.sensitivity(...).shares(0.5, "macs") finds shares for MACs',
+                do='leave out metric; fp.sensitivity(...).keep(0.5, "macs") finds shares for MACs',
             )
 
 

@@ -21,6 +21,7 @@ from fxprune.errors import OptionError
 from fxprune.files.document import Document, Entry
 from fxprune.graph.program import Program
 from fxprune.report import summary
+from fxprune.report.figure import new_figure
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,7 @@ class History:
         """
         if not self.rows:
             raise OptionError("there is nothing to plot", do="end an epoch first")
-        figure_class, canvas_class = _matplotlib()
-        figure = figure_class(figsize=(10, 7), layout="constrained")
-        canvas_class(figure)
+        figure = new_figure("History.plot", 10, 7)
         epochs = [row.epoch for row in self.rows]
         first = self.rows[0]
         panels: dict[str, dict[str, list[float | None]]] = {
@@ -359,15 +358,3 @@ def _tensorboard_writer(directory: Path) -> Any:
             do="pip install tensorboard",
         ) from error
     return writer(directory)
-
-
-def _matplotlib() -> tuple[Any, Any]:
-    """Returns figure and canvas classes that need no display."""
-    try:
-        canvas = import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
-        figure = import_module("matplotlib.figure").Figure
-    except ImportError as error:
-        raise OptionError(
-            "matplotlib is not installed", where="History.plot", do='pip install "fxprune[plot]"'
-        ) from error
-    return figure, canvas

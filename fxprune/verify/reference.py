@@ -43,15 +43,20 @@ class Silenced(Evaluator):
         self._gone[removed] = True
         self._keep: dict[int, Tensor | None] = {}
 
-    def compute(self, node: fx.Node) -> Any:
-        """One node, its inputs silenced first where the rules said so."""
+    def touches(self, node: fx.Node) -> bool:
+        """Whether a node computes something else than it does at full size."""
         marks = self._axes.marks.get(node)
         if marks is None or node.op != "call_function":
+            return False
+        return any(self.keep(x) is not None for x in (*marks.statistics, *marks.silenced))
+
+    def compute(self, node: fx.Node) -> Any:
+        """One node, its inputs silenced first where the rules said so."""
+        if not self.touches(node):
             return super().compute(node)
+        marks = self._axes.marks[node]
         if any(self.keep(x) is not None for x in marks.statistics):
             return self._normalise(node, marks.statistics)
-        if not any(self.keep(x) is not None for x in marks.silenced):
-            return super().compute(node)
         wanted = {id(x) for x in marks.silenced}
 
         def load(source: fx.Node) -> Any:
@@ -75,9 +80,8 @@ class Silenced(Evaluator):
         for axis, label in enumerate(labels):
             keep = self.keep(label) if id(label) in wanted else None
             if keep is not None:
-                value = value.masked_fill(
-                    ~_over(_resize(keep, value.shape[axis]), axis, value.dim()), 0
-                )
+                mask = ~_over(_resize(keep, value.shape[axis]), axis, value.dim())
+                value = value.masked_fill(mask.to(value.device), 0)
         return value
 
     def _normalise(self, n: fx.Node, statistics: Sequence[Label]) -> Any:
@@ -95,7 +99,7 @@ class Silenced(Evaluator):
         if name == "aten::group_norm":
             keep = self.keep(labels[1])
             mask = _over(keep, 1, x.dim()) if keep is not None else mask
-        return NORMS[name](mask.expand(x.shape), *values[0], **values[1])
+        return NORMS[name](mask.to(x.device).expand(x.shape), *values[0], **values[1])
 
 
 def _over(keep: Tensor, axis: int, rank: int) -> Tensor:
