@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import fx
 
 from fxprune.graph.program import Program, module_path
 from fxprune.structure.blocks import Block
+from fxprune.structure.names import class_of
 
 Unit = Literal["layer", "branch"]
 
@@ -65,8 +66,8 @@ class Layer:
 def find_layers(program: Program, blocks: Sequence[Block], unit: Unit) -> list[Layer]:
     """The layers of a network, or its branches one by one, in the order of the graph.
 
-    A layer has the blocks whose additions are made in one element of a list of modules, the innermost one around
-    them: attention and feed-forward of a transformer. A block in no list is a layer by itself.
+    A layer has the blocks whose additions are made in one element of a `ModuleList` or `Sequential`, the innermost one
+    around them: attention and feed-forward of a transformer. A block in no such list is a layer by itself.
 
     Args:
         program: the network.
@@ -77,14 +78,23 @@ def find_layers(program: Program, blocks: Sequence[Block], unit: Unit) -> list[L
     outer = sorted((b for b in blocks if b.parent is None), key=lambda b: place[b.add])
     if unit == "branch":
         return [Layer(b.path, (b,)) for b in outer]
+    classes = class_of(program.nodes)
     together: dict[str, list[Block]] = {}
     for block in outer:
-        together.setdefault(_element(module_path(block.add)) or block.path, []).append(block)
+        path = _element(module_path(block.add), classes) or block.path
+        together.setdefault(path, []).append(block)
     return [Layer(path, tuple(found)) for path, found in together.items()]
 
 
-def _element(path: str) -> str:
-    """The path of the innermost module around a place that has a number for a name; "" where there is none."""
-    parts = path.split(".")
-    last = max((i for i, part in enumerate(parts) if part.isdecimal()), default=-1)
-    return ".".join(parts[: last + 1])
+def _element(path: str, classes: Mapping[str, str]) -> str:
+    """The path of the innermost module around a place that is an element of a list; "" where there is none.
+
+    Such a one has a number for a name, or stands in a `Sequential`; a `ModuleList` is never called, so that its class is
+    not known here.
+    """
+    while path:
+        parent, _, name = path.rpartition(".")
+        if name.isdecimal() or classes.get(parent) == "Sequential":
+            return path
+        path = parent
+    return ""

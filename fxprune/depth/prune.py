@@ -79,12 +79,13 @@ def prune_layers(
     check_importance(importance, data)
     _check_amount(n, keep, metric, unit)
     calibration = None if data is None else Calibration.of(data)
-    program = network
-    if not isinstance(program, Program):
-        program = _captured(network, calibration, args, kwargs, verify, seed)
+    program = (
+        network
+        if isinstance(network, Program)
+        else _captured(network, calibration, args, kwargs, verify, seed)
+    )
     blocks = find_blocks(program)
-    layers = find_layers(program, blocks, unit)
-    layers = _not_ignored(layers, ignore)
+    layers = _not_ignored(find_layers(program, blocks, unit), ignore)
     order, remarks = removal_order(program, layers, importance, calibration, seed)
     chosen = _chosen(order, layers, blocks, n, keep, metric)
     gone = [b for layer, _ in chosen for b in layer.blocks]

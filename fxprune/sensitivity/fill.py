@@ -114,6 +114,7 @@ class Filling:
         removed = np.zeros(len(self._candidates.groups), np.int64)
         whole = self._left(removed)
         waiting = [list(p) for p in self._pieces]
+        taken: list[tuple[int, int]] = []
         while self._left(removed) > keep * whole:
             at = self._cheapest(removed, waiting)
             if at is None:
@@ -123,17 +124,18 @@ class Filling:
                     why=f"with the largest shares that were measured, a share of {share} is left",
                     do=f"choose keep >= {share}, or measure more: fp.sensitivity(..., shares=(..., 0.9))",
                 )
-            before, removed[at] = int(removed[at]), waiting[at].pop(0).end
-            if self._left(removed) <= keep * whole:
-                self._shorten(removed, at, before, keep * whole)
+            taken.append((at, int(removed[at])))
+            removed[at] = waiting[at].pop(0).end
+        for at, before in reversed(taken):
+            self._shorten(removed, at, before, keep * whole)
         return self._rounded(removed)
 
-    def _shorten(self, removed: IntArray, at: int, low: int, budget: float) -> None:
-        """Takes back of the last piece what the budget does not need."""
-        high = int(removed[at])
+    def _shorten(self, removed: IntArray, at: int, before: int, budget: float) -> None:
+        """Takes back of a piece what the budget does not need."""
+        low, high = before - 1, int(removed[at])
         while high - low > 1:
-            removed[at] = (low + high) // 2
-            low, high = (low, removed[at]) if self._left(removed) <= budget else (removed[at], high)
+            removed[at] = middle = (low + high) // 2
+            low, high = (low, middle) if self._left(removed) <= budget else (middle, high)
         removed[at] = high
 
     def _cheapest(self, removed: IntArray, waiting: Sequence[Sequence[Piece]]) -> int | None:

@@ -75,14 +75,14 @@ def sensitivity(
     """
     _check_shares(shares)
     calibration = Calibration.of(data)
-    program, limits = network, NO_LIMITS
-    if not isinstance(program, Program):
-        program = _captured(network, calibration, args, kwargs)
+    own = not isinstance(network, Program)  # a class of one's own may chunk
+    program = (
+        network if isinstance(network, Program) else _captured(network, calibration, args, kwargs)
+    )
     require_numbers(program)
     axes = solved(program)
     groups = find_groups(axes)
-    if not isinstance(network, Program):
-        limits = equal_parts(program, axes, groups)
+    limits = equal_parts(program, axes, groups) if own else NO_LIMITS
     how = importance_of(importance, calibration)
     ignored = ignored_parameters(list(axes.params), module_paths(program), ignore)
     scores = score_units(program, axes, groups, how, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
@@ -26,8 +27,8 @@ class Branch(nn.Module):
         super().__init__()
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
         with torch.no_grad():
-            self.down.weight *= scale
-            self.down.bias *= scale
+            self.down.weight.mul_(scale)
+            self.down.bias.mul_(scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.up(x).relu())
@@ -289,6 +290,14 @@ def test_layers_are_elements_of_lists(captured: fp.Program) -> None:
     found = find_layers(captured, blocks, "layer")
     assert [x.path for x in found] == [f"layers.{i}" for i in range(4)]
     assert len(find_layers(captured, blocks, "branch")) == 8
+
+
+def test_elements_of_a_sequence_may_have_names() -> None:
+    pairs = OrderedDict((name, Pair(5, 1.0, 1.0)) for name in ("early", "late"))
+    inside = nn.Sequential(OrderedDict(trunk=nn.Sequential(pairs), head=nn.Linear(5, 3)))
+    program = fp.capture(inside.eval(), torch.randn(2, 3, 5))
+    found = find_layers(program, find_blocks(program), "layer")
+    assert [x.path for x in found] == ["trunk.early", "trunk.late"]
 
 
 @pytest.mark.parametrize(

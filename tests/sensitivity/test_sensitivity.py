@@ -59,13 +59,15 @@ def test_the_loss_is_that_of_the_network_without_the_block(kind: Any) -> None:
 class Counted(nn.Module):
     """Counts its calls in a buffer, in place."""
 
+    calls: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 3)
         self.register_buffer("calls", torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1  # type: ignore[has-type]
+        self.calls += 1
         return self.two(self.one(x) * self.calls)
 
 
@@ -184,9 +186,9 @@ def trained(draw: Draw) -> nn.Module:
     model = nn.Sequential(*parts[:-1])
     x, y = draw(4096)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for rows in torch.randperm(4096).repeat(19).split(512):
+    for rows in torch.randperm(4096).repeat(19).view(-1, 512):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model.eval()
 
