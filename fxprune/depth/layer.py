@@ -89,8 +89,8 @@ def find_layers(program: Program, blocks: Sequence[Block], unit: Unit) -> list[L
 def _element(path: str, classes: Mapping[str, str]) -> str:
     """The path of the innermost module around a place that is an element of a list; "" where there is none.
 
-    Such a one has a number for a name, or stands in a `Sequential`; a `ModuleList` is never called, so that its class is
-    not known here.
+    Such a one has a number for a name, or stands in a `Sequential`. A `ModuleList` is never called: its class is not
+    known here.
     """
     while path:
         parent, _, name = path.rpartition(".")

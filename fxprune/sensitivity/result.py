@@ -21,7 +21,7 @@ from fxprune.remark import Remark
 from fxprune.report.figure import new_figure
 from fxprune.sensitivity.fill import Filling
 
-_NAMED = 12  # curves in a figure that are named
+_NAMED = 10  # curves in a figure that have a colour and a name
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ class Sensitivity:
         ]
         if not panels:
             raise OptionError("there is nothing to plot", why="no group and no block was measured")
-        figure = new_figure("Sensitivity.plot", 7 * len(panels), 5)
+        height = max(5, 1 + len(self.blocks) / 5)
+        figure = new_figure("Sensitivity.plot", 7 * len(panels), height)
         for axes, draw in zip(
             figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True
         ):
@@ -156,9 +157,9 @@ class Sensitivity:
     def _curves(self, axes: Any) -> None:
         named = sorted(self.groups, key=lambda g: -max(g.rise, default=0.0))[:_NAMED]
         for group in self.groups:
-            label = group.name if group in named else None
             removed = [0.0, *(n / group.units for n in group.removed)]
-            axes.plot(removed, [0.0, *group.rise], marker=".", label=label)
+            look = {"label": group.name} if group in named else {"color": "0.8", "zorder": 1}
+            axes.plot(removed, [0.0, *group.rise], marker=".", **look)
         axes.set_xlabel("share of the units that goes")
         axes.set_ylabel("rise of the loss")
         axes.legend(fontsize="small")

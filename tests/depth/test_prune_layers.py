@@ -293,7 +293,7 @@ def test_layers_are_elements_of_lists(captured: fp.Program) -> None:
 
 
 def test_elements_of_a_sequence_may_have_names() -> None:
-    pairs = OrderedDict((name, Pair(5, 1.0, 1.0)) for name in ("early", "late"))
+    pairs = OrderedDict[str, nn.Module]((name, Pair(5, 1.0, 1.0)) for name in ("early", "late"))
     inside = nn.Sequential(OrderedDict(trunk=nn.Sequential(pairs), head=nn.Linear(5, 3)))
     program = fp.capture(inside.eval(), torch.randn(2, 3, 5))
     found = find_layers(program, find_blocks(program), "layer")
