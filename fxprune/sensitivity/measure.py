@@ -114,7 +114,12 @@ def sensitivity(
             for g, order, numbers in zip(found.groups, found.order, counts, strict=True)
         ),
         blocks=tuple(BlockResponse(b.path, b.kind, b.size, b.macs, next(rises)) for b in branches),
-        remarks=(*score_remarks(program, how), *_left(found)),
+        remarks=(
+            *program.remarks,
+            *axes.remarks,
+            *score_remarks(program, how),
+            *_left(found),
+        ),
         basis=Basis(program, scores, frozenset(ignored), limits),
     )
 

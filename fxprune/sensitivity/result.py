@@ -89,7 +89,7 @@ class Sensitivity:
         shares: of the units of each group at which the loss was measured.
         groups: the answers to the removal of units, in the order of the graph.
         blocks: the answers to the removal of residual blocks, in the order of the graph.
-        remarks: on scores, and on groups that were not measured.
+        remarks: of capture and of the analysis, on scores, and on groups that were not measured.
         basis: what was measured.
     """
 

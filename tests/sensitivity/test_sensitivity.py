@@ -23,6 +23,14 @@ from fxprune.sensitivity.result import GroupResponse
 from fxprune.testing.training import ConvNet, Mlp, Transformer, make_batches, make_model
 
 KINDS = (ConvNet, Mlp, Transformer)
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = [
+    (
+        torch.randn(2, 3, 8, 8, generator=GENERATOR),
+        torch.randint(5, (2,), generator=GENERATOR),
+    )
+    for _ in range(2)
+]
 
 
 def measured(kind: Any, **options: Any) -> tuple[fp.Sensitivity, fp.Program, fp.Calibration]:
@@ -136,10 +144,9 @@ def test_tied_groups_go_together() -> None:
 @pytest.mark.parametrize("metric", ["macs", "params", "units"])
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_shares_meet_the_budget(program: fp.Program, metric: Any, multiple: int) -> None:
-    data = [(torch.randn(2, 3, 8, 8), torch.randint(5, (2,))) for _ in range(2)]
-    found = fp.sensitivity(program, data, blocks=False)
+    found = fp.sensitivity(program, IMAGES, blocks=False)
     keep = found.keep(0.6, metric, multiple_of=multiple)
-    outcome = fp.prune(program, keep=keep, data=data, multiple_of=multiple, verify=False)
+    outcome = fp.prune(program, keep=keep, data=IMAGES, multiple_of=multiple, verify=False)
     axes = solved(program)
     gone = np.zeros(axes.n_units, bool)
     gone[outcome.plan.removed] = True
@@ -148,12 +155,12 @@ def test_shares_meet_the_budget(program: fp.Program, metric: Any, multiple: int)
     else:
         cost = cost_of(program, axes, metric)
         share = cost(gone) / cost(np.zeros(axes.n_units, bool))
-    assert 0.6 - 0.035 * multiple <= share <= 0.6
+    coarsest = 1 / 16 if multiple == 1 else 1 / 4  # what a step of the stem's units makes up
+    assert 0.6 - coarsest < share <= 0.6
 
 
 def test_what_was_not_measured_is_not_promised(program: fp.Program) -> None:
-    data = [(torch.randn(2, 3, 8, 8), torch.randint(5, (2,)))]
-    found = fp.sensitivity(program, data, shares=(0.1,), ignore=("stem",))
+    found = fp.sensitivity(program, IMAGES, shares=(0.1,), ignore=("stem",))
     assert [r.where for r in found.remarks if r.code == "sensitivity.left"] == ["stem.0.weight:0"]
     with pytest.raises(BudgetError, match="shares that were measured"):
         found.keep(0.2)
@@ -210,22 +217,20 @@ def test_shares_beat_equal_ones_on_a_trained_network(seed: int) -> None:
 
 
 def test_the_table_has_a_row_for_each_group_and_block(program: fp.Program) -> None:
-    data = [(torch.randn(2, 3, 8, 8), torch.randint(5, (2,)))]
-    found = fp.sensitivity(program, data)
+    found = fp.sensitivity(program, IMAGES)
     text = str(found)
     assert text.startswith("Residual: loss ")
     for name in ("stem.0.weight:0", "one.0.weight:0", "two.0.weight:0", "10%", "75%"):
         assert name in text
     assert len(found.blocks) == 2
     assert found.to_json()["groups"][0]["units"] == 16
-    assert "residual block" not in str(fp.sensitivity(program, data, blocks=False))
+    assert "residual block" not in str(fp.sensitivity(program, IMAGES, blocks=False))
 
 
 def test_plot(program: fp.Program, tmp_path: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
-    data = [(torch.randn(2, 3, 8, 8), torch.randint(5, (2,)))]
-    fp.sensitivity(program, data).plot(tmp_path / "curves.png")
+    fp.sensitivity(program, IMAGES).plot(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -237,7 +242,7 @@ def test_a_loss_is_needed(program: fp.Program) -> None:
 @pytest.mark.parametrize("shares", [(), (0.5, 0.1), (0.0, 0.5), (0.5, 1.0)])
 def test_wrong_shares_are_refused(program: fp.Program, shares: Any) -> None:
     with pytest.raises(OptionError, match="shares="):
-        fp.sensitivity(program, [(torch.randn(2, 3, 8, 8), torch.randint(5, (2,)))], shares=shares)
+        fp.sensitivity(program, IMAGES, shares=shares)
 
 
 def test_a_program_without_data_is_refused() -> None:
