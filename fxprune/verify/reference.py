@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxprune.algebra.label import Label
 from fxprune.analysis.axes import Axes
@@ -99,7 +100,16 @@ class Silenced(Evaluator):
         if name == "aten::group_norm":
             keep = self.keep(labels[1])
             mask = _over(keep, 1, x.dim()) if keep is not None else mask
-        return NORMS[name](mask.to(x.device).expand(x.shape), *values[0], **values[1])
+        args, kwargs = pytree.tree_map_only(Tensor, _at_least_single, values)
+        out = NORMS[name](mask.to(x.device).expand(x.shape), *args, **kwargs)
+        return pytree.tree_map_only(
+            Tensor, lambda y: y.to(x.dtype) if y.is_floating_point() else y, out
+        )
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    """A tensor in which sums of many squares do not overflow; norms compute in such a type too."""
+    return x.float() if x.is_floating_point() and x.dtype.itemsize < 4 else x
 
 
 def _over(keep: Tensor, axis: int, rank: int) -> Tensor:
