@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from fxprune.calibration import Calibration, evaluate, recalibrate
     from fxprune.capture import capture
+    from fxprune.depth import LayersOutcome, prune_layers
     from fxprune.errors import FxpruneError
     from fxprune.graph.program import Program
     from fxprune.importance import Importance, criterion, unit_criterion
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from fxprune.plan import Plan
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
+    from fxprune.sensitivity import Sensitivity, sensitivity
     from fxprune.training import prune_iteratively, recover, train_smaller
     from fxprune.write_back import write_back
 
@@ -67,6 +69,7 @@ __all__ = [
     "Group",
     "Importance",
     "Instrument",
+    "LayersOutcome",
     "Member",
     "Outcome",
     "Pipeline",
@@ -78,6 +81,7 @@ __all__ = [
     "Reproducer",
     "Result",
     "Rewrite",
+    "Sensitivity",
     "TimePasses",
     "bisect",
     "capture",
@@ -93,12 +97,14 @@ __all__ = [
     "plan",
     "prune",
     "prune_iteratively",
+    "prune_layers",
     "recalibrate",
     "recover",
     "replay",
     "rule",
     "run",
     "save",
+    "sensitivity",
     "shrink",
     "summary",
     "train_smaller",
@@ -124,6 +130,7 @@ _HOME = {
     "FxpruneError": "fxprune.errors",
     "Group": "fxprune.analysis.group",
     "Importance": "fxprune.importance",
+    "LayersOutcome": "fxprune.depth",
     "Member": "fxprune.analysis.group",
     "Plan": "fxprune.plan",
     "Program": "fxprune.graph.program",
@@ -132,6 +139,7 @@ _HOME = {
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",
     "evaluate": "fxprune.calibration",
+    "prune_layers": "fxprune.depth",
     "recalibrate": "fxprune.calibration",
     "load": "fxprune.io",
     "load_model": "fxprune.io",
@@ -139,6 +147,8 @@ _HOME = {
     "save": "fxprune.io",
     "prune_iteratively": "fxprune.training",
     "recover": "fxprune.training",
+    "Sensitivity": "fxprune.sensitivity",
+    "sensitivity": "fxprune.sensitivity",
     "train_smaller": "fxprune.training",
     "unit_criterion": "fxprune.importance",
     "write_back": "fxprune.write_back",

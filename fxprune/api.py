@@ -126,8 +126,8 @@ def prune(
     model_or_program: torch.nn.Module | torch.export.ExportedProgram | Program | Partial,
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
-    keep: float | None = None,
-    metric: Metric = "macs",
+    keep: float | Mapping[str, float] | None = None,
+    metric: Metric | None = None,
     importance: str | Importance | None = None,
     scope: Literal["global", "group"] = "global",
     ignore: Sequence[str] = (),
@@ -152,8 +152,11 @@ def prune(
             smaller `model`.
         args: example inputs of a model.
         kwargs: example keyword inputs of a model.
-        keep: share that stays, 0 < keep <= 1, by default 0.5; reached within 1 % where the sizes of units allow.
-        metric: macs, params, or units (that share of each group).
+        keep: share that stays, 0 < keep <= 1, by default 0.5; reached within 1 % where the sizes of units allow. Or
+            globs -> the share of its units that a group keeps, {"layer3.*": 0.8, "*": 0.5}. A glob matches groups by
+            their names, or by the paths of the modules whose outputs they cut; the first that matches decides, and
+            groups that none matches stay whole. Scores only compare units of one group then, and `scope` says nothing.
+        metric: macs, params, or units (that share of each group). None: units for globs, otherwise macs.
         importance: a criterion by name, or an `fp.Importance` with its options. None: the best one in
             docs/quality.md for the data there is; see `fxprune.importance.default_criterion`.
         scope: global: all units compete; group: each group loses the same share.
@@ -176,6 +179,7 @@ def prune(
     Raises:
         CaptureError, OptionError, PlanError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
     """
+    metric = metric or ("units" if isinstance(keep, Mapping) else "macs")
     target = Target(0.5 if keep is None else keep, metric, scope, at_least, multiple_of)
     own = isinstance(model_or_program, torch.nn.Module)
     if to is not None:
@@ -303,7 +307,7 @@ def run(
 def _to_configure(
     source: Any,
     fits: torch.nn.Module | None,
-    keep: float | None,
+    keep: float | Mapping[str, float] | None,
     target: Target,
     ignore: Sequence[str],
 ) -> torch.nn.Module:

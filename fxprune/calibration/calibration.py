@@ -115,17 +115,23 @@ class Calibration:
             OptionError: `forward` does not call the module.
         """
         for batch in self.on(device):
-            asked = _Asked()
-            try:
-                self.outputs(asked, batch)
-            except _CalledError as called:
-                yield called.args_given, called.kwargs_given
-            else:
-                raise OptionError(
-                    "forward does not call the module",
-                    where="Calibration(forward=...)",
-                    do="call it once: forward=lambda module, batch: module(batch['image'])",
-                )
+            yield self.call_of(batch)
+
+    def call_of(self, batch: Any) -> Call:
+        """The positional and keyword inputs with which a batch calls a network.
+
+        Raises:
+            OptionError: `forward` does not call the module.
+        """
+        try:
+            self.outputs(_Asked(), batch)
+        except _CalledError as called:
+            return called.args_given, called.kwargs_given
+        raise OptionError(
+            "forward does not call the module",
+            where="Calibration(forward=...)",
+            do="call it once: forward=lambda module, batch: module(batch['image'])",
+        )
 
     @torch.no_grad()
     def mean_loss(self, module: nn.Module) -> float:

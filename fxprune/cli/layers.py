@@ -60,6 +60,7 @@ def layers(
     """
     from fxprune import api
     from fxprune.cli.source import Source, check_out, open_program, progress, show
+    from fxprune.depth.passes import deleted, deletion
     from fxprune.io import save
     from fxprune.structure.blocks import find_blocks
 
@@ -75,11 +76,11 @@ def layers(
         return
     chosen = _chosen(blocks, delete, last, model)
     with progress(f"deleting {len(chosen)} blocks of {model}"):
-        result = api.run(program, None, _pipeline(chosen), seed=seed)
+        result = api.run(program, None, deletion(chosen), seed=seed)
     if out is not None:
         with progress(f"writing {out}"):
             save(result.program, out)
-    names = _deleted(chosen, result)
+    names = deleted(chosen, result)
     show(
         _text(result, blocks, names, depth), {"deleted": names, **result.to_json()}, as_json=as_json
     )
@@ -147,23 +148,6 @@ def _inside(block: Block, others: set[Block]) -> bool:
     while around is not None and around not in others:
         around = around.parent
     return around is not None
-
-
-def _pipeline(blocks: Sequence[Block]) -> str:
-    """The passes that delete blocks, each named exactly."""
-    from glob import escape
-
-    places = ['"' + escape(b.path).replace("\\", "\\\\").replace('"', '\\"') + '"' for b in blocks]
-    steps = [f"insert-gates{{scope=block where={w}}} | set-gates{{where={w}}}" for w in places]
-    return " | ".join([*steps, "delete-gated", "dead-code"])
-
-
-def _deleted(chosen: Sequence[Block], result: Result) -> list[str]:
-    """The paths of the blocks that are gone; one that could not go still has its gate."""
-    from fxprune.graph.gate import gates
-
-    left = {path.rpartition(".")[0] for path in gates(result.program)}
-    return [b.path for b in chosen if b.path not in left]
 
 
 def _row(block: Block) -> dict[str, Any]:

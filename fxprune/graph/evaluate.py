@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +86,21 @@ class Evaluator(fx.Interpreter):
         with torch.no_grad():
             out = self.run(*(self._cast(x) for x in flat), enable_io_processing=False)
         return pytree.tree_leaves(out)
+
+    def begin(self, args: tuple[Any, ...], kwargs: Any) -> None:
+        """Takes inputs, in the form in which the model takes them, for `go_on`."""
+        flat = flat_inputs(self._program.module, args, kwargs)
+        self.env, self.args_iter = {}, iter([self._cast(x) for x in flat])
+
+    def go_on(self, nodes: Iterable[fx.Node]) -> Any:
+        """Runs nodes in order with the values in `env`, where those stay that later nodes read; returns the last."""
+        value = None
+        with torch.no_grad():
+            for node in nodes:
+                self.env[node] = value = self.run_node(node)
+                for done in self.user_to_last_uses.get(node, ()):
+                    del self.env[done]
+        return value
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and passes its value to `observe`."""

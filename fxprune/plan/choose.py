@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from functools import cached_property
 from math import gcd
 from typing import Literal, NamedTuple, get_args
@@ -31,7 +29,8 @@ class Target:
     """How much of a network is kept.
 
     Attributes:
-        keep: the share of the metric that is kept, 0 < keep <= 1.
+        keep: the share of the metric that is kept, 0 < keep <= 1; or globs -> the share of its units that each group
+            keeps which the glob matches, see `fxprune.plan.shares`; the metric is then `units`.
         metric: `macs`, `params`, or `units` (the share of units kept in each group).
         scope: `global`: the units of all groups compete; `group`: every group keeps the same share.
         at_least: the number of units that every group keeps at least.
@@ -41,18 +40,14 @@ class Target:
         OptionError: one of the values cannot be used.
     """
 
-    keep: float = 0.5
+    keep: float | Mapping[str, float] = 0.5
     metric: Metric = "macs"
     scope: Literal["global", "group"] = "global"
     at_least: int = 1
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.keep, int | float) or not 0 < self.keep <= 1:
-            raise OptionError(
-                f"keep={self.keep!r} is not a share between 0 and 1",
-                do="choose a number with 0 < keep <= 1, for example keep=0.5",
-            )
+        self._check_keep()
         if self.metric not in METRICS:
             raise OptionError(
                 f"there is no metric {self.metric!r}", do=f"choose one of {', '.join(METRICS)}"
@@ -69,6 +64,30 @@ class Target:
                     why="at_least and multiple_of must be at least 1",
                     do=f"choose a whole number from 1, for example {name}=8",
                 )
+
+    def _check_keep(self) -> None:
+        each = self.keep if isinstance(self.keep, Mapping) else {"": self.keep}
+        for glob, share in each.items():
+            if not isinstance(glob, str) or not _is_share(share):
+                raise OptionError(
+                    f"keep={self.keep!r} is not a share between 0 and 1",
+                    where=f"keep[{glob!r}]" if isinstance(self.keep, Mapping) else "",
+                    do="choose a number with 0 < keep <= 1, for example keep=0.5, or one for each glob: "
+                    'keep={"layer3.*": 0.8, "*": 0.5}',
+                )
+        if isinstance(self.keep, Mapping) and (not each or self.metric != "units"):
+            raise OptionError(
+                f"keep has a share for each glob, and metric={self.metric!r}"
+                if each
+                else "keep has no glob",
+                where="keep=",
+                why="these are shares of the units of each group",
+                do='leave out metric; fp.sensitivity(...).keep(0.5, "macs") finds shares for MACs',
+            )
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value <= 1
 
 
 class Refusal(NamedTuple):
@@ -196,8 +215,17 @@ def choose(
     scores: FloatArray,
     target: Target,
     cost: Callable[[BoolArray], int],
+    shares: Mapping[str, float] | None = None,
 ) -> IntArray:
     """Chooses the units to remove.
+
+    Args:
+        axes: the labels of a program.
+        candidates: the groups that may lose units.
+        scores: of the units.
+        target: how much is kept.
+        cost: what a removal leaves of the metric.
+        shares: name of a group -> the share of its units that it keeps, where each has its own.
 
     Raises:
         BudgetError: the target cannot be reached; the message says how much must be kept.
@@ -205,7 +233,12 @@ def choose(
     if not candidates.groups:
         return np.zeros(0, np.int64)
     search = _Search(axes, candidates, scores, target, cost)
-    removed = search.shares(1 - target.keep) if target.metric == "units" else search.to_budget()
+    if shares is not None:
+        removed = search.shares(1 - np.array([shares[g.name] for g in candidates.groups]))
+    elif target.metric == "units" and not isinstance(target.keep, Mapping):
+        removed = search.shares(1 - target.keep)
+    else:
+        removed = search.to_budget()
     gone = candidates.gone(removed, axes.n_units)
     give_back(axes, gone, scores)
     return np.flatnonzero(gone)
@@ -230,8 +263,8 @@ class _Search:
     def spent(self, removed: IntArray) -> int:
         return self.cost(self.candidates.gone(removed, self.axes.n_units))
 
-    def shares(self, share: float) -> IntArray:
-        """Returns how many units each group loses if all lose the same share."""
+    def shares(self, share: float | FloatArray) -> IntArray:
+        """Returns how many units each group loses if all lose the same share, or each its own."""
         wanted = np.floor(self.candidates.sizes * share + 1e-9).astype(np.int64)
         return self.candidates.rounded(wanted, self.target.at_least)
 
@@ -243,6 +276,7 @@ class _Search:
     def to_budget(self) -> IntArray:
         """Returns the smallest numbers of units, by scores, that meet the budget; the last step is refined."""
         whole = self.spent(np.zeros(len(self.candidates.groups), np.int64))
+        assert not isinstance(self.target.keep, Mapping)  # those are shares of units
         budget = self.target.keep * whole
         grid = len(self.queue)
         state = self.first if self.target.scope == "global" else lambda i: self.shares(i / grid)
@@ -323,36 +357,3 @@ def give_back(axes: Axes, gone: BoolArray, scores: FloatArray) -> None:
                 units = np.stack(label.columns)
                 worth = np.where(units == 0, np.inf, scores[units]).min(axis=0)
                 gone[units[:, int(worth.argmax())]] = False
-
-
-def ignored_parameters(
-    names: Collection[str], paths: Collection[str], patterns: Sequence[str]
-) -> set[str]:
-    """Returns the parameters in modules whose path matches a glob; the submodules of a module are included.
-
-    Raises:
-        OptionError: a pattern matches no module.
-    """
-    found: set[str] = set()
-    given: object = patterns
-    if (
-        isinstance(given, str)
-        or not isinstance(given, Iterable)
-        or not all(isinstance(p, str) for p in given)
-    ):
-        raise OptionError(
-            f"ignore={given!r} is no list of patterns",
-            do='write it as ignore=("fc", "layer1.*")',
-        )
-    for pattern in patterns:
-        hits = [p for p in paths if fnmatchcase(p, pattern)]
-        direct = [n for n in names if fnmatchcase(n, pattern)]
-        if not hits and not direct:
-            near = get_close_matches(pattern, paths, 1, cutoff=0.3)
-            raise OptionError(
-                f"ignore pattern {pattern!r} matches no module",
-                do=f"did you mean {near[0]!r}?" if near else "take paths from fp.summary(program)",
-            )
-        found.update(direct)
-        found.update(n for n in names if any(n.startswith(f"{hit}.") for hit in hits))
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from fxprune.errors import BudgetError, ScoreError
 from fxprune.graph.program import Program, module_paths
 from fxprune.importance import Importance, score_units
 from fxprune.plan.build import plan_removal
-from fxprune.plan.choose import NO_LIMITS, Target, choose, find_candidates, ignored_parameters
+from fxprune.plan.choose import NO_LIMITS, Target, choose, find_candidates
+from fxprune.plan.globs import ignored_parameters
 from fxprune.plan.limits import Limits
 from fxprune.plan.plan import Plan
 from fxprune.plan.reasons import frozen_reasons, reasons, refusals
+from fxprune.plan.shares import find_shares
 from fxprune.remark import Remark
 
 _NAMED = 5  # groups in one message
@@ -45,7 +47,7 @@ def decide(
         limits: groups that stay whole, and groups that lose equal numbers of units.
 
     Raises:
-        OptionError: a glob that matches no module.
+        OptionError: a glob that matches no module, or a share for what is no group.
         ScoreError: the criterion scores no unit; see `score_units`.
         BudgetError: nothing can be removed; the target cannot be reached, or is reached with nothing removed.
     """
@@ -58,7 +60,12 @@ def decide(
             if axes.remarks
             else "print a path to the reason with fp.explain(program, name, axis)",
         )
-    ignored = ignored_parameters(list(axes.params), module_paths(program), ignore)
+    names, paths = list(axes.params), module_paths(program)
+    ignored = ignored_parameters(names, paths, ignore)
+    shares = None
+    if isinstance(target.keep, Mapping):
+        shares = find_shares(groups, target.keep, names, paths, limits)
+        limits = shares.limits(groups, limits)
     scores = score_units(program, axes, groups, how, seed)
     if all(np.isnan(scores[g.units]).any() for g in groups):
         raise ScoreError(
@@ -72,14 +79,16 @@ def decide(
             do="choose another criterion, or change what keeps the other axes as they are",
         )
     candidates = find_candidates(axes, groups, scores, target, ignored, limits)
-    units = choose(axes, candidates, scores, target, cost_of(program, axes, target.metric))
+    cost = cost_of(program, axes, target.metric)
+    units = choose(axes, candidates, scores, target, cost, shares.of if shares else None)
     if not units.size:
         raise BudgetError(
             "nothing would be removed",
             why=_listed(["no candidate may lose a unit:", *reasons(axes, candidates, target)]),
             do="lower keep, multiple_of or at_least, or ignore less",
         )
-    return plan_removal(program, axes, units), refusals(candidates)
+    remarks = [*(shares.remarks if shares else ()), *refusals(candidates)]
+    return plan_removal(program, axes, units), remarks
 
 
 def _listed(lines: list[str]) -> str:

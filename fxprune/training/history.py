@@ -21,7 +21,7 @@ from fxprune.errors import OptionError
 from fxprune.files.document import Document, Entry
 from fxprune.graph.program import Program
 from fxprune.report import summary
-from fxprune.report.canvas import new_figure
+from fxprune.report.figure import new_figure
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class History:
         """
         if not self.rows:
             raise OptionError("there is nothing to plot", do="end an epoch first")
-        figure = new_figure(10, 7, "History.plot")
+        figure = new_figure("History.plot", 10, 7)
         epochs = [row.epoch for row in self.rows]
         first = self.rows[0]
         panels: dict[str, dict[str, list[float | None]]] = {

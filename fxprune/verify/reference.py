@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxprune.algebra.label import Label
 from fxprune.analysis.axes import Axes
@@ -43,15 +44,20 @@ class Silenced(Evaluator):
         self._gone[removed] = True
         self._keep: dict[int, Tensor | None] = {}
 
-    def compute(self, node: fx.Node) -> Any:
-        """One node, its inputs silenced first where the rules said so."""
+    def touches(self, node: fx.Node) -> bool:
+        """Whether a node computes something else than it does at full size."""
         marks = self._axes.marks.get(node)
         if marks is None or node.op != "call_function":
+            return False
+        return any(self.keep(x) is not None for x in (*marks.statistics, *marks.silenced))
+
+    def compute(self, node: fx.Node) -> Any:
+        """One node, its inputs silenced first where the rules said so."""
+        if not self.touches(node):
             return super().compute(node)
+        marks = self._axes.marks[node]
         if any(self.keep(x) is not None for x in marks.statistics):
             return self._normalise(node, marks.statistics)
-        if not any(self.keep(x) is not None for x in marks.silenced):
-            return super().compute(node)
         wanted = {id(x) for x in marks.silenced}
 
         def load(source: fx.Node) -> Any:
@@ -75,9 +81,8 @@ class Silenced(Evaluator):
         for axis, label in enumerate(labels):
             keep = self.keep(label) if id(label) in wanted else None
             if keep is not None:
-                value = value.masked_fill(
-                    ~_over(_resize(keep, value.shape[axis]), axis, value.dim()), 0
-                )
+                mask = ~_over(_resize(keep, value.shape[axis]), axis, value.dim())
+                value = value.masked_fill(mask.to(value.device), 0)
         return value
 
     def _normalise(self, n: fx.Node, statistics: Sequence[Label]) -> Any:
@@ -95,7 +100,16 @@ class Silenced(Evaluator):
         if name == "aten::group_norm":
             keep = self.keep(labels[1])
             mask = _over(keep, 1, x.dim()) if keep is not None else mask
-        return NORMS[name](mask.expand(x.shape), *values[0], **values[1])
+        args, kwargs = pytree.tree_map_only(Tensor, _at_least_single, values)
+        out = NORMS[name](mask.to(x.device).expand(x.shape), *args, **kwargs)
+        return pytree.tree_map_only(
+            Tensor, lambda y: y.to(x.dtype) if y.is_floating_point() else y, out
+        )
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    """A tensor in which sums of many squares do not overflow; norms compute in such a type too."""
+    return x.float() if x.is_floating_point() and x.dtype.itemsize < 4 else x
 
 
 def _over(keep: Tensor, axis: int, rank: int) -> Tensor:

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 import fxprune as fp
+from fxprune.analysis.cache import solved
 from fxprune.errors import VerifyError
 from fxprune.graph.program import Program
 from fxprune.verify import relative_error
+from fxprune.verify.reference import Silenced
 
 
 def half(program: Program) -> tuple[object, Program]:
@@ -136,3 +138,19 @@ def test_inputs_of_a_wrong_type_are_told_so() -> None:
     with pytest.raises(VerifyError, match="does not run on random inputs") as error:
         fp.prune(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)), torch.ones(2, 4).long(), keep=0.5)
     assert "dtype" in error.value.why
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_norms_of_large_numbers_are_silenced_in_half_precision(norm: type[nn.Module]) -> None:
+    """The squares of 600 numbers of about 20 sum up to more than float16 can hold."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 600), norm(600), nn.Linear(600, 2))
+    program = fp.capture(model.half().eval(), torch.randn(2, 4).half())
+    removed = fp.groups(program)[0].units[::2]
+    x = (40 * torch.randn(2, 4).half(),)
+    found, wanted = (
+        Silenced(program, solved(program), removed, dtype).evaluate(x, {})[0]
+        for dtype in (torch.float16, torch.float64)
+    )
+    assert found.dtype == torch.float16
+    assert relative_error(found, wanted) < 0.02

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fxprune.report.canvas import new_figure
+from fxprune.report.figure import new_figure
 from fxprune.training.recovery.loop import Point
 
 
@@ -16,7 +16,7 @@ def plot_points(points: Sequence[Point], path: str | os.PathLike[str]) -> None:
     Raises:
         OptionError: matplotlib is not installed.
     """
-    figure = new_figure(7, 4, "Recovered.plot")
+    figure = new_figure("Recovered.plot", 7, 4)
     axes = figure.subplots()
     for name, label in (("loss", "loss of the steps"), ("held", "held-out distance")):
         known = [(p.step, getattr(p, name)) for p in points if getattr(p, name) is not None]

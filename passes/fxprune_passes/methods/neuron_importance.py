@@ -13,7 +13,8 @@ from fxprune.graph.program import module_paths
 from fxprune.importance.table import FloatArray
 from fxprune.observe import Contribution, observers
 from fxprune.plan import Plan, plan_removal
-from fxprune.plan.choose import Candidates, Target, find_candidates, give_back, ignored_parameters
+from fxprune.plan.choose import Candidates, Target, find_candidates, give_back
+from fxprune.plan.globs import ignored_parameters
 from fxprune.remark import Remark
 from fxprune.training import Change, Shrinker, TrainingError, check_agreed
 from fxprune_passes.methods.measures.counted_steps import CountedSteps
