@@ -40,6 +40,20 @@ def open_data(data: str, loss: str, limit: int | None, *, option: str = "--data"
     )
 
 
+def open_optional(data: str, loss: str, batches: int | None) -> Calibration | None:
+    """The same where data may be left out; None without.
+
+    Raises:
+        OptionError: as `open_data`; or there is a loss, or a number of batches, and no data.
+    """
+    if data:
+        return open_data(data, loss, batches)
+    for option, given in (("--loss", loss), ("--batches", batches)):
+        if given:
+            raise OptionError("there are no batches", where=option, do="add --data")
+    return None
+
+
 def _found(spec: str, option: str) -> Callable[..., Any]:
     try:
         return find_model(spec).make

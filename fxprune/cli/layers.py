@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from fxprune.cli.options import (
     Arguments,
+    Batches,
+    Data,
     Depth,
     Dynamic,
     Folder,
     Force,
     Inputs,
     Json,
+    LossOf,
     Model,
     Seed,
     Trust,
@@ -23,6 +27,8 @@ from fxprune.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from fxprune.calibration import Calibration
+    from fxprune.graph.program import Program
     from fxprune.pipeline import Result
     from fxprune.structure.blocks import Block, Blocks
 
@@ -43,6 +49,21 @@ def layers(
     last: Annotated[
         int, typer.Option(min=0, metavar="N", help="delete the last N blocks that are in no other")
     ] = 0,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--n", min=1, metavar="N", help="delete the N layers that matter least by --importance"
+        ),
+    ] = None,
+    importance: Annotated[
+        str,
+        typer.Option(
+            help="of --n: block-influence, loss or entropy, which read --data; magnitude, random or last"
+        ),
+    ] = "block-influence",
+    data: Data = "",
+    loss: LossOf = "",
+    batches: Batches = None,
     out: Folder = None,
     force: Force = False,
     depth: Depth = 2,
@@ -55,24 +76,28 @@ def layers(
     """Delete residual blocks, or list those that there are.
 
     What a block adds to its input is taken away, with everything that only it needs; the input passes by. The result is
-    compared with the network in which these branches are multiplied by 0. Without --delete and --last, the blocks are
-    listed. Deleting layers changes the function on purpose: train afterwards.
+    compared with the network in which these branches are multiplied by 0. Without --delete, --last and --n, the blocks
+    are listed. Deleting layers changes the function on purpose: train afterwards, such as by `fxprune recover`.
     """
     from fxprune import api
+    from fxprune.cli.data import open_optional
     from fxprune.cli.source import Source, check_out, open_program, progress, show
     from fxprune.depth.passes import deleted, deletion
     from fxprune.io import save
     from fxprune.structure.blocks import find_blocks
 
-    _check_wanted(delete, last)
+    _check_wanted(delete, last, count)
     check_out(out, force=force)
-    wants = bool(delete or last)
+    wants = bool(delete or last or count)
     source = Source(model, inputs, dynamic, weights, args, trust=trust, seed=seed)
     program = open_program(source, matters=wants)
     blocks = find_blocks(program)
     if not wants:
         _check_nothing_written(out)
         show(blocks, [_row(b) for b in blocks], as_json=as_json)
+        return
+    if count:
+        _least(program, count, importance, open_optional(data, loss, batches), out, as_json=as_json)
         return
     chosen = _chosen(blocks, delete, last, model)
     with progress(f"deleting {len(chosen)} blocks of {model}"):
@@ -86,14 +111,37 @@ def layers(
     )
 
 
-def _check_wanted(delete: Sequence[str], last: int) -> None:
+def _least(
+    program: Program,
+    count: int,
+    importance: str,
+    data: Calibration | None,
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Deletes the layers that matter least."""
+    from fxprune.cli.source import progress, show
+    from fxprune.depth import prune_layers
+    from fxprune.depth.scores import DepthImportance
+    from fxprune.io import save
+
+    with progress(f"choosing {count} layers by {importance}, and deleting them"):
+        outcome = prune_layers(program, data, count, importance=cast(DepthImportance, importance))
+    if out is not None:
+        save(outcome.program, out)
+    show(outcome, outcome.to_json(), as_json=as_json)
+
+
+def _check_wanted(delete: Sequence[str], last: int, count: int | None) -> None:
     from fxprune.errors import OptionError
 
-    if delete and last:
+    given = [name for name, x in (("--delete", delete), ("--last", last), ("--n", count)) if x]
+    if len(given) > 1:
         raise OptionError(
-            "--delete and --last both say which blocks go",
-            where="--last",
-            do="leave out one of the two",
+            f"{' and '.join(given)} both say which blocks go",
+            where=given[-1],
+            do="leave out all but one",
         )
 
 
@@ -182,5 +230,6 @@ def register(app: typer.Typer) -> None:
             "layers torchvision:resnet18",
             "layers torchvision:resnet18 --weights DEFAULT --delete 'layer[34].1' --out shallow",
             "layers timm:vit_tiny_patch16_224 --last 2",
+            "layers net.py:Net --weights net.pt --input 2x16 --n 2 --data data.py:loader --out shallow",
         )
     )(layers)

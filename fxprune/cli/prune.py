@@ -29,7 +29,6 @@ from fxprune.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from fxprune.calibration import Calibration
     from fxprune.cli.source import Opened
     from fxprune.graph.program import Program
     from fxprune.partial import Partial
@@ -119,6 +118,7 @@ def prune(
     plan, report and, without --partial and --class, the graph.
     """
     from fxprune.api import prune as run
+    from fxprune.cli.data import open_optional
     from fxprune.cli.source import (
         Source,
         check_out,
@@ -142,7 +142,7 @@ def prune(
         program, opened = open_fitting(source, option)
     else:
         program = open_source(source, matters=True)
-    calibration = _data(data, loss, batches)
+    calibration = open_optional(data, loss, batches)
     aim = ", ".join(to) if to else f"{share:g} of its {metric}"
     with progress(f"pruning {model} to {aim}"):
         outcome = run(
@@ -172,18 +172,6 @@ def _warn(outcome: Outcome) -> None:
     for remark in outcome.remarks:
         if remark.code == "score.no-data":
             print(f"warning: {remark.what}\n  do    add --data", file=sys.stderr)
-
-
-def _data(data: str, loss: str, batches: int | None) -> Calibration | None:
-    from fxprune.cli.data import open_data
-    from fxprune.errors import OptionError
-
-    if data:
-        return open_data(data, loss, batches)
-    for option, given in (("--loss", loss), ("--batches", batches)):
-        if given:
-            raise OptionError("there are no batches", where=option, do="add --data")
-    return None
 
 
 def _check_class(out: Path | None, *, own_class: bool) -> None:

@@ -154,3 +154,48 @@ def test_data_that_cannot_be_used(case: str, work: Command) -> None:
     assert (code, out) == (2, "")
     assert says in err
     assert "Traceback" not in err
+
+
+RESIDUAL = """
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(6, 6)
+    def forward(self, x):
+        return x + self.lin(x).tanh()
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.blocks, self.head = nn.Sequential(*[Block() for _ in range(4)]), nn.Linear(6, 3)
+        with torch.no_grad():
+            for p in self.blocks[1].parameters():
+                p.mul_(1e-3)
+    def forward(self, x):
+        return self.head(self.blocks(x))
+"""
+
+
+def test_layers_that_matter_least_go(work: Command, tmp_path: Path) -> None:
+    with (tmp_path / "work.py").open("a") as file:
+        file.write(RESIDUAL)
+    deep = ("layers", "work.py:Deep", "--input", "8x6", "--n", "1")
+    for words in (
+        ("--data", "work.py:loader", "--importance", "loss"),
+        ("--data", "work.py:inputs"),
+    ):
+        code, out, _ = work(*deep, *words, "--json")
+        assert code == 0
+        gone = [d["path"] for d in json.loads(out)["deleted"]]
+        assert len(gone) == 1
+    assert gone == ["blocks.1"]  # it adds hardly anything
+    code, out, _ = work(*deep, "--importance", "last", "--out", "shallow")
+    assert code == 0
+    assert "blocks.3" in out
+    assert fp.load(tmp_path / "shallow")(torch.ones(2, 6)).shape == (2, 3)
+    for option, says in (("--last=1", "both say which"), ("--importance=loss", "data")):
+        code, _, err = work(*deep, option)
+        assert code == 2
+        assert says in err
