@@ -94,7 +94,7 @@ class Features(nn.Module):
 
 def test_where_a_criterion_scores_nothing_the_frozen_axes_are_explained() -> None:
     with pytest.raises(ScoreError, match="'magnitude' scores nothing that can be removed") as error:
-        fp.prune(Features().train(), torch.randn(5, 4))
+        fp.prune(Features().train(), torch.randn(5, 4), importance="magnitude")
     found = str(error.value)
     assert "it says nothing of into:1" in found
     assert "Sorted" in found
