@@ -1,4 +1,4 @@
-"""The commands about what a network still does: evaluate and recover."""
+"""The commands about what a network does: evaluate, recover and sensitivity."""
 
 from __future__ import annotations
 
@@ -106,6 +106,38 @@ def recover(
     show(found, {"history": rows, "out": str(out)}, as_json=as_json)
 
 
+def sensitivity(
+    model: Model,
+    data: Data,
+    loss: LossOf = "",
+    batches: Batches = None,
+    importance: Annotated[
+        str | None, typer.Option(help="the criterion by which units go; see `fxprune prune --help`")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="draw the curves, PNG by default")
+    ] = None,
+    weights: Weights = "",
+    args: Arguments = "",
+    trust: Trust = False,
+    as_json: Json = False,
+    seed: Seed = 0,
+) -> None:
+    """Print by how much the loss rises as each group loses units, and without each residual block."""
+    from fxprune.cli.data import open_data
+    from fxprune.cli.source import Source, open_runnable, progress, show
+    from fxprune.sensitivity import sensitivity as run
+
+    source = Source(model, weights=weights, args=args, trust=trust, seed=seed)
+    network, _ = open_runnable(source)
+    calibration = open_data(data, loss, batches)
+    with progress(f"measuring {model}"):
+        found = run(network, calibration, importance=importance, seed=seed)
+    if plot is not None:
+        found.plot(plot)
+    show(found, found.to_json(), as_json=as_json)
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.command(epilog=example("evaluate smaller --data data.py:test_loader --loss data.py:loss"))(
@@ -116,3 +148,6 @@ def register(app: typer.Typer) -> None:
             "recover smaller --teacher original --data data.py:loader --steps 200 --out better"
         )
     )(recover)
+    app.command(
+        epilog=example("sensitivity net.py:Net --weights net.pt --data data.py:loader --plot s.png")
+    )(sensitivity)

@@ -156,6 +156,21 @@ def test_data_that_cannot_be_used(case: str, work: Command) -> None:
     assert "Traceback" not in err
 
 
+def test_sensitivity_prints_and_draws(work: Command, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    options = ("--data", "work.py:loader", "--plot", "s.png")
+    code, out, _ = work("sensitivity", "work.py:Net", *options)
+    assert code == 0
+    assert "a.weight:0" in out
+    assert (tmp_path / "s.png").stat().st_size > 1000
+    code, out, _ = work("sensitivity", "work.py:Net", "--data", "work.py:loader", "--json")
+    assert code == 0
+    assert json.loads(out)
+    code, _, err = work("sensitivity", "work.py:Net", "--data", "work.py:inputs")
+    assert code == 2
+    assert "loss" in err
+
+
 RESIDUAL = """
 
 class Block(nn.Module):
