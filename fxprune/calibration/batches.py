@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import OptionError
 
 Inputs = Callable[[Any], Any]
-NO_LABELS = "labels"  # the entry of a dict that is no input
+_LABELS = "labels"  # the entry of a dict that is no input
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,27 @@ def default_inputs(batch: Any) -> Any:
     if isinstance(batch, torch.Tensor):
         return batch
     if isinstance(batch, Mapping):
-        return {name: value for name, value in batch.items() if name != NO_LABELS}
+        return {name: value for name, value in batch.items() if name != _LABELS}
     if isinstance(batch, tuple | list) and batch:
         return batch[0]
     raise OptionError(
         f"a batch is a {type(batch).__name__}",
         do="say what goes into the network: inputs=lambda batch: ..., or forward=lambda module, batch: module(...)",
     )
+
+
+def labels_of(batch: Any) -> Any:
+    """The labels in a batch: the second entry of a pair, or `labels` of a dict; None where there are none."""
+    if isinstance(batch, Mapping):
+        return batch.get(_LABELS)
+    return batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+
+
+def logits_of(outputs: Any) -> Any:
+    """What of the outputs is held against labels: a tensor, or the `logits` of a mapping; None where there is none."""
+    if isinstance(outputs, Mapping):
+        return outputs.get("logits")
+    return outputs if isinstance(outputs, torch.Tensor) else None
 
 
 def call(module: nn.Module, inputs: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from fxprune.calibration.batches import NO_LABELS, Batches, call, default_inputs
+from fxprune.calibration.batches import Batches, call, default_inputs, labels_of, logits_of
 from fxprune.errors import OptionError, ScoreError
 
 Tensor = torch.Tensor
@@ -67,9 +67,7 @@ class Calibration:
     @property
     def has_loss(self) -> bool:
         """Whether batches have a loss: one that was given, or labels."""
-        batch = self.first
-        labels = batch.get(NO_LABELS) if isinstance(batch, Mapping) else _second(batch)
-        return self.loss is not None or isinstance(labels, Tensor)
+        return self.loss is not None or isinstance(labels_of(self.first), Tensor)
 
     def on(self, device: torch.device | None) -> Iterator[Any]:
         """The batches on a device; None: where they are."""
@@ -161,17 +159,9 @@ def device_of(module: nn.Module) -> torch.device | None:
     return next((t.device for t in tensors if not t.is_meta), None)
 
 
-def _second(batch: Any) -> Any:
-    return batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
-
-
 def _default_loss(outputs: Any, batch: Any) -> Tensor:
     """The loss of a classifier or a regression; see `Calibration`."""
-    in_dict = isinstance(batch, Mapping)
-    labels = batch.get(NO_LABELS) if in_dict else _second(batch)
-    found = outputs
-    if not isinstance(found, Tensor):
-        found = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    labels, found = labels_of(batch), logits_of(outputs)
     if isinstance(labels, Tensor) and isinstance(found, Tensor):
         if not labels.is_floating_point():
             return _classified(found, labels.long())

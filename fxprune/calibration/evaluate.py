@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxprune.calibration.batches import NO_LABELS
+from fxprune.calibration.batches import labels_of, logits_of
 from fxprune.calibration.calibration import Calibration, device_of
 from fxprune.graph.program import Program
 from fxprune.process.random_state import random_state_kept
@@ -73,10 +73,7 @@ def evaluate(network: nn.Module | Program, data: Calibration | Iterable[Any]) ->
 
 def _correct(outputs: Any, batch: Any) -> Tensor:
     """Which classes are correct; empty where there are none."""
-    labels = batch.get(NO_LABELS) if isinstance(batch, Mapping) else None
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        labels = batch[1]
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
+    labels, logits = labels_of(batch), logits_of(outputs)
     if isinstance(labels, Tensor) and isinstance(logits, Tensor) and logits.dim() > 1:
         classes = (logits.argmax(axis) for axis in (1, -1))
         fitting = [c for c in classes if c.shape == labels.shape and not labels.is_floating_point()]

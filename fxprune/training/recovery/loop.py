@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -21,6 +19,7 @@ from fxprune.calibration.batches import to_device
 from fxprune.calibration.calibration import device_of
 from fxprune.calibration.recalibrate import update_statistics
 from fxprune.training.errors import TrainingError
+from fxprune.training.progress import step_bar
 from fxprune.training.recovery.features import Kept, Network, Watched, in_common
 
 STATISTICS = 64  # batches that statistics of batch norms are gathered from
@@ -82,19 +81,14 @@ class Lesson:
 
     @torch.no_grad()
     def held(self, student: Watched) -> float | None:
-        """The mean distance of the outputs from the teacher's on the validation data, in eval mode."""
+        """The mean distance of the outputs from the teacher's on the validation data."""
         if self.validation is None:
             return None
-        module, training = student.module, student.module.training
-        module.eval()
-        try:
-            apart = []
-            for batch in self.validation.on(None):
-                own = to_device(batch, device_of(module))
-                wanted, _ = self._taught(self.validation, batch)
-                apart.append(float(self.distance(self.validation.outputs(module, own), wanted)))
-        finally:
-            module.train(training)
+        module, apart = student.module, []
+        for batch in self.validation.on(None):
+            own = to_device(batch, device_of(module))
+            wanted, _ = self._taught(self.validation, batch)
+            apart.append(float(self.distance(self.validation.outputs(module, own), wanted)))
         return sum(apart) / len(apart)
 
     @torch.no_grad()
@@ -149,7 +143,7 @@ class Course:
         best.see(self._measure(student, []))
         update_statistics(student.module, self.lesson.data, STATISTICS)
         losses: list[float] = []
-        with self._bar() as bar:
+        with step_bar(self.progress) as bar:
             task = bar.add_task("recovering", total=steps)
             for step in range(1, steps + 1):
                 losses.append(self._one(student))
@@ -193,17 +187,6 @@ class Course:
         if step < rise:
             return (step + 1) / (rise + 1)
         return 0.5 * (1 + math.cos(math.pi * min(1, (step - rise) / max(1, self.steps - rise))))
-
-    def _bar(self) -> Progress:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        console = Console(stderr=True, highlight=False)
-        return Progress(
-            *columns,
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not self.progress,
-        )
 
 
 class _Best:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from fxprune.training.history import Epoch
+from fxprune.training.progress import step_bar
 from fxprune.training.shrinker import Change
 
 
@@ -22,11 +20,7 @@ class TrainingProgress:
     """
 
     def __init__(self, shown: bool, epochs: int, steps: int) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown
-        )
+        self._bar = step_bar(shown)
         self._shown, self._epochs = shown, epochs
         self._task = self._bar.add_task("training", total=epochs * steps)
 
