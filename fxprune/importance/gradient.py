@@ -1,4 +1,4 @@
-"""Criteria computed from gradients of a loss."""
+"""Criteria computed from the gradient of a loss with respect to weights."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ from fxprune.errors import ScoreError
 from fxprune.importance.table import Evidence, criterion
 
 
-@criterion("taylor", needs="loss")
+@criterion("taylor", needs="loss", normalise="cost")
 def taylor(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
     """First-order Taylor expansion: |w * dL/dw|, summed over the losses; of complex weights, its real part.
 
     This is equation 8 of Molchanov et al. (arXiv 1906.10771) with the absolute value in place of the
     square. Needs a loss.
     """
-    found = _gathered(evidence, "taylor", lambda w, g: _change(w, g).abs())
+    found = _gathered(evidence, "taylor", lambda w, g: change(w, g).abs())
     return found.get(name)
 
 
-@criterion("fisher", needs="loss")
-def fisher(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
-    """Empirical Fisher information: (w * dL/dw)^2, summed over the losses.
-
-    This approximates, up to a constant factor, the increase of the loss when a weight is removed (Theis
-    et al., arXiv 1801.05787), with the diagonal of the Fisher information taken per weight and per
-    yielded loss. Needs a loss.
-    """
-    found = _gathered(evidence, "fisher", lambda w, g: _change(w, g).square())
-    return found.get(name)
-
-
-def _change(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+def change(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """Returns by how much the loss falls, to first order, when a weight becomes zero."""
     return (weight * gradient.conj()).real if weight.is_complex() else weight * gradient
+
+
+def no_loss(name: str) -> ScoreError:
+    """What to raise where a criterion has no loss."""
+    return ScoreError(
+        f"the criterion {name!r} needs a loss",
+        do=f'pass data=fp.Calibration(batches, loss=...), or fp.Importance("{name}", loss=lambda module: ...)',
+    )
+
+
+def not_finite(what: str, name: str) -> ScoreError:
+    """What to raise where a criterion meets NaN or infinity."""
+    return ScoreError(
+        f"{what} is not finite",
+        where=f"criterion {name!r}",
+        do="check the data and the weights for NaN and infinity",
+    )
 
 
 def _gathered(
@@ -51,20 +56,13 @@ def _accumulate(
 ) -> dict[str, torch.Tensor]:
     """Sums the saliency of every parameter over the losses; the `grad` of the user's parameters does not change."""
     if evidence.losses is None:
-        raise ScoreError(
-            f"the criterion {key!r} needs a loss",
-            do=f'pass data=fp.Calibration(batches, loss=...), or fp.Importance("{key}", loss=lambda module: ...)',
-        )
+        raise no_loss(key)
     parameters = {n: p for n, p in evidence.program.module.named_parameters() if p.requires_grad}
     total = {n: torch.zeros_like(p.real) for n, p in parameters.items()}
     with torch.enable_grad():
         for loss in evidence.losses(evidence.program.module):
             if not torch.isfinite(loss).all():
-                raise ScoreError(
-                    "the loss is not finite",
-                    where=f"criterion {key!r}",
-                    do="check the data and the weights for NaN and infinity",
-                )
+                raise not_finite("the loss", key)
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for (name, parameter), gradient in zip(parameters.items(), found, strict=True):
                 if gradient is not None:

@@ -55,7 +55,7 @@ def _scales(evidence: Evidence) -> list[str]:
     return [str(w.target) for w in weights if isinstance(w, fx.Node) and w.op == "get_attr"]
 
 
-@criterion("lamp")
+@criterion("lamp", normalise="cost")
 def lamp(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Layer-adaptive magnitude (LAMP: Lee et al., arXiv 2010.07611).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,9 +14,17 @@ from fxprune.analysis.axes import Axes
 from fxprune.analysis.group import Group
 from fxprune.calibration import Calibration
 from fxprune.calibration.calibration import Call, device_of
+from fxprune.cost import Metric, cost_of
 from fxprune.errors import OptionError, ScoreError
 from fxprune.graph.program import Program
-from fxprune.importance.table import Criterion, Evidence, FloatArray, Needs, find_criterion
+from fxprune.importance.table import (
+    Criterion,
+    Evidence,
+    FloatArray,
+    Needs,
+    Normalise,
+    find_criterion,
+)
 
 REDUCTIONS = ("mean", "sum", "max")
 
@@ -28,7 +36,9 @@ class Importance:
     Attributes:
         criterion: the name of a criterion, see `criterion_names()`.
         reduction: how the values of a unit in the axes it cuts are combined: mean, sum or max.
-        normalise: divide the scores of each group by their mean, so that groups can be compared.
+        normalise: how the scores of different groups are made comparable. group: those of each group are divided by
+            their mean. cost: each is divided by what removing the unit saves, which suits scores that estimate a change
+            of the loss. none: they are taken as they are. None: as is best for the criterion.
         data: for criteria that need inputs or a loss: batches, or an `fp.Calibration` that says how they go into the
             network and what their loss is.
         loss: instead of data, for criteria that need a loss: called with the module, returns a scalar loss or yields
@@ -41,7 +51,7 @@ class Importance:
 
     criterion: str = "magnitude"
     reduction: Literal["mean", "sum", "max"] = "mean"
-    normalise: bool = True
+    normalise: Normalise | None = None
     data: Calibration | Iterable[Any] | None = None
     loss: Callable[[torch.nn.Module], Any] | None = None
     batches: Iterable[tuple[Any, ...]] | None = None
@@ -51,6 +61,11 @@ class Importance:
             raise OptionError(
                 f"there is no reduction {self.reduction!r}",
                 do=f"choose one of {', '.join(REDUCTIONS)}",
+            )
+        if self.normalise is not None and self.normalise not in get_args(Normalise):
+            raise OptionError(
+                f"normalise is {self.normalise!r}",
+                do=f"choose one of {', '.join(get_args(Normalise))}, or leave it out",
             )
         find_criterion(self.criterion)
         if self.data is not None and (self.loss is not None or self.batches is not None):
@@ -67,11 +82,24 @@ class Importance:
 
 
 def score_units(
-    program: Program, axes: Axes, groups: list[Group], how: Importance, seed: int = 0
+    program: Program,
+    axes: Axes,
+    groups: list[Group],
+    how: Importance,
+    seed: int = 0,
+    metric: Metric = "macs",
 ) -> FloatArray:
     """Returns one score per unit, `[n_units]`; a higher score means a more important unit.
 
     The score is NaN where the criterion does not apply to a unit.
+
+    Args:
+        program: what is scored.
+        axes: its labels.
+        groups: whose units are scored.
+        how: by what.
+        seed: of random numbers.
+        metric: in which the cost of a unit is counted; MACs where it is neither macs nor params.
 
     Raises:
         ScoreError: scores are not finite, weights are missing (meta device), or data is missing.
@@ -89,10 +117,26 @@ def score_units(
             why="the weights or the data contain NaN or infinity",
             do="repair the weights, or exclude these modules with ignore=...",
         )
-    if how.normalise:
+    normalise = how.normalise or found.normalise
+    if normalise == "group":
         for group in groups:
             scores[group.units] /= scores[group.units].mean() or 1.0
+    elif normalise == "cost":
+        _divide_by_cost(scores, program, axes, groups, metric)
     return scores
+
+
+def _divide_by_cost(
+    scores: FloatArray, program: Program, axes: Axes, groups: list[Group], metric: Metric
+) -> None:
+    """Divides scores by what the first unit of each group saves when it alone is removed."""
+    cost = cost_of(program, axes, metric if metric == "params" else "macs")
+    gone = np.zeros(axes.n_units, bool)
+    whole = cost(gone)
+    for group in groups:
+        gone[group.units[0]] = True
+        scores[group.units] /= max(whole - cost(gone), 1)
+        gone[group.units[0]] = False
 
 
 def _losses(how: Importance) -> Callable[[torch.nn.Module], Iterable[torch.Tensor]] | None:

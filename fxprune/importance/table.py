@@ -22,10 +22,11 @@ from fxprune.plugins import load_plugins
 
 FloatArray = NDArray[np.float64]
 Needs = Literal["nothing", "weights", "inputs", "loss"]
+Normalise = Literal["group", "cost", "none"]
 Finish = Callable[[FloatArray], FloatArray]
 TensorCriterion = Callable[["Evidence", str, torch.Tensor], torch.Tensor | None]
 UnitCriterion = Callable[["Evidence"], FloatArray]
-FAMILIES = ("magnitude", "gradient", "activation", "product", "chance")
+FAMILIES = ("magnitude", "gradient", "gates", "activation", "product", "chance")
 PLUGINS = "fxprune.criteria"  # entry points of other packages: modules that register criteria
 
 
@@ -68,6 +69,7 @@ class Criterion:
         of_units: returns a score for every unit.
         finish: a function applied to the sum of a unit's saliencies, such as a square root.
         needs: what it reads: nothing, weights, inputs too, or a loss too.
+        normalise: how the scores of different groups are made comparable, see `fp.Importance`.
     """
 
     name: str
@@ -75,13 +77,17 @@ class Criterion:
     of_units: UnitCriterion | None = None
     finish: Finish | None = None
     needs: Needs = "weights"
+    normalise: Normalise = "group"
 
 
 _table: dict[str, Criterion] = {}
 
 
 def criterion(
-    *names: str, finish: Finish | None = None, needs: Needs = "weights"
+    *names: str,
+    finish: Finish | None = None,
+    needs: Needs = "weights",
+    normalise: Normalise = "group",
 ) -> Callable[[TensorCriterion], TensorCriterion]:
     """Registers a criterion that scores tensors: a function `(evidence, name, tensor) -> saliency`.
 
@@ -93,10 +99,11 @@ def criterion(
         *names: the names of the criterion.
         finish: a function on arrays, or None.
         needs: what it reads: nothing, weights, inputs too, or a loss too.
+        normalise: how the scores of different groups are made comparable, see `fp.Importance`.
     """
 
     def register(function: TensorCriterion) -> TensorCriterion:
-        made = (Criterion(n, of_tensor=function, finish=finish, needs=needs) for n in names)
+        made = (Criterion(n, function, None, finish, needs, normalise) for n in names)
         _table.update((c.name, c) for c in made)
         return function
 
@@ -104,17 +111,19 @@ def criterion(
 
 
 def unit_criterion(
-    *names: str, needs: Needs = "weights"
+    *names: str, needs: Needs = "weights", normalise: Normalise = "group"
 ) -> Callable[[UnitCriterion], UnitCriterion]:
     """Registers a criterion that scores units: a function `evidence -> scores`, one per unit, `[n_units]`.
 
     Args:
         *names: the names of the criterion.
         needs: what it reads: nothing, weights, inputs too, or a loss too.
+        normalise: how the scores of different groups are made comparable, see `fp.Importance`.
     """
 
     def register(function: UnitCriterion) -> UnitCriterion:
-        _table.update((n, Criterion(n, of_units=function, needs=needs)) for n in names)
+        made = (Criterion(n, None, function, None, needs, normalise) for n in names)
+        _table.update((c.name, c) for c in made)
         return function
 
     return register

@@ -66,7 +66,7 @@ def decide(
     if isinstance(target.keep, Mapping):
         shares = find_shares(groups, target.keep, names, paths, limits)
         limits = shares.limits(groups, limits)
-    scores = score_units(program, axes, groups, how, seed)
+    scores = score_units(program, axes, groups, how, seed, target.metric)
     if all(np.isnan(scores[g.units]).any() for g in groups):
         raise ScoreError(
             f"the criterion {how.criterion!r} scores nothing that can be removed",

@@ -32,7 +32,7 @@ def scored(model: nn.Module, how: fp.Importance, example: torch.Tensor = X) -> n
 def test_wanda_by_hand() -> None:
     model = mlp()
     other = torch.randn(9, 4)
-    found = scored(model, fp.Importance("wanda", "sum", normalise=False, data=[X, other]))
+    found = scored(model, fp.Importance("wanda", "sum", normalise="none", data=[X, other]))
     with torch.no_grad():
         first, second = model.get_parameter("0.weight"), model.get_parameter("2.weight")
         layers = nn.Identity(), nn.Sequential(*list(model.children())[:2])
@@ -51,7 +51,7 @@ def test_wanda_meets_the_channels_of_convolutions() -> None:
         nn.Conv2d(6, 2, 1),
     ]
     x = torch.randn(2, 3, 9, 9)
-    how = fp.Importance("wanda", "sum", normalise=False, data=[x])
+    how = fp.Importance("wanda", "sum", normalise="none", data=[x])
     found = scored(nn.Sequential(*layers).eval(), how, x)
     with torch.no_grad():
         inputs = {
