@@ -18,11 +18,8 @@ PAGE = ROOT / "docs" / "quality.md"
 
 def write(rows: Sequence[Row]) -> None:
     """Renews the tables of the page; its text stays."""
-    with_loss = [(torch.zeros(1, 1), torch.zeros(1, dtype=torch.long))]
-    chosen = [default_criterion(x) for x in (None, [torch.zeros(1)], with_loss)]
-    said = "Default without data: `{}`; with inputs alone: `{}`; with a loss: `{}`.\n".format(
-        *chosen
-    )
+    chosen = [default_criterion(x) for x in (None, [torch.zeros(1)])]
+    said = f"Default without data: `{chosen[0]}`; with data: `{chosen[1]}`.\n"
     commits = made_with(r["commit"] for r in rows)
     parts = {"units": units.SHARES, "layers": layers.SHARES}
     blocks = {

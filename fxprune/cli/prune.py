@@ -61,7 +61,7 @@ def prune(
         str | None,
         typer.Option(
             help="importance criterion: magnitude, l1, lamp, bn-scale, random, or with --data activation, wanda, "
-            "taylor or fisher; without it, the best for the data there is"
+            "gauss-newton, taylor or fisher; without it, the best for the data there is"
         ),
     ] = None,
     data: Data = "",

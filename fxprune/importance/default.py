@@ -10,14 +10,12 @@ from fxprune.calibration import Calibration
 from fxprune.errors import OptionError
 from fxprune.importance.score import Importance
 
-WITH_LOSS, WITH_INPUTS, WITHOUT_DATA = "fisher", "wanda", "lamp"
+WITH_DATA, WITHOUT_DATA = "gauss-newton", "lamp"
 
 
 def default_criterion(data: Calibration | Iterable[Any] | None) -> str:
-    """The best criterion for data with a loss, for inputs alone, or for no data."""
-    if data is None:
-        return WITHOUT_DATA
-    return WITH_LOSS if Calibration.of(data).has_loss else WITH_INPUTS
+    """The best criterion with data, or without."""
+    return WITHOUT_DATA if data is None else WITH_DATA
 
 
 def importance_of(

@@ -54,12 +54,18 @@ def work(command: Command, tmp_path: Path) -> Command:
 
 def test_units_are_scored_by_data(work: Command, tmp_path: Path) -> None:
     plain = work(*PRUNE, "--plan-out", "plain.json")
-    scored = work(*PRUNE, "--plan-out", "fisher.json", "--data", "work.py:loader")
+    scored = work(*PRUNE, "--plan-out", "scored.json", "--data", "work.py:loader")
     named = work(
-        *PRUNE, "--plan-out", "named.json", "--data", "work.py:loader", "--importance", "fisher"
+        *PRUNE,
+        "--plan-out",
+        "named.json",
+        "--data",
+        "work.py:loader",
+        "--importance",
+        "gauss-newton",
     )
     assert [plain[0], scored[0], named[0]] == [0, 0, 0]
-    texts = [(tmp_path / f"{name}.json").read_text() for name in ("plain", "fisher", "named")]
+    texts = [(tmp_path / f"{name}.json").read_text() for name in ("plain", "scored", "named")]
     assert texts[1] == texts[2] != texts[0]
 
 
