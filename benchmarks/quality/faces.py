@@ -43,14 +43,17 @@ def onet() -> Real:
         return float((right & (near | (truth == 0))).float().mean())
 
     def loss(outputs: Any, batch: Any) -> Tensor:
-        found, _, chances = outputs
-        return nll_loss(chances.clamp_min(1e-6).log(), batch[1]) + mse_loss(found, batch[2])
+        found, points, chances = outputs
+        near = mse_loss(torch.cat([found, points], 1), batch[2])
+        return nll_loss(chances.clamp_min(1e-6).log(), batch[1]) + near
 
     def batch(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         which = torch.randperm(100, generator=torch.Generator().manual_seed(seed))[:32]
         x = _views(train[which], seed)
         with torch.no_grad():
-            drawn = model(x)[0]  # by an annotator who is a little off, so that the loss has a slope
+            drawn = torch.cat(
+                model(x)[:2], 1
+            )  # by an annotator who is a little off, so that the loss has a slope
         off = NEAR * torch.randn(drawn.shape, generator=torch.Generator().manual_seed(seed))
         return x, labels[which], drawn + off
 

@@ -59,7 +59,7 @@ def pruned(real: Real, criterion: str, keep: float) -> Callable[[], fp.Program]:
 
 
 def _pruned(real: Real, criterion: str, ratio: float) -> nn.Module:
-    """Its pruner in the form of its own examples; the layers that make the outputs are ignored."""
+    """Its pruner in the form of its own examples; the layers that make the outputs are ignored, and those of spelled widths."""
     model = copy.deepcopy(real.model)
     importance = CRITERIA[criterion]()
     if criterion == "taylor":
@@ -73,7 +73,7 @@ def _pruned(real: Real, criterion: str, ratio: float) -> nn.Module:
             importance=importance,
             global_pruning=True,
             pruning_ratio=ratio,
-            ignored_layers=_outputs(real, model),
+            ignored_layers=_whole(real, model),
             output_transform=pytree.tree_leaves,
         )
         if criterion == "hessian":
@@ -86,12 +86,13 @@ def _pruned(real: Real, criterion: str, ratio: float) -> nn.Module:
     return model.eval()
 
 
-def _outputs(real: Real, model: nn.Module) -> list[nn.Module]:
-    """The layers that make the outputs: one for each tensor that comes out, the last ones of its size."""
+def _whole(real: Real, model: nn.Module) -> list[nn.Module]:
+    """The layers that stay: those that make the outputs, as many as tensors come out, and those of spelled widths."""
     with torch.no_grad():
         found = pytree.tree_leaves(model(real.example))
     layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return last_layers(model) if len(found) == 1 else layers[-len(found) :]
+    ends = last_layers(model) if len(found) == 1 else layers[-len(found) :]
+    return [*ends, *(model.get_submodule(name) for name in real.spelled)]
 
 
 def _macs(program: fp.Program) -> int:

@@ -27,6 +27,8 @@ class Real:
         train: inputs for recovery, without labels.
         quality: of a program or a model, on inputs that neither `data` nor `train` has.
         measure: what quality is, in words.
+        spelled: modules whose width the forward spells as a number, so that it does not run where the width is another;
+            a graph is not bound to it.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class Real:
     train: list[Tensor]
     quality: Quality
     measure: str
+    spelled: tuple[str, ...] = ()
 
 
 def folder_of(package: str) -> Path:

@@ -53,7 +53,8 @@ def _trained(
         RESULTS.mkdir(exist_ok=True)
         save_file(model.state_dict(), file)
     model.eval()
-    held, truth = sets.scaled(sets.test.inputs[:1000]), sets.test.labels[:1000]
+    some = torch.randperm(len(sets.test), generator=torch.Generator().manual_seed(7))[:1000]
+    held, truth = sets.scaled(sets.test.inputs[some]), sets.test.labels[some]
 
     def quality(outputs: Outputs) -> float:
         with torch.no_grad():
