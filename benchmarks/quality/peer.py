@@ -59,7 +59,7 @@ def pruned(real: Real, criterion: str, keep: float) -> Callable[[], fp.Program]:
 
 
 def _pruned(real: Real, criterion: str, ratio: float) -> nn.Module:
-    """Its pruner in the form of its own examples; the layers that make the outputs are ignored, and those of spelled widths."""
+    """Its pruner in the form of its own examples; layers that must stay are ignored."""
     model = copy.deepcopy(real.model)
     importance = CRITERIA[criterion]()
     if criterion == "taylor":

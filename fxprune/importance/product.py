@@ -15,7 +15,7 @@ from fxprune.importance.table import Evidence, criterion
 Tensor = torch.Tensor
 
 
-@criterion("wanda", needs="inputs", normalise="cost")
+@criterion("wanda", needs="inputs")
 def wanda(evidence: Evidence, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
     """|w| times the root mean square of the activation that it meets (Wanda: Sun et al., arXiv 2306.11695, eq. 1).
 

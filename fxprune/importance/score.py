@@ -35,7 +35,8 @@ class Importance:
 
     Attributes:
         criterion: the name of a criterion, see `criterion_names()`.
-        reduction: how the values of a unit in the axes it cuts are combined: mean, sum or max.
+        reduction: how the values of a unit in the axes it cuts are combined: mean, sum or max. None: the sum where
+            scores are divided by the cost of the unit, which is that of all these axes, else the mean.
         normalise: how the scores of different groups are made comparable. group: those of each group are divided by
             their mean. cost: each is divided by what removing the unit saves, which suits scores that estimate a change
             of the loss. none: they are taken as they are. None: as is best for the criterion.
@@ -50,14 +51,14 @@ class Importance:
     """
 
     criterion: str = "magnitude"
-    reduction: Literal["mean", "sum", "max"] = "mean"
+    reduction: Literal["mean", "sum", "max"] | None = None
     normalise: Normalise | None = None
     data: Calibration | Iterable[Any] | None = None
     loss: Callable[[torch.nn.Module], Any] | None = None
     batches: Iterable[tuple[Any, ...]] | None = None
 
     def __post_init__(self) -> None:
-        if self.reduction not in REDUCTIONS:
+        if self.reduction is not None and self.reduction not in REDUCTIONS:
             raise OptionError(
                 f"there is no reduction {self.reduction!r}",
                 do=f"choose one of {', '.join(REDUCTIONS)}",
@@ -106,9 +107,9 @@ def score_units(
     """
     evidence = Evidence(program, axes, groups, _losses(how), _calls(how, program), seed)
     found = find_criterion(how.criterion)
-    scores = (
-        found.of_units(evidence) if found.of_units else _of_tensors(evidence, found, how.reduction)
-    )
+    normalise = how.normalise or found.normalise
+    reduction = how.reduction or ("sum" if normalise == "cost" else "mean")
+    scores = found.of_units(evidence) if found.of_units else _of_tensors(evidence, found, reduction)
     bad = [g.name for g in groups if np.isinf(scores[g.units]).any()]
     if bad:
         raise ScoreError(
@@ -117,7 +118,6 @@ def score_units(
             why="the weights or the data contain NaN or infinity",
             do="repair the weights, or exclude these modules with ignore=...",
         )
-    normalise = how.normalise or found.normalise
     if normalise == "group":
         for group in groups:
             scores[group.units] /= scores[group.units].mean() or 1.0
