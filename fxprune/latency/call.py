@@ -144,7 +144,7 @@ class CallTemplate:
         if not isinstance(labels, tuple) or len(labels) != len(shape):
             return like
         widths = (self._widths.of(x, n) for x, n in zip(labels, shape, strict=True))
-        return _Growing(like, tuple(w if w.factors else None for w in widths))
+        return _Growing(like, tuple(w if w.sets else None for w in widths))
 
     def _spell(self) -> None:
         """Puts widths in place of arguments that repeat lengths."""
@@ -167,4 +167,4 @@ class CallTemplate:
 
 def _sets(leaf: Any) -> set[int]:
     found = leaf.widths if isinstance(leaf, _Growing) else [leaf]
-    return {f.units for w in found if isinstance(w, Width) for f in w.factors}
+    return {s for w in found if isinstance(w, Width) for s in w.sets}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch.utils import _pytree as pytree
 
 from fxprune.algebra.label import IntArray
 from fxprune.analysis.axes import Axes
-from fxprune.errors import BudgetError, OptionError
+from fxprune.errors import BudgetError
 from fxprune.graph.program import Program
 from fxprune.importance.table import FloatArray
-from fxprune.latency.predict import Predicted
+from fxprune.latency.predict import Predicted, check_runs
 from fxprune.latency.spread import Spread
 from fxprune.latency.table import LatencyTable
 from fxprune.plan.build import plan_removal
@@ -23,7 +20,6 @@ from fxprune.plan.choose import Candidates, Target, choose, give_back
 from fxprune.remark import Remark
 from fxprune.report.latency import Latency
 from fxprune.shrink import apply_plan
-from fxprune.torch_private import fake_mode_of
 
 # A measured share may differ from the wished one by this much of it; the search stops sooner, at the nearest.
 TOLERANCE = 0.05
@@ -57,7 +53,7 @@ class LatencyChooser:
     """
 
     def __init__(self, program: Program, axes: Axes, target: Target, table: LatencyTable) -> None:
-        _check_runs(program)
+        check_runs(program)
         assert isinstance(target.keep, float | int)  # shares of units have no latency
         self._program, self._axes, self._target, self._table = program, axes, target, table
         self._keep = float(target.keep)
@@ -78,8 +74,7 @@ class LatencyChooser:
         if not candidates.groups:
             return np.zeros(0, np.int64)
         try:
-            with _in_eval_mode(self._program):
-                chosen = self._chosen(candidates, scores)
+            chosen = self._chosen(candidates, scores)
         finally:
             self._table.save()
         self.latency = chosen.latency
@@ -88,12 +83,14 @@ class LatencyChooser:
 
     def _chosen(self, candidates: Candidates, scores: FloatArray) -> _Try:
         predicted = Predicted(self._program, self._axes, self._table)
-        spread = Spread(predicted, candidates, scores, self._target.at_least)
+        spreads = [
+            Spread(predicted, candidates, scores, self._target.at_least, finer) for finer in (1, 4)
+        ]
         tries: list[_Try] = []
         aim = self._keep
         for _ in range(ROUNDS):
             try:
-                units = self._to(aim, predicted, spread, candidates, scores)
+                units = self._to(aim, predicted, spreads, candidates, scores)
             except BudgetError:
                 if not tries:
                     raise
@@ -110,7 +107,7 @@ class LatencyChooser:
         self,
         aim: float,
         predicted: Predicted,
-        spread: Spread,
+        spreads: Sequence[Spread],
         candidates: Candidates,
         scores: FloatArray,
     ) -> IntArray:
@@ -119,12 +116,30 @@ class LatencyChooser:
         if self._target.scope == "group":
             target = replace(self._target, keep=aim)
             return choose(self._axes, candidates, scores, target, predicted.total)
-        removed = spread.to(aim * predicted.total(none))
+        removed = self._nearest(aim * predicted.total(none), predicted, spreads, candidates)
         if removed is None:
             raise self._unreachable(predicted, candidates)
         gone = candidates.gone(removed, self._axes.n_units)
         give_back(self._axes, gone, scores)
         return np.flatnonzero(gone)
+
+    def _nearest(
+        self,
+        milliseconds: float,
+        predicted: Predicted,
+        spreads: Sequence[Spread],
+        candidates: Candidates,
+    ) -> IntArray | None:
+        """What the first spread finds that comes near enough; otherwise the last."""
+        removed = None
+        for spread in spreads:
+            removed = spread.to(milliseconds)
+            if removed is None:
+                return None
+            found = predicted.total(candidates.gone(removed, self._axes.n_units))
+            if found >= (1 - NEAR) * milliseconds:
+                break
+        return removed
 
     def _measured(self, units: IntArray, predicted: Predicted) -> _Try:
         gone = np.zeros(self._axes.n_units, bool)
@@ -168,26 +183,3 @@ def _missed(latency: Latency) -> Remark:
         f"no choice of units that was tried came nearer; it was predicted to take {latency.predicted:.3f}",
         "measure again on an idle machine with another cache file, choose another keep, or lower multiple_of",
     )
-
-
-def _check_runs(program: Program) -> None:
-    tensors = [*pytree.tree_leaves((program.args, program.kwargs)), *program.tensors().values()]
-    found = [x for x in tensors if isinstance(x, torch.Tensor)]
-    fake = fake_mode_of(found) is not None
-    if fake or any(x.is_meta for x in found):
-        raise OptionError(
-            "the latency of a network without data cannot be measured",
-            where="metric='latency'",
-            why=f"its tensors are {'fake' if fake else 'on the meta device'}",
-            do="load the network onto the device that it is to run on, or choose metric='macs'",
-        )
-
-
-@contextmanager
-def _in_eval_mode(program: Program) -> Iterator[None]:
-    before = program.training
-    program.eval()
-    try:
-        yield
-    finally:
-        program.train(before)

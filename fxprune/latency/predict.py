@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from math import prod
 
 import numpy as np
+import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.cost.macs import example_sizes
+from fxprune.errors import OptionError
 from fxprune.graph.operands import is_operator
 from fxprune.graph.program import Program
 from fxprune.importance.table import FloatArray
 from fxprune.latency.call import CallTemplate
 from fxprune.latency.table import LatencyTable, devices_of
 from fxprune.latency.widths import Widths
+from fxprune.torch_private import fake_mode_of
 
 # Nodes that take less than this share of the whole, all together, keep their time at every width.
 NEGLIGIBLE = 0.01
@@ -30,7 +35,7 @@ class Predicted:
     new widths and at the old ones: alone, an operator finds its operands in a nearer cache.
 
     Args:
-        program: the network, in eval mode.
+        program: the network, which is timed in eval mode.
         axes: its labels.
         table: the times.
 
@@ -39,10 +44,18 @@ class Predicted:
         terms: the nodes whose times change.
         fixed: milliseconds of all others.
         before: milliseconds of the whole program, as the sum over its nodes.
+
+    Raises:
+        OptionError: the program cannot run, see `check_runs`.
     """
 
     def __init__(self, program: Program, axes: Axes, table: LatencyTable) -> None:
+        check_runs(program)
         self.widths = Widths(axes)
+        with _in_eval_mode(program):
+            self._read(program, axes, table)
+
+    def _read(self, program: Program, axes: Axes, table: LatencyTable) -> None:
         times = dict(zip(program.nodes, table.nodes(program), strict=True))
         self.before = sum(times.values())
         device, sizes = devices_of(program), example_sizes(program)
@@ -76,6 +89,34 @@ class Predicted:
             saved[units] += sum(t.at(left) - t.at(less) for t in terms) / (left[number] - fewer)
         saved[gone] = 0
         return saved
+
+
+def check_runs(program: Program) -> None:
+    """Refuses a program without data.
+
+    Raises:
+        OptionError: its tensors are fake, or on the meta device.
+    """
+    tensors = [*pytree.tree_leaves((program.args, program.kwargs)), *program.tensors().values()]
+    found = [x for x in tensors if isinstance(x, torch.Tensor)]
+    fake = fake_mode_of(found) is not None
+    if fake or any(x.is_meta for x in found):
+        raise OptionError(
+            "the latency of a network without data cannot be measured",
+            where="metric='latency'",
+            why=f"its tensors are {'fake' if fake else 'on the meta device'}",
+            do="load the network onto the device that it is to run on, or choose metric='macs'",
+        )
+
+
+@contextmanager
+def _in_eval_mode(program: Program) -> Iterator[None]:
+    before = program.training
+    program.eval()
+    try:
+        yield
+    finally:
+        program.train(before)
 
 
 def _notable(times: dict[fx.Node, float]) -> list[fx.Node]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import inf, log
+from collections.abc import Callable, Sequence
+from math import log
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,6 +51,20 @@ class _Part:
         return found
 
 
+class _Step(NamedTuple):
+    """A number of units that a group may lose next, by its place among such numbers; what that costs and saves."""
+
+    part: int
+    place: int
+    loss: float
+    saved: float
+
+
+def _price(excess: float) -> Callable[[_Step], tuple[float, int, int]]:
+    """The loss for each millisecond that is saved; what is saved beyond the excess is of no use."""
+    return lambda step: (step.loss / min(step.saved, excess), step.part, step.place)
+
+
 class Spread:
     """The greedy search: again and again the step that loses the least score for the time that it saves.
 
@@ -60,13 +75,19 @@ class Spread:
         candidates: the groups that may lose units.
         scores: of all units.
         at_least: the number of units that every group keeps.
+        finer: into how many parts the distances of round numbers are divided.
     """
 
     def __init__(
-        self, predicted: Predicted, candidates: Candidates, scores: FloatArray, at_least: int
+        self,
+        predicted: Predicted,
+        candidates: Candidates,
+        scores: FloatArray,
+        at_least: int,
+        finer: int = 1,
     ) -> None:
         self._predicted = predicted
-        allowed = _allowed(candidates, at_least)
+        allowed = _allowed(candidates, at_least, finer)
         self._parts = [
             _Part(
                 scores[order].reshape(len(order), -1).sum(axis=1),
@@ -89,29 +110,31 @@ class Spread:
         left = [len(units) for units in self._predicted.widths.sets]
         for part in self._parts:
             part.place = 0
-        best: dict[int, tuple[float, int]] = {}
-        while self._predicted.at(left) > milliseconds:
+        steps: dict[int, list[_Step]] = {}
+        while (excess := self._predicted.at(left) - milliseconds) > 0:
             for i in range(len(self._parts)):
-                if i not in best:
-                    best[i] = self._step(i, left)
-            at = min(best, key=lambda i: best[i][0], default=None)
-            if at is None or best[at][0] == inf:
+                if i not in steps:
+                    steps[i] = self._steps(i, left)
+            best = min(
+                (s for found in steps.values() for s in found), key=_price(excess), default=None
+            )
+            if best is None:
                 return None
-            left = self._move(at, best[at][1], left)
-            for near in self._near[at]:
-                best.pop(near, None)
+            left = self._move(best.part, best.place, left)
+            for near in self._near[best.part]:
+                steps.pop(near, None)
         self._give_back(left, milliseconds)
         return np.array([p.removed[p.place] for p in self._parts], np.int64)
 
-    def _step(self, at: int, left: list[int]) -> tuple[float, int]:
-        """The loss for each millisecond of the best next step of a group, and where it leads to."""
+    def _steps(self, at: int, left: list[int]) -> list[_Step]:
+        """Some next steps of a group that save time."""
         part, now = self._parts[at], self._time(at, left)
-        best = inf, part.place
+        found = []
         for place in _ahead(part.place, len(part.removed)):
             saved = now - self._time(at, part.moved(left, place))
             if saved > _SLACK:
-                best = min(best, ((part.loss(place) - part.loss(part.place)) / saved, place))
-        return best
+                found.append(_Step(at, place, part.loss(place) - part.loss(part.place), saved))
+        return found
 
     def _time(self, at: int, left: Sequence[int]) -> float:
         return sum(term.at(left) for term in self._terms[at])
@@ -141,10 +164,10 @@ class Spread:
         return part.loss(part.place) - part.loss(part.place - 1)
 
 
-def _allowed(candidates: Candidates, at_least: int) -> list[IntArray]:
+def _allowed(candidates: Candidates, at_least: int, finer: int) -> list[IntArray]:
     """The numbers of units that each group may lose: those that leave a round number."""
     columns = []
-    counts = [_round(len(order)) for order in candidates.order]
+    counts = [_round(len(order), finer) for order in candidates.order]
     most = max(map(len, counts), default=0)
     for i in range(most):
         wanted = np.array([c[min(i, len(c) - 1)] for c in counts], np.int64)
@@ -153,9 +176,14 @@ def _allowed(candidates: Candidates, at_least: int) -> list[IntArray]:
     return [np.unique(np.append(row, 0)) for row in table]
 
 
-def _round(full: int) -> list[int]:
-    """The numbers of units to remove of so many, so that a round number is left."""
-    step = max(1, round_step(full) // 4) if full > 64 else round_step(full)
+def _round(full: int, finer: int) -> list[int]:
+    """The numbers of units to remove of so many, so that a round number is left.
+
+    >>> _round(64, 1)[:3], _round(64, 4)[:3]
+    ([0, 8, 16], [0, 2, 4])
+    """
+    coarse = round_step(full)
+    step = max(1, (min(coarse, max(8, coarse // 4))) // finer)
     return [full - n for n in range(step * (full // step), 0, -step)]
 
 

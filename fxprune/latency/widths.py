@@ -14,34 +14,39 @@ from fxprune.analysis.group import distinct
 
 
 @dataclass(frozen=True)
-class Factor:
-    """One factor of an axis, such as the heads of an axis of heads times channels.
+class Part:
+    """Some positions of an axis; a product over factors, such as heads times channels.
 
     Attributes:
-        units: the number of the set whose units remove its positions.
-        frozen: the share of positions that no unit removes.
+        share: of the positions of the axis.
+        sets: the numbers of the sets of units that remove them, one for each factor.
     """
 
-    units: int
-    frozen: float
+    share: float
+    sets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Width:
-    """The length of an axis as a product over its factors.
+    """The length of an axis as a sum over its parts.
 
     Attributes:
         full: the length before anything is removed.
-        factors: what can make it shorter.
+        parts: all positions.
     """
 
     full: int
-    factors: tuple[Factor, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def sets(self) -> set[int]:
+        """The numbers of the sets of units that can make it shorter."""
+        return {s for part in self.parts for s in part.sets}
 
     def at(self, shares: Mapping[int, float]) -> int:
         """The length where such a share of the units of each set is left."""
-        left = (f.frozen + (1 - f.frozen) * shares[f.units] for f in self.factors)
-        return round(self.full * prod(left))
+        left = (part.share * prod(shares[s] for s in part.sets) for part in self.parts)
+        return round(self.full * sum(left))
 
 
 class Widths:
@@ -55,7 +60,7 @@ class Widths:
         self.sets: list[IntArray] = []
         self._axes = axes
         self._numbers: dict[bytes, int] = {}
-        self._known: dict[int, tuple[Label, tuple[Factor, ...]]] = {}
+        self._known: dict[int, tuple[Label, tuple[Part, ...]]] = {}
 
     def of(self, label: Label, length: int) -> Width:
         """The width of an axis of a node.
@@ -66,16 +71,30 @@ class Widths:
         """
         found = self._known.get(id(label))
         if found is None:
-            columns = self._axes.final(label).columns
-            found = self._known[id(label)] = label, tuple(map(self._factor, columns))
+            parts = self._parts(self._axes.final(label))
+            found = self._known[id(label)] = label, parts
         return Width(length, found[1])
 
-    def _factor(self, column: IntArray) -> Factor:
+    def _parts(self, label: Label) -> tuple[Part, ...]:
+        """Splits an axis where other columns count, or where units have more or fewer positions."""
+        if not label.columns:
+            return (Part(1.0, ()),)
+        each = [np.bincount(c, minlength=self._axes.n_units) for c in label.columns]
+        often = np.stack([n[c] * (c > 0) for n, c in zip(each, label.columns, strict=True)])
+        kinds, which = np.unique(often, axis=1, return_inverse=True)
+        parts = []
+        for i, kind in enumerate(kinds.T):
+            here = which.reshape(-1) == i
+            columns = (c[here] for c, n in zip(label.columns, kind, strict=True) if n)
+            parts.append(Part(float(here.mean()), tuple(map(self._number, columns))))
+        return tuple(parts)
+
+    def _number(self, column: IntArray) -> int:
         units = distinct(column, self._axes.n_units)
         number = self._numbers.setdefault(units.tobytes(), len(self.sets))
         if number == len(self.sets):
             self.sets.append(units)
-        return Factor(number, float((column == 0).mean()))
+        return number
 
     def left(self, gone: BoolArray) -> list[int]:
         """The number of units that are left of each set, once those in the mask `gone`, `[n_units]`, are removed."""
