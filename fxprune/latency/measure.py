@@ -16,7 +16,8 @@ from fxprune.process.stopwatch import Stopwatch
 from fxprune.report.latency import Latency, compare_latency
 
 WARMUP, RUNS = 2, 11
-ROUNDS = 25
+# Pairs of runs in a comparison: as many as fit into so many seconds, within bounds.
+SECONDS, FEWEST, MOST = 8.0, 11, 41
 _REPEATS = 5
 _SHORTEST = 5e-4  # seconds of one reading: shorter ones are lost in what the clock costs
 
@@ -69,8 +70,10 @@ class MachineTimer:
         return [1e3 * median(run.seconds[node]) for node in program.nodes]
 
     def compare(self, before: Program, after: Program) -> Latency:
-        """See `compare_latency`."""
-        return compare_latency(before, after, rounds=ROUNDS)
+        """See `compare_latency`; shorter runs are repeated more often."""
+        once = compare_latency(before, after, rounds=1)
+        fit = int(1e3 * SECONDS / (once.before + once.after))
+        return compare_latency(before, after, rounds=min(MOST, max(FEWEST, fit)), warmup=1)
 
 
 class _TimedRun(fx.Interpreter):
