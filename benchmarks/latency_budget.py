@@ -72,7 +72,10 @@ def main(
 
 
 def untrained(name: str) -> Subject:
-    """A network of torchvision whose channels have unequal weights, as those of trained ones have."""
+    """A network of torchvision whose channels have unequal weights, as those of trained ones have.
+
+    Its batch norms get the statistics of some noise: values that vanish on the way would be slow to compute with.
+    """
     torch.manual_seed(0)
     model = get_model(name, weights=None).eval()
     with torch.no_grad():
@@ -81,6 +84,8 @@ def untrained(name: str) -> Subject:
                 p += 0.1 * torch.rand_like(p)
             p *= torch.randn([len(p), *[1] * (p.dim() - 1)]).mul(0.5).exp()
     program = fp.capture(model, torch.randn(1, 3, 224, 224))
+    if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        program = fp.recalibrate(program, [torch.randn(4, 3, 224, 224)])
     return Subject(program, importance_of("magnitude", None))
 
 
