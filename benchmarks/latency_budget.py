@@ -28,6 +28,7 @@ from benchmarks.quality_networks import crepe
 from fxprune.api import solved
 from fxprune.errors import BudgetError
 from fxprune.importance import Importance, importance_of, score_units
+from fxprune.latency import Predicted
 from fxprune.report.latency import compare_latency
 
 ROWS = Path(__file__).with_name("latency_budget.jsonl")
@@ -119,7 +120,12 @@ def _measured(name: str, subject: Subject, share: float) -> Row:
     found = outcome.report.latency
     assert found is not None
     ratio = _ratio(program, outcome.program, ROUNDS)
+    gone = np.zeros(solved(program).n_units, bool)
+    alone = Predicted(program, solved(program), table)
+    whole = alone.total(gone)
+    gone[outcome.plan.removed] = True
     row: Row = {"network": name, "wished": share, "predicted": found.predicted}
+    row |= {"by operators alone": alone.total(gone) / whole}
     row |= {"measured in planning": found.ratio, "measured": ratio, "milliseconds": found.before}
     row |= {"seconds": round(seconds, 1), "macs": outcome.report.comparison.ratios["macs"]}
     print(name, share, row, flush=True)
@@ -196,6 +202,7 @@ def _wishes(rows: Sequence[Row]) -> Iterator[Row]:
             "network": r["network"],
             "dense, ms": r["milliseconds"],
             "wished": r["wished"],
+            "by operators alone": f"{r['by operators alone']:.3f}",
             "predicted": f"{r['predicted']:.3f}",
             "measured while planning": f"{r['measured in planning']:.3f}",
             "measured": f"{r['measured']:.3f}",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fxprune.algebra.label import IntArray
-from fxprune.analysis.axes import Axes
+from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.errors import BudgetError
 from fxprune.graph.program import Program
 from fxprune.importance.table import FloatArray
@@ -27,13 +26,7 @@ NEAR = 0.015
 ROUNDS = 5
 # What a prediction may ask for at the utmost, where a measurement shows that it promised too much.
 _LEAST_AIM = 0.01
-
-
-@dataclass(frozen=True)
-class _Try:
-    units: IntArray
-    latency: Latency
-    miss: float
+_LEAST_STRETCH = 0.1
 
 
 class LatencyChooser:
@@ -54,9 +47,7 @@ class LatencyChooser:
 
     def __init__(self, program: Program, axes: Axes, target: Target, table: LatencyTable) -> None:
         check_runs(program)
-        assert isinstance(target.keep, float | int)  # shares of units have no latency
         self._program, self._axes, self._target, self._table = program, axes, target, table
-        self._keep = float(target.keep)
         self.latency: Latency | None = None
         self._remarks: list[Remark] = []
 
@@ -74,99 +65,112 @@ class LatencyChooser:
         if not candidates.groups:
             return np.zeros(0, np.int64)
         try:
-            chosen = self._chosen(candidates, scores)
+            search = _Search(
+                self._program, self._axes, self._target, self._table, candidates, scores
+            )
+            chosen = search.run()
         finally:
             self._table.save()
         self.latency = chosen.latency
         self._remarks = [_missed(chosen.latency)] if chosen.miss > TOLERANCE else []
         return chosen.units
 
-    def _chosen(self, candidates: Candidates, scores: FloatArray) -> _Try:
-        predicted = Predicted(self._program, self._axes, self._table)
-        spreads = [
-            Spread(predicted, candidates, scores, self._target.at_least, finer) for finer in (1, 4)
+
+@dataclass(frozen=True)
+class _Try:
+    """A choice of units, and what was measured without them."""
+
+    units: IntArray
+    latency: Latency
+    miss: float
+
+
+class _Search:
+    """Rounds of choosing, measuring and correcting.
+
+    Attributes:
+        stretch: what a removal saved when it was last measured, over what operators alone had promised.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        axes: Axes,
+        target: Target,
+        table: LatencyTable,
+        candidates: Candidates,
+        scores: FloatArray,
+    ) -> None:
+        assert isinstance(target.keep, float | int)  # shares of units have no latency
+        self._program, self._axes, self._target, self._table = program, axes, target, table
+        self._candidates, self._scores, self._keep = candidates, scores, float(target.keep)
+        self._predicted = Predicted(program, axes, table)
+        self._whole = self._predicted.total(np.zeros(axes.n_units, bool))
+        self._spreads = [
+            Spread(self._predicted, candidates, scores, target.at_least, finer) for finer in (1, 4)
         ]
+        self.stretch = 1.0
+
+    def run(self) -> _Try:
+        """The choice whose measured latency is nearest to the wish.
+
+        Raises:
+            BudgetError: by prediction none comes down to it.
+        """
         tries: list[_Try] = []
-        aim = self._keep
         for _ in range(ROUNDS):
             try:
-                units = self._to(aim, predicted, spreads, candidates, scores)
+                units = self._choice()
             except BudgetError:
                 if not tries:
                     raise
                 break
             if any(np.array_equal(units, t.units) for t in tries):
                 break
-            tries.append(self._measured(units, predicted))
+            tries.append(self._measured(units))
             if tries[-1].miss <= NEAR:
                 break
-            aim = self._corrected(tries[-1].latency)
         return min(tries, key=lambda t: t.miss)
 
-    def _to(
-        self,
-        aim: float,
-        predicted: Predicted,
-        spreads: Sequence[Spread],
-        candidates: Candidates,
-        scores: FloatArray,
-    ) -> IntArray:
-        """The units that go so that a share of the latency is left by prediction."""
-        none = np.zeros(self._axes.n_units, bool)
+    def _choice(self) -> IntArray:
+        """The units that go so that the wished share is left by prediction."""
+        aim = min(1.0, max(_LEAST_AIM, 1 - (1 - self._keep) / self.stretch))
         if self._target.scope == "group":
             target = replace(self._target, keep=aim)
-            return choose(self._axes, candidates, scores, target, predicted.total)
-        removed = self._nearest(aim * predicted.total(none), predicted, spreads, candidates)
-        if removed is None:
-            raise self._unreachable(predicted, candidates)
-        gone = candidates.gone(removed, self._axes.n_units)
-        give_back(self._axes, gone, scores)
+            return choose(self._axes, self._candidates, self._scores, target, self._predicted.total)
+        gone = self._spread(aim)
+        give_back(self._axes, gone, self._scores)
         return np.flatnonzero(gone)
 
-    def _nearest(
-        self,
-        milliseconds: float,
-        predicted: Predicted,
-        spreads: Sequence[Spread],
-        candidates: Candidates,
-    ) -> IntArray | None:
+    def _spread(self, aim: float) -> BoolArray:
         """What the first spread finds that comes near enough; otherwise the last."""
-        removed = None
-        for spread in spreads:
-            removed = spread.to(milliseconds)
-            if removed is None:
-                return None
-            found = predicted.total(candidates.gone(removed, self._axes.n_units))
-            if found >= (1 - NEAR) * milliseconds:
-                break
-        return removed
-
-    def _measured(self, units: IntArray, predicted: Predicted) -> _Try:
         gone = np.zeros(self._axes.n_units, bool)
-        share = predicted.total(gone)
+        for spread in self._spreads:
+            removed = spread.to(aim * self._whole)
+            if removed is None:
+                raise self._unreachable()
+            gone = self._candidates.gone(removed, self._axes.n_units)
+            if self._predicted.total(gone) >= (1 - NEAR) * aim * self._whole:
+                break
+        return gone
+
+    def _measured(self, units: IntArray) -> _Try:
+        gone = np.zeros(self._axes.n_units, bool)
         gone[units] = True
-        share = predicted.total(gone) / share
+        promised = 1 - self._predicted.total(gone) / self._whole
         plan = plan_removal(self._program, self._axes, units)
         small = apply_plan(self._program, self._axes, plan)
         found = self._table.compare(self._program, small)
-        latency = replace(found, wished=self._keep, predicted=share)
+        predicted = max(_LEAST_AIM, 1 - self.stretch * promised)
+        latency = replace(found, wished=self._keep, predicted=predicted)
+        if promised > 0:
+            self.stretch = max(_LEAST_STRETCH, (1 - found.ratio) / promised)
         return _Try(units, latency, abs(found.ratio / self._keep - 1))
 
-    def _corrected(self, latency: Latency) -> float:
-        """The share to ask the prediction for, if it errs by the same factor about what is saved."""
-        assert latency.predicted is not None
-        saved, promised = 1 - latency.ratio, 1 - latency.predicted
-        aim = 1 - (1 - self._keep) * promised / saved if saved > 0 else latency.predicted / 2
-        return min(1.0, max(_LEAST_AIM, aim))
-
-    def _unreachable(self, predicted: Predicted, candidates: Candidates) -> BudgetError:
-        none = np.zeros(len(candidates.groups), np.int64)
-        most = candidates.rounded(candidates.sizes, self._target.at_least)
-        before, after = (
-            predicted.total(candidates.gone(removed, self._axes.n_units))
-            for removed in (none, most)
-        )
-        least = after / before
+    def _unreachable(self) -> BudgetError:
+        most = self._candidates.rounded(self._candidates.sizes, self._target.at_least)
+        gone = self._candidates.gone(most, self._axes.n_units)
+        least = self._predicted.total(gone) / self._whole
         return BudgetError(
             f"keep={self._keep} of latency cannot be reached",
             why=f"even if all prunable units are removed, a predicted share of {least:.3f} is left",

@@ -64,11 +64,11 @@ def test_the_wish_is_met_though_operators_do_not_tell_all(
     found = outcome.report.latency
     assert found is not None
     assert found.ratio == pytest.approx(keep, rel=0.05)
+    assert 1 < timer.asked[2] <= 5  # the first prediction missed, and was corrected
     again = timer.compare(outcome.original, outcome.program).ratio
     assert found.ratio == pytest.approx(again, rel=1e-4)
     assert found.wished == keep
-    assert found.predicted is not None
-    assert found.predicted < keep - 0.05  # the first prediction was corrected
+    assert found.predicted == pytest.approx(found.ratio, rel=0.05)
     assert f"wished {keep}" in str(outcome.report)
     assert Report.from_json(outcome.report.to_json()).latency == found
 
