@@ -29,14 +29,15 @@ from fxprune.api import solved
 from fxprune.errors import BudgetError
 from fxprune.importance import Importance, importance_of, score_units
 from fxprune.latency import Predicted
+from fxprune.latency.measure import MachineTimer
 from fxprune.report.latency import compare_latency
 
 ROWS = Path(__file__).with_name("latency_budget.jsonl")
 PAGE = ROOT / "docs" / "latency.md"
 SHARES = (0.7, 0.5)
 TOLERANCE = 0.05
-# Pairs of runs behind a final ratio, and behind one on the way to a plan by MACs.
-ROUNDS, FEWER = 41, 15
+# Pairs of runs behind a ratio on the way to a plan by MACs.
+ROUNDS = 15
 SEARCHES = 6
 Row = dict[str, Any]
 
@@ -119,7 +120,7 @@ def _measured(name: str, subject: Subject, share: float) -> Row:
     seconds = time.process_time() - began
     found = outcome.report.latency
     assert found is not None
-    ratio = _ratio(program, outcome.program, ROUNDS)
+    ratio = _final(program, outcome.program)
     gone = np.zeros(solved(program).n_units, bool)
     alone = Predicted(program, solved(program), table)
     whole = alone.total(gone)
@@ -130,7 +131,7 @@ def _measured(name: str, subject: Subject, share: float) -> Row:
     row |= {"seconds": round(seconds, 1), "macs": outcome.report.comparison.ratios["macs"]}
     print(name, share, row, flush=True)
     other = _by_macs(subject, ratio)
-    row |= {"macs measured": _ratio(program, other.program, ROUNDS)}
+    row |= {"macs measured": _final(program, other.program)}
     row |= {"macs macs": other.report.comparison.ratios["macs"]}
     for which, one in (("", outcome), ("macs ", other)):
         row[f"{which}kept score"] = _kept_score(subject, one.plan)
@@ -138,8 +139,8 @@ def _measured(name: str, subject: Subject, share: float) -> Row:
     return row
 
 
-def _ratio(before: fp.Program, after: fp.Program, rounds: int) -> float:
-    return compare_latency(before, after, rounds=rounds).ratio
+def _final(before: fp.Program, after: fp.Program) -> float:
+    return MachineTimer().compare(before, after).ratio
 
 
 def _by_macs(subject: Subject, wished: float) -> fp.Outcome:
@@ -155,7 +156,7 @@ def _by_macs(subject: Subject, wished: float) -> fp.Outcome:
         except BudgetError:
             low, share = share, (share + high) / 2
             continue
-        ratio = _ratio(subject.program, found.program, FEWER)
+        ratio = compare_latency(subject.program, found.program, rounds=ROUNDS).ratio
         tried.append((abs(ratio - wished), found))
         low, high = (share, high) if ratio < wished else (low, share)
         share = min(max(share + wished - ratio, low + 0.02 * (high - low)), high)

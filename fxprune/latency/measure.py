@@ -17,7 +17,7 @@ from fxprune.report.latency import Latency, compare_latency
 
 WARMUP, RUNS = 2, 11
 # Pairs of runs in a comparison: as many as fit into so many seconds, within bounds.
-SECONDS, FEWEST, MOST = 8.0, 11, 41
+SECONDS, FEWEST, MOST = 8.0, 11, 151
 _REPEATS = 5
 _SHORTEST = 5e-4  # seconds of one reading: shorter ones are lost in what the clock costs
 
