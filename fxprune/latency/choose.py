@@ -148,7 +148,7 @@ class _Search:
         for spread in self._spreads:
             removed = spread.to(aim * self._whole)
             if removed is None:
-                raise self._unreachable()
+                raise self._unreachable(spread.reached / self._whole)
             gone = self._candidates.gone(removed, self._axes.n_units)
             if self._predicted.total(gone) >= (1 - NEAR) * aim * self._whole:
                 break
@@ -167,13 +167,10 @@ class _Search:
             self.stretch = max(_LEAST_STRETCH, (1 - found.ratio) / promised)
         return _Try(units, latency, abs(found.ratio / self._keep - 1))
 
-    def _unreachable(self) -> BudgetError:
-        most = self._candidates.rounded(self._candidates.sizes, self._target.at_least)
-        gone = self._candidates.gone(most, self._axes.n_units)
-        least = self._predicted.total(gone) / self._whole
+    def _unreachable(self, least: float) -> BudgetError:
         return BudgetError(
             f"keep={self._keep} of latency cannot be reached",
-            why=f"even if all prunable units are removed, a predicted share of {least:.3f} is left",
+            why=f"with fewer units a share of {least:.3f} is the least that is predicted",
             do=f"choose keep >= {np.ceil(least * 1000) / 1000}, or ignore less, or lower multiple_of",
         )
 

@@ -76,6 +76,9 @@ class Spread:
         scores: of all units.
         at_least: the number of units that every group keeps.
         finer: into how many parts the distances of round numbers are divided.
+
+    Attributes:
+        reached: milliseconds where no step saved any more, and the last search ended without success.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Spread:
         finer: int = 1,
     ) -> None:
         self._predicted = predicted
+        self.reached = 0.0
         allowed = _allowed(candidates, at_least, finer)
         self._parts = [
             _Part(
@@ -119,6 +123,7 @@ class Spread:
                 (s for found in steps.values() for s in found), key=_price(excess), default=None
             )
             if best is None:
+                self.reached = excess + milliseconds
                 return None
             left = self._move(best.part, best.place, left)
             for near in self._near[best.part]:
