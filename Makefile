@@ -10,7 +10,7 @@ CASES ?= $(wildcard ../shared/cases/bugs/*.py)
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test cases chaining check zoo zoo-passes zoo-classes quality bench bench-peer bench-baseline experiments docs mutate fuzz clean
+.PHONY: help install demo test cases chaining check zoo zoo-passes zoo-classes quality latency bench bench-peer bench-baseline experiments docs mutate fuzz clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ zoo-classes: $(VENV)/.classes ## networks pruned to fit their own class, written
 
 quality: $(VENV)/.quality ## real networks pruned by each criterion, recalibrated, recovered -> docs/quality.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality $(ARGS)
+
+latency: $(VENV)/.quality ## wishes for a latency, predicted and measured, beside plans by MACs -> docs/latency.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.latency_budget $(ARGS)
 
 bench: $(VENV)/.bench ## ratios of times, compared with those of benchmarks/baseline.json -> docs/benchmarks.md
 	$(BIN)/python -m pytest benchmarks $(ARGS); failed=$$?; $(BIN)/python -m benchmarks.page && exit $$failed

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fxprune.importance import Importance, criterion, unit_criterion
     from fxprune.instruments import PrintGraph, Reproducer, TimePasses
     from fxprune.io import load, load_model, save
+    from fxprune.latency import LatencyTable
     from fxprune.partial import capture_partial
     from fxprune.pipeline import (
         Analysis,
@@ -69,6 +70,7 @@ __all__ = [
     "Group",
     "Importance",
     "Instrument",
+    "LatencyTable",
     "LayersOutcome",
     "Member",
     "Outcome",
@@ -130,6 +132,7 @@ _HOME = {
     "FxpruneError": "fxprune.errors",
     "Group": "fxprune.analysis.group",
     "Importance": "fxprune.importance",
+    "LatencyTable": "fxprune.latency",
     "LayersOutcome": "fxprune.depth",
     "Member": "fxprune.analysis.group",
     "Plan": "fxprune.plan",

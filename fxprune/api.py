@@ -19,6 +19,7 @@ from fxprune.errors import OptionError, PlanError
 from fxprune.graph.program import Program, require_program
 from fxprune.importance import Importance, importance_of, score_remarks, score_units
 from fxprune.instruments import bisect, read_environment, replay
+from fxprune.latency import LatencyChooser, LatencyTable
 from fxprune.partial import Partial
 from fxprune.pipeline import Instrument, Result, run_pipeline
 from fxprune.pipeline.run import Steps
@@ -141,6 +142,7 @@ def prune(
     dynamic_shapes: Any = None,
     fits: torch.nn.Module | None = None,
     to: Mapping[str, int] | None = None,
+    latencies: LatencyTable | None = None,
 ) -> Outcome:
     """Removes the least important units until `keep` of a metric is left, and checks the result.
 
@@ -156,7 +158,9 @@ def prune(
             globs -> the share of its units that a group keeps, {"layer3.*": 0.8, "*": 0.5}. A glob matches groups by
             their names, or by the paths of the modules whose outputs they cut; the first that matches decides, and
             groups that none matches stay whole. Scores only compare units of one group then, and `scope` says nothing.
-        metric: macs, params, or units (that share of each group). None: units for globs, otherwise macs.
+        metric: macs, params, latency, or units (that share of each group). None: units for globs, otherwise macs.
+            Latency is that of the example inputs on this machine, with the present number of threads; the result is
+            measured, and `report.latency` says what came out. See docs/latency.md.
         importance: a criterion by name, or an `fp.Importance` with its options. None: the best one in
             docs/quality.md for the data there is; see `fxprune.importance.default_criterion`.
         scope: global: all units compete; group: each group loses the same share.
@@ -175,6 +179,7 @@ def prune(
         to: fields of the model's config -> their new numbers, for a class that is built from its config, such as
             {"hidden_size": 1536, "num_attention_heads": 12}: `outcome.written` is the model with that config. Each
             group loses its least important units; what says how much is kept in another way must be left out.
+        latencies: for the metric latency, where measured times are kept. None: `fp.LatencyTable()`.
 
     Raises:
         CaptureError, OptionError, PlanError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
@@ -204,8 +209,12 @@ def prune(
     found = find_groups(axes)
     clock.lap("solve")
 
+    chooser = None
+    if target.metric == "latency":
+        chooser = LatencyChooser(program, axes, target, latencies or LatencyTable())
+
     def decided_within(limits: Limits) -> tuple[Plan, list[Remark]]:
-        return decide(program, axes, found, target, how, ignore, seed, limits)
+        return decide(program, axes, found, target, how, ignore, seed, limits, chooser)
 
     fitted = None
     if wished is not None:
@@ -242,8 +251,10 @@ def prune(
             *unchecked,
             *score_remarks(program, how),
             *left,
+            *(chooser.remarks if chooser else ()),
         ),
         seconds=clock.laps,
+        latency=chooser.latency if chooser else None,
         plan=decided,
     )
     return Outcome(small, decided, report, program, model, fitted.model if fitted else None)

@@ -54,7 +54,8 @@ def prune(
         str | None,
         typer.Option(
             metavar="METRIC=SHARE",
-            help="share of a metric to keep, such as macs=0.5 (the default), params=0.3 or units=0.7",
+            help="share of a metric to keep, such as macs=0.5 (the default), params=0.3, units=0.7 or "
+            "latency=0.5, which is measured on this machine",
         ),
     ] = None,
     importance: Annotated[
@@ -112,7 +113,7 @@ def prune(
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Prune a model to a share of its MACs or parameters, or to a wished config.
+    """Prune a model to a share of its MACs, parameters or latency, or to a wished config.
 
     The units with the lowest importance are removed, and the smaller model is verified. Use --out to save it: weights,
     plan, report and, without --partial and --class, the graph.

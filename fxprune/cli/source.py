@@ -298,7 +298,7 @@ def parse_keep(text: str) -> tuple[str, float]:
         raise OptionError(
             f"{text!r} is not a share of a metric",
             where="--keep",
-            do="write --keep macs=0.5, --keep params=0.3 or --keep units=0.7",
+            do="write --keep macs=0.5, --keep params=0.3, --keep units=0.7 or --keep latency=0.5",
         ) from error
 
 

@@ -31,7 +31,7 @@ class Target:
     Attributes:
         keep: the share of the metric that is kept, 0 < keep <= 1; or globs -> the share of its units that each group
             keeps which the glob matches, see `fxprune.plan.shares`; the metric is then `units`.
-        metric: `macs`, `params`, or `units` (the share of units kept in each group).
+        metric: `macs`, `params`, `latency`, or `units` (the share of units kept in each group).
         scope: `global`: the units of all groups compete; `group`: every group keeps the same share.
         at_least: the number of units that every group keeps at least.
         multiple_of: the lengths of pruned axes are multiples of this number.
@@ -214,7 +214,7 @@ def choose(
     candidates: Candidates,
     scores: FloatArray,
     target: Target,
-    cost: Callable[[BoolArray], int],
+    cost: Callable[[BoolArray], float],
     shares: Mapping[str, float] | None = None,
 ) -> IntArray:
     """Chooses the units to remove.
@@ -253,14 +253,14 @@ class _Search:
         candidates: Candidates,
         scores: FloatArray,
         target: Target,
-        cost: Callable[[BoolArray], int],
+        cost: Callable[[BoolArray], float],
     ) -> None:
         self.axes, self.candidates, self.target, self.cost = axes, candidates, target, cost
         owner = np.repeat(np.arange(len(candidates.groups)), candidates.sizes)
         worth = [scores[u] if u.ndim == 1 else scores[u].mean(axis=1) for u in candidates.order]
         self.queue = owner[np.argsort(np.concatenate(worth), kind="stable")]
 
-    def spent(self, removed: IntArray) -> int:
+    def spent(self, removed: IntArray) -> float:
         return self.cost(self.candidates.gone(removed, self.axes.n_units))
 
     def shares(self, share: float | FloatArray) -> IntArray:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from fxprune.algebra.label import IntArray
 from fxprune.analysis.axes import Axes
 from fxprune.analysis.group import Groups
 from fxprune.cost import cost_of
 from fxprune.errors import BudgetError, ScoreError
 from fxprune.graph.program import Program, module_paths
 from fxprune.importance import Importance, score_units
+from fxprune.importance.table import FloatArray
 from fxprune.plan.build import plan_removal
-from fxprune.plan.choose import NO_LIMITS, Target, choose, find_candidates
+from fxprune.plan.choose import NO_LIMITS, Candidates, Target, choose, find_candidates
 from fxprune.plan.globs import ignored_parameters
 from fxprune.plan.limits import Limits
 from fxprune.plan.plan import Plan
@@ -21,6 +23,7 @@ from fxprune.plan.reasons import frozen_reasons, reasons, refusals
 from fxprune.plan.shares import find_shares
 from fxprune.remark import Remark
 
+Chooser = Callable[[Candidates, FloatArray], IntArray]
 _NAMED = 5  # groups in one message
 
 
@@ -33,6 +36,7 @@ def decide(
     ignore: Sequence[str] = (),
     seed: int = 0,
     limits: Limits = NO_LIMITS,
+    chooser: Chooser | None = None,
 ) -> tuple[Plan, list[Remark]]:
     """The plan that meets a target at the least score, and remarks on the groups that stay whole.
 
@@ -45,6 +49,7 @@ def decide(
         ignore: globs of module paths whose own outputs stay as they are.
         seed: of random scores.
         limits: groups that stay whole, and groups that lose equal numbers of units.
+        chooser: chooses among the candidates by their scores; None: `choose`, at the exact cost.
 
     Raises:
         OptionError: a glob that matches no module, or a share for what is no group.
@@ -79,8 +84,11 @@ def decide(
             do="choose another criterion, or change what keeps the other axes as they are",
         )
     candidates = find_candidates(axes, groups, scores, target, ignored, limits)
-    cost = cost_of(program, axes, target.metric)
-    units = choose(axes, candidates, scores, target, cost, shares.of if shares else None)
+    if chooser is not None:
+        units = chooser(candidates, scores)
+    else:
+        cost = cost_of(program, axes, target.metric)
+        units = choose(axes, candidates, scores, target, cost, shares.of if shares else None)
     if not units.size:
         raise BudgetError(
             "nothing would be removed",

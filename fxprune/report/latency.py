@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from statistics import median
-from time import perf_counter, thread_time
-from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from fxprune.errors import OptionError
 from fxprune.files.document import Entry
 from fxprune.graph.program import Program
+from fxprune.process.stopwatch import Stopwatch
+
+_SHARES = ("wished", "predicted")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Latency:
         ratio: the median over the rounds of after / before; since rounds are pairs, drift cancels out.
         rounds: the number of pairs that were timed.
         threads: the number of CPU threads that torch uses.
+        wished: the share of `before` that was asked for, where one was.
+        predicted: the share that was predicted for this network, where one was wished.
     """
 
     before: float
@@ -36,23 +38,28 @@ class Latency:
     ratio: float
     rounds: int
     threads: int
+    wished: float | None = None
+    predicted: float | None = None
 
     def __str__(self) -> str:
         speed = f"{1 / self.ratio:.2f} times as fast" if self.ratio < 1 else "no faster"
+        if self.wished is not None and self.predicted is not None:
+            speed += f"; a share of {self.ratio:.3f}, wished {self.wished:g}, predicted {self.predicted:.3f}"
         return (
             f"latency {self.before:.1f} ms -> {self.after:.1f} ms, {speed} "
             f"(median of {self.rounds} interleaved rounds, {self.threads} threads)"
         )
 
     def to_json(self) -> dict[str, float]:
-        """Returns the fields as a JSON object."""
-        return asdict(self)
+        """Returns the fields as a JSON object, without those that are None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def read_latency(entry: Entry) -> Latency:
     """The latency of a JSON object of `Latency.to_json`."""
-    facts = entry.record(*(f.name for f in fields(Latency)))
-    found = {name: facts[name].number() for name in ("before", "after", "ratio")}
+    names = [f.name for f in fields(Latency) if f.name not in _SHARES]
+    facts = entry.record(*names, optional=_SHARES)
+    found = {name: e.number() for name, e in facts.items() if name not in ("rounds", "threads")}
     for name, value in found.items():
         if value <= 0:
             facts[name].fail("is not above 0", "leave the latency out")
@@ -99,21 +106,7 @@ def _pair(before: Program, after: Program) -> tuple[float, float]:
 @torch.no_grad()
 def _seconds(program: Program, inputs: Program) -> float:
     """Returns the time of one call in seconds."""
-    devices = {x.device for x in pytree.tree_leaves((inputs.args, inputs.kwargs)) if _is_tensor(x)}
-    gpus = sorted((d for d in devices if d.type == "cuda"), key=str)
-    alone = torch.get_num_threads() == 1 and all(d.type == "cpu" for d in devices)
-    clock = thread_time if alone else perf_counter
-    _wait(gpus)
-    start = clock()
+    watch = Stopwatch.of((inputs.args, inputs.kwargs))
+    start = watch.read()
     program(*inputs.args, **inputs.kwargs)
-    _wait(gpus)
-    return clock() - start
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
-def _wait(devices: list[torch.device]) -> None:
-    for device in devices:
-        torch.cuda.synchronize(device)
+    return watch.read() - start

@@ -14,6 +14,7 @@ from fxprune.cost import Cost, Metric, mac_terms, param_terms
 from fxprune.errors import BudgetError
 from fxprune.graph.program import Program
 from fxprune.importance.table import FloatArray
+from fxprune.latency import LatencyTable, Predicted
 from fxprune.plan.choose import Candidates, Target
 
 
@@ -30,7 +31,7 @@ class Curve(Protocol):
 class Price(Protocol):
     """What is left of a metric after a removal, and what each unit saves in addition to it."""
 
-    def total(self, gone: BoolArray) -> int: ...
+    def total(self, gone: BoolArray) -> float: ...
 
     def gradient(self, gone: BoolArray) -> FloatArray: ...
 
@@ -57,8 +58,16 @@ class Units:
         return np.where(gone, 0.0, 1.0)
 
 
-def price_of(program: Program, axes: Axes, metric: Metric) -> Price:
-    """The price of a removal by metric."""
+def price_of(
+    program: Program, axes: Axes, metric: Metric, latencies: LatencyTable | None = None
+) -> Price:
+    """The price of a removal by metric; for latency as predicted from a table.
+
+    Raises:
+        OptionError: the metric is latency, and the program cannot run.
+    """
+    if metric == "latency":
+        return Predicted(program, axes, latencies or LatencyTable())
     if metric == "units":
         return Units(axes.n_units)
     terms = mac_terms(program, axes) if metric == "macs" else param_terms(program, axes)
@@ -84,8 +93,8 @@ class Filling:
     """How many units each group loses.
 
     Args:
-        program: the network.
-        axes: its labels.
+        price: what is left of a metric.
+        axes: the labels of a network.
         candidates: the groups that may lose units, and their order.
         target: the metric, and the multiples and least numbers of units that hold.
         curves: name of a group -> what was measured of it; others lose nothing.
@@ -93,14 +102,14 @@ class Filling:
 
     def __init__(
         self,
-        program: Program,
+        price: Price,
         axes: Axes,
         candidates: Candidates,
         target: Target,
         curves: Mapping[str, Curve],
     ) -> None:
         self._candidates, self._target, self._n_units = candidates, target, axes.n_units
-        self._price = price_of(program, axes, target.metric)
+        self._price = price
         self._pieces = [
             pieces(curves[g.name]) if g.name in curves else [] for g in candidates.groups
         ]
@@ -151,7 +160,7 @@ class Filling:
                     best, least = i, ratio
         return best
 
-    def _left(self, removed: IntArray) -> int:
+    def _left(self, removed: IntArray) -> float:
         return self._price.total(self._gone(self._rounded(removed)))
 
     def _rounded(self, removed: IntArray) -> IntArray:

@@ -15,11 +15,12 @@ from fxprune.cost import Metric
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
 from fxprune.importance.table import FloatArray
+from fxprune.latency import LatencyTable
 from fxprune.plan.choose import Target, find_candidates
 from fxprune.plan.limits import Limits
 from fxprune.remark import Remark
 from fxprune.report.figure import new_figure
-from fxprune.sensitivity.fill import Filling
+from fxprune.sensitivity.fill import Filling, price_of
 
 _NAMED = 10  # curves in a figure that have a colour and a name
 
@@ -176,6 +177,7 @@ class Sensitivity:
         *,
         at_least: int = 1,
         multiple_of: int = 1,
+        latencies: LatencyTable | None = None,
     ) -> dict[str, float]:
         """The share of its units that each group should keep: `fp.prune(program, keep=found.keep(0.5))`.
 
@@ -184,9 +186,11 @@ class Sensitivity:
 
         Args:
             share: of the metric that stays, above 0 and at most 1.
-            metric: macs, params, or units (of all groups together).
+            metric: macs, params, units (of all groups together), or latency, as it is predicted: nothing is measured
+                afterwards.
             at_least: units that every group keeps.
             multiple_of: lengths of shrunk axes are multiples of this; give `prune` the same.
+            latencies: for latency, where measured times are kept. None: `fp.LatencyTable()`.
 
         Raises:
             OptionError: one of the values cannot be used.
@@ -197,8 +201,12 @@ class Sensitivity:
         axes = solved(basis.program)
         groups = find_groups(axes)
         found = find_candidates(axes, groups, basis.scores, target, basis.ignored, basis.limits)
-        filling = Filling(basis.program, axes, found, target, {g.name: g for g in self.groups})
+        table = latencies or (LatencyTable() if metric == "latency" else None)
+        price = price_of(basis.program, axes, metric, table)
+        filling = Filling(price, axes, found, target, {g.name: g for g in self.groups})
         removed = dict(zip((g.name for g in found.groups), filling.to_budget(share), strict=True))
+        if table is not None:
+            table.save()
         sizes = dict(zip((g.name for g in found.groups), found.sizes.tolist(), strict=True))
         return {
             name: 1 - int(removed[g.name]) / sizes[g.name] if g.name in sizes else 1.0

@@ -10,7 +10,7 @@ from torch import nn
 import fxprune as fp
 from fxprune.errors import OptionError
 from fxprune.graph.program import Program
-from fxprune.report import latency
+from fxprune.process import stopwatch
 from fxprune.report.latency import Latency, compare_latency
 
 
@@ -29,7 +29,7 @@ def test_smaller_program_is_faster() -> None:
 def test_on_one_thread_only_the_time_of_that_thread_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks = {"thread_time": count(step=0.001), "perf_counter": count(step=1.0)}
     for name, clock in clocks.items():
-        monkeypatch.setattr(latency, name, partial(next, clock))
+        monkeypatch.setattr(stopwatch, name, partial(next, clock))
     for threads, milliseconds in ((1, 1), (2, 1000)):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
         assert compare_latency(linear(4), linear(4)).before == pytest.approx(milliseconds)

@@ -18,6 +18,7 @@ from fxprune.cost import Metric
 from fxprune.errors import BudgetError, OptionError
 from fxprune.graph.program import Program
 from fxprune.importance import Importance, importance_of, score_remarks
+from fxprune.latency import LatencyChooser, LatencyTable
 from fxprune.plan import Plan
 from fxprune.plan.choose import Target
 from fxprune.plan.decide import decide
@@ -100,6 +101,7 @@ def prune_iteratively(
     validation: Calibration | Iterable[Any] | None = None,
     progress: bool = True,
     seed: int = 0,
+    latencies: LatencyTable | None = None,
 ) -> Iterated:
     """Removes units in rounds until `keep` of a metric is left; in each the network learns from the original again.
 
@@ -113,7 +115,7 @@ def prune_iteratively(
         keep: the share that stays, above 0 and below 1.
         rounds: 1 or more.
         steps: of the optimizer, over all rounds.
-        metric: macs, params, or units (that share of each group).
+        metric: macs, params, latency (see `prune`), or units (that share of each group).
         importance: a criterion by name, or an `fp.Importance`; None: the best for this data.
         args: example inputs; None: the first batch.
         kwargs: example keyword inputs.
@@ -128,6 +130,7 @@ def prune_iteratively(
         validation: like `data`; the distance is measured on it around the steps of each round.
         progress: whether to show bars on stderr.
         seed: of random choices.
+        latencies: for the metric latency, where measured times are kept. None: `fp.LatencyTable()`.
 
     Raises:
         OptionError, TrainingError, CaptureError, ScoreError, BudgetError, VerifyError: the model has not changed.
@@ -149,6 +152,7 @@ def prune_iteratively(
     if args is None and kwargs is None:
         args, kwargs = next(calibration.calls())
     shrinker = Shrinker(network, optimizer, args=args, kwargs=kwargs)
+    table = latencies or LatencyTable() if metric == "latency" else None
     start = shrinker.program.copy()
     lesson = make_lesson(
         shrinker.program,
@@ -164,19 +168,19 @@ def prune_iteratively(
     remarks: list[Remark] = [*start.remarks, *score_remarks(start, how)]
     for number in range(1, rounds + 1):
         now, wish = shrinker.program.eval(), keep ** (number / rounds)
-        here = _left(start, now, metric)
+        here = _left(start, now, metric, table)
         if wish < here:
             target = Target(wish / here, metric, "global", at_least, multiple_of)
             final = number == rounds and not changes
-            plan, left = _decided(now, target, how, tuple(ignore), seed, final=final)
+            plan, left = _decided(now, target, how, tuple(ignore), seed, final=final, table=table)
             remarks = [*(r for r in remarks if r.code != "choose.left"), *left]
-            if plan is not None and (final or _nearer(plan, start, now, metric, wish)):
+            if plan is not None and (final or _nearer(plan, start, now, metric, wish, table)):
                 changes.append(shrinker.apply(plan, verify=True))
         first = len(course.history)
         course.run(shrinker.program, steps * number // rounds - steps * (number - 1) // rounds)
         held = [p.held for p in course.history[first:] if p.held is not None]
         before, after = (held[0], min(held)) if held else (None, None)
-        done.append(Round(_left(start, shrinker.program, metric), before, after))
+        done.append(Round(_left(start, shrinker.program, metric, table), before, after))
     program = shrinker.program.eval()
     own, why_not = into_own_class(network, start, changes, program, program, program.args)
     found = compare(start, program)
@@ -191,28 +195,40 @@ def _decided(
     seed: int,
     *,
     final: bool,
+    table: LatencyTable | None,
 ) -> tuple[Plan | None, list[Remark]]:
     """What goes in a round; nothing, where another one removes the whole units, unless this is the last chance."""
     axes = solved(program)
     groups = find_groups(axes)
+    limits = equal_parts(program, axes, groups)
+    chooser = LatencyChooser(program, axes, target, table) if table else None
     try:
-        limits = equal_parts(program, axes, groups)
-        return decide(program, axes, groups, target, how, ignore, seed, limits)
+        plan, left = decide(program, axes, groups, target, how, ignore, seed, limits, chooser)
     except BudgetError:
         if final:
             raise
         return None, []
+    return plan, [*left, *(chooser.remarks if chooser else ())]
 
 
-def _nearer(plan: Plan, start: Program, now: Program, metric: Metric, wish: float) -> bool:
+def _nearer(
+    plan: Plan,
+    start: Program,
+    now: Program,
+    metric: Metric,
+    wish: float,
+    table: LatencyTable | None,
+) -> bool:
     """Whether a plan brings the share that is left nearer to a wish: one unit may be too much."""
     small = apply_plan(now, solved(now), plan)
-    after, before = (abs(_left(start, p, metric) - wish) for p in (small, now))
+    after, before = (abs(_left(start, p, metric, table) - wish) for p in (small, now))
     return after < before
 
 
-def _left(start: Program, now: Program, metric: Metric) -> float:
-    """The share of a metric that is left."""
+def _left(start: Program, now: Program, metric: Metric, table: LatencyTable | None) -> float:
+    """The share of a metric that is left; of latency where there is a table."""
+    if table is not None:
+        return table.compare(start, now).ratio
     if metric == "units":
         before, after = (sum(map(len, find_groups(solved(p)))) for p in (start, now))
         return after / before
