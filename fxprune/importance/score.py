@@ -100,7 +100,8 @@ def score_units(
         groups: whose units are scored.
         how: by what.
         seed: of random numbers.
-        metric: in which the cost of a unit is counted; MACs where it is neither macs nor params.
+        metric: in which the cost of a unit is counted: params, or MACs where it is units. A choice by latency divides
+            by time itself, see `fxprune.latency`, and costs are left out here.
 
     Raises:
         ScoreError: scores are not finite, weights are missing (meta device), or data is missing.
@@ -121,7 +122,7 @@ def score_units(
     if normalise == "group":
         for group in groups:
             scores[group.units] /= scores[group.units].mean() or 1.0
-    elif normalise == "cost":
+    elif normalise == "cost" and metric != "latency":
         _divide_by_cost(scores, program, axes, groups, metric)
     return scores
 
