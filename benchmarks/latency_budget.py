@@ -24,7 +24,7 @@ from torchvision.models import get_model
 import fxprune as fp
 from benchmarks.commit import commit
 from benchmarks.page import ROOT, made_with, markdown, renew
-from benchmarks.quality_networks import crepe
+from benchmarks.quality.crepe import crepe
 from fxprune.api import solved
 from fxprune.errors import BudgetError
 from fxprune.importance import Importance, importance_of, score_units
