@@ -10,6 +10,7 @@ from torch import nn
 from fxprune.errors import FxpruneError
 from fxprune.graph.program import Program
 from fxprune.verify import check_numbers
+from fxprune.verify.memory import Memory
 from fxprune.write_back.fold import Folds
 from fxprune.write_back.scale import Scales
 
@@ -34,6 +35,7 @@ class Agreement:
         self._small, self._tensors, self._folds = small, tensors, folds
         self._options = scales.options()
         self._known = [next(self._options)]
+        self._memories = Memory(), Memory()
 
     def __call__(self, model: nn.Module) -> None:
         """Compares the numbers of the two, by that option first with which they agreed last.
@@ -45,7 +47,13 @@ class Agreement:
         for option in self._untried():
             try:
                 written = Folds((*self._folds, *option)).of
-                check_numbers(model, self._small, tensors=self._tensors, written=written)
+                check_numbers(
+                    model,
+                    self._small,
+                    tensors=self._tensors,
+                    written=written,
+                    memories=self._memories,
+                )
             except FxpruneError as error:
                 first = first or error
             else:

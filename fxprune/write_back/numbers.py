@@ -212,6 +212,7 @@ class Numbers:
 
     def _undecided(self, search: Search, last: Attempt) -> Iterator[Remark]:
         every = range(len(search.choices))
+        verified = {slot: slot.get(self._model) for slot in last.read}
         read = search.read(last)
         left = search.open(lambda: search.attempt(numbers=False).ok, read)
         if left:
@@ -227,12 +228,20 @@ class Numbers:
         left = self._unlike([search.choices[i] for i in left], left)
         for i in left:
             search.put({i: _by_name(search.choices[i], search, set(every) - set(left))})
+        self._keep_running(verified)
         yield from undecided(
-            [search.choices[i] for i in left if not search.chosen[i]],
+            [c for c in (search.choices[i] for i in left) if c.is_as_before(self._model)],
             "write-back.number-undecided",
             _changed,
             "set {0} where your code reads {0}, or declare {0} with fxprune.write_back.register_sizes",
         )
+
+    def _keep_running(self, verified: Mapping[Slot, Any]) -> None:
+        """Puts numbers that the model reads back to what they were when it computed the same, if it no longer does."""
+        moved = {s: value for s, value in verified.items() if s.get(self._model) != value}
+        if moved and not self._trial().ok:
+            for slot, value in moved.items():
+                slot.put(self._model, value)
 
     def _unlike(self, choices: Sequence[Choice], places: Sequence[int]) -> list[int]:
         """Sets numbers that were the same as one size in all modules of their class; returns the places of others."""
