@@ -106,24 +106,26 @@ class Builder:
     def solve(self, wanted: Shapes, changes: SizeChanges) -> dict[Slot, int] | None:
         """The numbers of the config that give these sizes; None where none were found.
 
-        One field after the other gets the number that brings the sizes nearest to the wanted ones, until they are
-        these. Fields that hold nothing come last: a default may follow from other fields.
+        One field after the other gets the number that brings the sizes nearest to the wanted ones, beside the numbers
+        found so far or in the place of one of them, until they are these: where a width is heads times head size, the
+        first field that makes the width right may be the wrong one. Fields that hold nothing come last: a default may
+        follow from other fields.
         """
         found: dict[Slot, int] = {}
         shapes = shapes_of(self.before)
         off = _distance(shapes, wanted)
-        for fields in (self._with_number(), self.fields):
+        for fields in (self.with_number(), self.fields):
             for _ in range(ROUNDS):
                 last = off
                 for moved in _moves(fields):
                     for value in _candidates(moved[0], changes, shapes, wanted):
-                        trial = {**found, **dict.fromkeys(moved, value)}
-                        built = self.shapes(trial)
-                        now = inf if built is None else _distance(built, wanted)
-                        if built is not None and now < off - 1e-9:
-                            found, off, shapes = trial, now, built
-                        if not off:
-                            return found
+                        for trial in _trials(found, dict.fromkeys(moved, value)):
+                            built = self.shapes(trial)
+                            now = inf if built is None else _distance(built, wanted)
+                            if built is not None and now < off - 1e-9:
+                                found, off, shapes = trial, now, built
+                            if not off:
+                                return found
                 if off == last:
                     break
         return None
@@ -191,7 +193,7 @@ class Builder:
     ) -> dict[Slot, int]:
         """Fields that may follow a size that has changed and that no tensor shows, such as a number of heads."""
         more: dict[Slot, int] = {}
-        for field in self._with_number():
+        for field in self.with_number():
             for value in changes.lengths("", field.value):
                 if found.get(field) == value:
                     continue
@@ -200,7 +202,8 @@ class Builder:
                     break
         return more
 
-    def _with_number(self) -> list[Slot]:
+    def with_number(self) -> list[Slot]:
+        """The fields that hold a number."""
         return [f for f in self.fields if f.value is not None]
 
 
@@ -212,6 +215,13 @@ def _moves(fields: list[Slot]) -> Iterator[list[Slot]]:
         if field.value is not None:
             alike.setdefault(field.value, []).append(field)
     yield from (several for several in alike.values() if len(several) > 1)
+
+
+def _trials(found: dict[Slot, int], new: dict[Slot, int]) -> Iterator[dict[Slot, int]]:
+    """Numbers of fields with new ones beside them, and then in the place of each one."""
+    yield {**found, **new}
+    for other in [s for s in found if s not in new]:
+        yield {**{s: v for s, v in found.items() if s != other}, **new}
 
 
 def _candidates(field: Slot, changes: SizeChanges, found: Shapes, wanted: Shapes) -> Iterable[int]:
