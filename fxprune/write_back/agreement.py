@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from fxprune.graph.program import Program
 from fxprune.verify import check_numbers
 from fxprune.verify.memory import Memory
 from fxprune.write_back.fold import Folds
+from fxprune.write_back.rebuild import is_scalar
 from fxprune.write_back.scale import Scales
 
 
@@ -44,14 +46,19 @@ class Agreement:
             FxpruneError: they differ, whatever the queries take over.
         """
         first: FxpruneError | None = None
+        own = {
+            name
+            for name, x in model.named_buffers()
+            if is_scalar(x) and name in self._tensors and not torch.equal(x, self._tensors[name])
+        }
         for option in self._untried():
+            folds = Folds((*self._folds, *option))
             try:
-                written = Folds((*self._folds, *option)).of
                 check_numbers(
                     model,
                     self._small,
                     tensors=self._tensors,
-                    written=written,
+                    written=partial(self._written, folds, own),
                     memories=self._memories,
                 )
             except FxpruneError as error:
@@ -61,6 +68,12 @@ class Agreement:
                 return
         assert first is not None, "there is an option"
         raise first
+
+    def _written(
+        self, folds: Folds, own: Collection[str], values: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of the model for values of those of the program; the numbers that its class computes stay its own."""
+        return {name: x for name, x in folds.of(values).items() if name not in own}
 
     def _untried(self) -> Iterator[Folds]:
         yield from tuple(self._known)

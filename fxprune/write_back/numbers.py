@@ -106,10 +106,11 @@ class Numbers:
             if not self._works(builder, values):
                 continue
             values = self._least(builder, values, more if len(more) > 1 else {})
+            before = self._put_config(builder, values)
             other = {slot.value for slot, _ in self._others(builder, values)}
             if not other:
-                self._put_config(builder, values)
                 return values
+            self._put_back(before)
             if other <= set(epsilons.values()):
                 inexact = inexact or values
         if inexact is not None:
@@ -132,9 +133,12 @@ class Numbers:
             return False
         before = self._put_config(builder, values)
         works = self._trial().ok and self._can_be_read(builder, values)
+        self._put_back(before)
+        return works
+
+    def _put_back(self, before: Mapping[Slot, Any]) -> None:
         for slot, value in before.items():
             slot.put(self._model, value)
-        return works
 
     def _can_be_read(self, builder: Builder, values: dict[Slot, Any]) -> bool:
         """Whether a model that is built from the config and reads the weights computes the same."""
@@ -166,6 +170,9 @@ class Numbers:
                 slot.put(self._model, slot.value)
         for slot, value in values.items():
             before[slot] = slot.value
+            slot.put(self._model, value)
+        for slot, value in builder.scalars(self._model, values).items():
+            before[slot] = slot.get(self._model)
             slot.put(self._model, value)
         return before
 

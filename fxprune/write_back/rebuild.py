@@ -15,6 +15,7 @@ from fxprune.capture.failure import first_line
 from fxprune.errors import PlanError
 from fxprune.graph.program import named_tensors
 from fxprune.process.state import undisturbed
+from fxprune.verify.check import on_meta
 from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.fold import Folds
 from fxprune.write_back.slots import Slot, find_slots, is_config
@@ -170,8 +171,10 @@ class Builder:
     def reads(self, model: nn.Module, values: Mapping[Slot, Any]) -> nn.Module | None:
         """A model built from the config with these numbers that has read the state of another; None where it cannot.
 
+        Single numbers in buffers that no state holds, as Gemma's scale of its embeddings, are those of the class.
+
         Raises:
-            ComputedBufferError: it has other numbers in a buffer that no state holds.
+            ComputedBufferError: it has other numbers in another buffer that no state holds.
         """
         built = _build(self._kind, self.config, values, device="cpu")
         if built is None:
@@ -184,9 +187,26 @@ class Builder:
             return None
         theirs = dict(model.named_buffers())
         for name, x in built.named_buffers():
-            if x.shape != theirs[name].shape or not torch.equal(x, theirs[name]):
+            alike = x.shape == theirs[name].shape
+            if not alike or not (is_scalar(x) or torch.equal(x, theirs[name])):
                 raise ComputedBufferError(self._kind, name, values)
         return built.train(model.training)
+
+    def scalars(self, model: nn.Module, values: Mapping[Slot, Any]) -> dict[Slot, torch.Tensor]:
+        """The buffers of single numbers that no state holds, as the class computes them from these numbers."""
+        kept = model.state_dict().keys()
+        names = [n for n, x in model.named_buffers() if is_scalar(x) and n not in kept]
+        if not names or on_meta(model):
+            return {}
+        built = _build(self._kind, self.config, values, device="cpu")
+        found = {} if built is None else dict(built.named_buffers())
+        slots = {}
+        for name in names:
+            if name in found:
+                path, _, last = name.rpartition(".")
+                old = model.get_buffer(name)
+                slots[Slot(path, "", (last,), None)] = found[name].to(old)
+        return slots
 
     def unseen(
         self, found: Mapping[Slot, int], wanted: Shapes, changes: SizeChanges
@@ -230,6 +250,11 @@ def _candidates(field: Slot, changes: SizeChanges, found: Shapes, wanted: Shapes
         return changes.lengths("", field.value)
     pairs = [(a, b) for name in found for a, b in zip(found[name], wanted[name], strict=True)]
     return sorted({b for a, b in pairs if a != b})
+
+
+def is_scalar(buffer: torch.Tensor) -> bool:
+    """Whether a buffer holds a single number."""
+    return buffer.dim() == 0 and buffer.is_floating_point()
 
 
 def edited(config: Any, values: Mapping[Slot, Any]) -> Any:

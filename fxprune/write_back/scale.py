@@ -9,9 +9,10 @@ treated alike.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from math import isclose
 from typing import Any
 
@@ -31,7 +32,9 @@ from fxprune.write_back.fold import Fold, Folds
 
 Tensor = torch.Tensor
 _AGREE = 1e-6
+_OFFSETS = (0.0, 1.0)  # of the weights of norms, which some multiply by 1 + weight
 _POWERS = (0.5, 1.0)  # 1/sqrt(d), and 1/d, as in networks whose width is scaled by muP
+_CASTS = ("aten._to_copy.default", "aten.to.dtype", "aten.type_as.default")
 # What adds its operands, or passes one of them on: behind another operator, its parameter is the nearest.
 _PASSING = ("aten.add.Tensor", "aten.cat.default", "aten.stack.default", "aten.sub.Tensor")
 
@@ -97,9 +100,7 @@ class Scales:
             for part in self._parts.get(site.node, ()):
                 exponent = (power if site.power is None else site.power) * part.share
                 factor = (site.new / site.old) ** exponent
-                path, _, tensor = part.name.rpartition(".")
-                fold = Fold(path, tensor, factor, 0.0, {}, (part.axis, part.positions))
-                found.setdefault(part.name, fold)
+                found.setdefault(part.name, part.fold(factor))
         return Folds(found.values())
 
     @cached_property
@@ -111,20 +112,29 @@ class Scales:
             return {s.node: [] for s in self._sites}
         wanted = {s.node: s for s in self._sites}
         nodes = {n.name: n for n in self._small.nodes}
-        parameters = {name for name, _ in self._small.module.named_parameters()}
+        named = self._small.module.named_parameters(remove_duplicate=False)
+        parameters = {name for name, _ in named}
         operands = {
             name: [_Operand(nodes[x], parameters) for x in site.operands]
             for name, site in wanted.items()
         }
-        probe = _Probe(self._small, [x for pair in operands.values() for x in pair])
+        others = {
+            name: [_Operand(x, parameters) for x in _other_factors(pair[0])]
+            for name, pair in operands.items()
+        }
+        probe = _Probe(
+            self._small, [x for several in (operands, others) for o in several.values() for x in o]
+        )
         with seeded(0):
             probe.evaluate(self._small.args, self._small.kwargs)
         found: dict[str, list[_Part]] = {}
         for name, site in wanted.items():
-            first, *others = (self._located(x, site) for x in operands[name])
-            if first is not None:
-                shared = [p.key for p in first] in [[p.key for p in x] for x in others if x]
-                found[name] = [p.with_share(0.5 if shared else 1.0) for p in first]
+            first, *second = (self._located(x, site) for x in operands[name])
+            back = [x.taken_back() for x in others[name]]
+            if first is not None and None not in back:
+                shared = [p.key for p in first] in [[p.key for p in x] for x in second if x]
+                found[name] = [replace(p, share=0.5 if shared else 1.0) for p in first]
+                found[name] += [p for p in back if p is not None]
         return found
 
     def _located(self, operand: _Operand, site: Site) -> list[_Part] | None:
@@ -139,25 +149,34 @@ class Scales:
             if len(axes) != 1:
                 return None
             along = reached.movedim(axes[0], 0).reshape(reached.shape[axes[0]], -1).any(1)
-            found.append(_Part(name, axes[0], np.flatnonzero(along.numpy())))
+            found.append(_Part(name, (axes[0], np.flatnonzero(along.numpy()))))
         return found or None
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Positions of an axis of a parameter, and the share of the exponent of a factor that they take."""
+    """A parameter that takes over a factor.
+
+    Attributes:
+        name: of the parameter.
+        along: the axis and its positions that are multiplied; None for all of the parameter.
+        share: of the exponent of the factor.
+        offset: what the forward adds to the parameter first.
+    """
 
     name: str
-    axis: int
-    positions: IntArray
+    along: tuple[int, IntArray] | None
     share: float = 1.0
+    offset: float = 0.0
 
     @property
     def key(self) -> tuple[str, int, bytes]:
-        return self.name, self.axis, self.positions.tobytes()
+        axis, positions = self.along or (-1, np.zeros(0, np.int64))
+        return self.name, axis, positions.tobytes()
 
-    def with_share(self, share: float) -> _Part:
-        return _Part(self.name, self.axis, self.positions, share)
+    def fold(self, factor: float) -> Fold:
+        path, _, tensor = self.name.rpartition(".")
+        return Fold(path, tensor, factor, self.offset, {}, self.along)
 
 
 class _Operand:
@@ -169,6 +188,7 @@ class _Operand:
         between: the nodes from these to the operand.
         proportional: whether the operand grows as these do, as far as it has been probed.
         reached: by name, which numbers of a parameter it depends on.
+        alone: those to one of which it is proportional, the others being as they are -> what is added to that first.
     """
 
     def __init__(self, node: fx.Node, parameters: Collection[str]) -> None:
@@ -177,6 +197,7 @@ class _Operand:
         self.between: set[fx.Node] = set()
         self.proportional = False
         self.reached: dict[str, Tensor] = {}
+        self.alone: dict[str, float] = {}
         waiting = [node]
         while waiting:
             here = waiting.pop()
@@ -202,6 +223,14 @@ class _Operand:
         size = float((value.detach().abs() * weights).sum())
         self.proportional = abs(made - float(target.detach())) <= _AGREE * size
         self.reached = {n: g != 0 for n, g in found.items()}
+        for name, offset in product(found, _OFFSETS):
+            made = float(((mine[name].detach() + offset) * found[name]).sum())
+            if abs(made - float(target.detach())) <= _AGREE * size:
+                self.alone[name] = offset
+
+    def taken_back(self) -> _Part | None:
+        """The part that takes a factor back from the operand; None where there is none."""
+        return next((_Part(n, None, -1.0, offset) for n, offset in self.alone.items()), None)
 
 
 class _Probe(Evaluator):
@@ -241,9 +270,9 @@ def _sites(plan: Plan, program: Program, axes: Axes) -> Iterator[Site]:
     gone = np.zeros(axes.n_units, bool)
     gone[plan.removed] = True
     pinned = {e.node: e for e in plan.edits if isinstance(e, SetArgument) and e.argument == "scale"}
-    given = _depending(program)
+    given, tensors = _depending(program), program.tensors()
     for node in program.nodes:
-        yield from _scaled_by_number(node, axes, gone)
+        yield from _scaled_by_number(node, axes, gone, tensors)
         summed = axes.marks[node].silenced if node in axes.marks else []
         pair = [x for x in node.all_input_nodes if _sums(axes.nodes.get(x), summed)]
         if len(summed) < 2 or not pair or not all(x in given for x in pair):
@@ -258,22 +287,49 @@ def _sites(plan: Plan, program: Program, axes: Axes) -> Iterator[Site]:
                 break
 
 
-def _scaled_by_number(node: fx.Node, axes: Axes, gone: BoolArray) -> Iterator[Site]:
-    """The site of a product with a number that is a power of the length of an axis, as T5 scales its last states."""
+def _scaled_by_number(
+    node: fx.Node, axes: Axes, gone: BoolArray, tensors: Mapping[str, Tensor]
+) -> Iterator[Site]:
+    """The site of a product with a number that is a power of the length of an axis.
+
+    So T5 scales its last states, and Gemma its embeddings, with a number in a buffer.
+    """
     sign = {"aten.mul.Tensor": 1.0, "aten.div.Tensor": -1.0}.get(str(node.target))
-    x, number = node.args[:2] if sign else (None, None)
+    x, number = (node.args[0], _number_of(node.args[1], tensors)) if sign else (None, None)
     labels = axes.nodes.get(x)
     if sign is None or not isinstance(number, int | float) or not isinstance(labels, tuple):
         return
     for label in labels:
         lost = int(axes.removed(label, gone).sum())
-        powers = [p for p in (-1.0, -0.5, 0.5, 1.0) if isclose(number, len(label) ** p)]
+        powers = [
+            p for p in (-1.0, -0.5, 0.5, 1.0) if isclose(number, len(label) ** p, rel_tol=_AGREE)
+        ]
         if lost and powers:
             units = np.unique(np.concatenate(axes.final(label).columns))
             sizes = len(label), len(label) - lost
             power = -sign * powers[0]
             yield Site(node.name, (str(x),), *sizes, units[units != 0], power=power)
             return
+
+
+def _number_of(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """A number, or that of a tensor without axes, in whatever type it is used."""
+    while isinstance(value, fx.Node) and str(value.target) in _CASTS:
+        value = value.args[0]
+    held = tensors.get(str(value.target)) if isinstance(value, fx.Node) else None
+    if held is None:
+        return value
+    return float(held) if held.dim() == 0 and not held.is_meta else None
+
+
+def _other_factors(operand: _Operand) -> list[fx.Node]:
+    """What the parameters of an operand are multiplied with elsewhere, as the embedding of words is for the logits."""
+    found = []
+    for source in operand.between:
+        own = [x for x in source.all_input_nodes if str(x.target) in operand.params]
+        for user in [u for x in own for u in x.users if u not in operand.between]:
+            found += [x for x in user.all_input_nodes if x.op != "get_attr"][:1]
+    return found
 
 
 def _depending(program: Program) -> set[Any]:

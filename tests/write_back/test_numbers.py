@@ -265,6 +265,43 @@ def test_a_buffer_that_the_class_computes_is_named_as_the_reason() -> None:
     torch.testing.assert_close(written(model, plan, config_only=True).model(x), small(x))
 
 
+class Words(nn.Module):
+    """Embeddings, scaled by a number in a buffer that the class computes, whose weights make the outputs too."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.words = nn.Embedding(11, config.width)
+        self.up, self.down = (
+            nn.Linear(config.width, config.hidden),
+            nn.Linear(config.hidden, config.width),
+        )
+        self.gain = nn.Parameter(torch.rand(config.width))
+        self.last = nn.Linear(config.width, 11, bias=False)
+        self.last.weight = self.words.weight
+        self.register_buffer("scale", torch.tensor(config.width**0.5), persistent=False)
+        self.noted = config.width**0.5
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.words(x) * self.scale
+        y = y + self.down(self.up(y).relu())
+        return self.last(y.tanh() * (1 + self.gain))
+
+
+def test_a_computed_number_goes_into_the_weights_that_it_multiplies() -> None:
+    torch.manual_seed(0)
+    model = Words(Config(8, 16)).eval()
+    x = torch.randint(11, (2, 5))
+    plan, small = cut(model, x, {"words.weight": (1, [0, 3])})
+    smaller = written(model, plan, config_only=True).model
+    assert (smaller.config.width, smaller.noted) == (6, 6**0.5)
+    torch.testing.assert_close(smaller(x), small(x))
+    again = Words(smaller.config)
+    again.load_state_dict(smaller.state_dict())
+    torch.testing.assert_close(again(x), small(x))
+    assert float(model.get_buffer("scale")) == pytest.approx(8**0.5)
+
+
 def test_the_config_of_a_class_is_solved_for() -> None:
     model = Built(Config(8, 16)).eval()
     removed = {f"up.{i}.weight": (0, range(4)) for i in range(2)}
