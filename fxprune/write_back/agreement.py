@@ -72,7 +72,7 @@ class Agreement:
     def _written(
         self, folds: Folds, own: Collection[str], values: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """The tensors of the model for values of those of the program; the numbers that its class computes stay its own."""
+        """The tensors of the model for values of those of the program, without the numbers that its class computes."""
         return {name: x for name, x in folds.of(values).items() if name not in own}
 
     def _untried(self) -> Iterator[Folds]:

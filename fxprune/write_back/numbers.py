@@ -171,9 +171,9 @@ class Numbers:
         for slot, value in values.items():
             before[slot] = slot.value
             slot.put(self._model, value)
-        for slot, value in builder.scalars(self._model, values).items():
+        for slot, buffer in builder.scalars(self._model, values).items():
             before[slot] = slot.get(self._model)
-            slot.put(self._model, value)
+            slot.put(self._model, buffer)
         return before
 
     def _others(self, builder: Builder, values: dict[Slot, Any]) -> list[tuple[Slot, float]]:
