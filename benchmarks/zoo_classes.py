@@ -125,11 +125,13 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
 def render(rows: list[Row], wanted: int) -> str:
     """The block of the page."""
     good = sum(r["verified"] for r in rows)
-    families = sum(n.kind == "timm" for n in networks_of_classes())
-    timm = [r["verified"] for r in rows if r["kind"] == "timm"]
+    families = [n.name for n in networks_of_classes() if n.kind == "timm"]
+    timm = {r["name"]: r["verified"] for r in rows if r["kind"] == "timm"}
+    missing = ", ".join(n.removeprefix("timm:") for n in families if n not in timm)
     lines = [
         f"{good} of {wanted} networks are written back and used; {wanted - len(rows)} were not run.",
-        f"Of the {families} families of timm, {len(timm)} were run, and {sum(timm)} come back into their class.",
+        f"Of the {len(families)} families of timm, {len(timm)} were run; {sum(timm.values())} come back.",
+        *([f"Not run: {missing}."] if missing else []),
     ]
     return "\n".join((*lines, "", tables(COLUMNS, rows), *_left_whole(rows)))
 
