@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from PIL import Image
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
@@ -28,7 +28,7 @@ def write_data(folder: Path) -> Path:
         image = rng.integers(0, 80, (SIZE, SIZE, 3), dtype=np.uint8)
         x, y = rng.integers(0, SIZE - SQUARE, 2)
         image[y : y + SQUARE, x : x + SQUARE] = 220
-        cv2.imwrite(str(folder / "images" / f"{i}.png"), image)
+        Image.fromarray(image).save(folder / "images" / f"{i}.png")
         box = (x + SQUARE / 2, y + SQUARE / 2, SQUARE, SQUARE)
         line = " ".join(["0", *(str(v / SIZE) for v in box)])
         (folder / "labels" / f"{i}.txt").write_text(f"{line}\n")
