@@ -45,9 +45,9 @@ _TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "clip_vision": ("CLIPVision", "Model", {**_SIZES, **_IMAGES}),
 }
 _TWO_STAGES = {"depths": (2, 2), "num_heads": (4, 8)}
-# Those of timm that are built with fewer blocks, and narrower, than their name says; and the size of their images.
+# Those of timm that are built with fewer blocks, and narrower, than their name says, or see images of another size: the
+# size of their images, and the arguments.
 _FEWER: dict[str, tuple[int, dict[str, Any]]] = {
-    "swin_tiny_patch4_window7_224": (56, {"embed_dim": 24, **_TWO_STAGES, "img_size": 56}),
     "swinv2_tiny_window8_256": (64, {"embed_dim": 32, **_TWO_STAGES, "img_size": 64}),
     "cait_xxs24_224": (64, {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64}),
     "xcit_nano_12_p16_224": (64, {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64}),
@@ -58,6 +58,47 @@ _FEWER: dict[str, tuple[int, dict[str, Any]]] = {
     "twins_svt_small": (64, {"depths": (1, 1, 2, 1), "embed_dims": (16, 32, 48, 64)}),
     "edgenext_xx_small": (64, {"depths": (1, 1, 2, 1)}),
     "levit_128s": (64, {"depth": (1, 1, 1), "img_size": 64}),
+    "coat_tiny": (64, {"serial_depths": (1, 1, 1, 1), "parallel_depth": 1, "img_size": 64}),
+    "crossvit_tiny_240": (240, {"depth": ([1, 1, 0],) * 2}),
+    "efficientformer_l1": (224, {"depths": (1, 1, 1, 2)}),
+    "efficientformerv2_s0": (224, {"depths": (1, 1, 1, 2)}),
+    "efficientvit_m0": (64, {"depth": (1, 1, 1), "img_size": 64}),
+    "convit_tiny": (64, {"depth": 3, "local_up_to_layer": 2, "img_size": 64}),
+    "hiera_tiny_224": (64, {"stages": (1, 1, 1, 1), "img_size": 64}),
+    "inception_next_tiny": (64, {"depths": (1, 1, 1, 1)}),
+    "mambaout_femto": (64, {"depths": (1, 1, 1, 1)}),
+    "maxvit_tiny_rw_224": (64, {"depths": (1, 1, 1, 1), "img_size": 64}),
+    "coatnet_0_rw_224": (64, {"depths": (1, 1, 1, 1), "img_size": 64}),
+    "rdnet_tiny": (64, {"num_blocks_list": (1,) * 7}),
+    "sequencer2d_s": (64, {"layers": (1, 1, 1, 1)}),
+    "swiftformer_xs": (64, {"layers": (1, 1, 1, 1)}),
+    "swinv2_cr_tiny_224": (64, {"depths": (1, 1, 1, 1), "img_size": 64}),
+    "tiny_vit_5m_224": (64, {"depths": (1, 1, 1, 1)}),
+    "tnt_s_legacy_patch16_224": (64, {"depth": 2, "img_size": 64}),
+    "twins_pcpvt_small": (64, {"depths": (1, 1, 1, 1)}),
+    "visformer_tiny": (64, {"depth": (1, 1, 1), "img_size": 64}),
+    "vit_relpos_small_patch16_224": (64, {"depth": 2, "img_size": 64}),
+    "vitamin_small_224": (64, {"depth": 2, "img_size": 64}),
+    **{
+        name: (64, {"img_size": 64})
+        for name in ("gmlp_s16_224", "mvitv2_tiny", "nest_tiny", "volo_d1_224")
+    },
+    **{
+        name: (64, {})
+        for name in (
+            *("caformer_s18", "dm_nfnet_f0", "dpn68", "focalnet_tiny_srf", "hrnet_w18_small"),
+            *(
+                "nasnetalarge",
+                "nextvit_small",
+                "pnasnet5large",
+                "tf_efficientnetv2_b0",
+                "tresnet_m",
+            ),
+            "xception41",
+        )
+    },
+    **{name: (96, {}) for name in ("inception_resnet_v2", "inception_v4")},
+    "eca_halonext26ts": (256, {}),  # windows that smaller maps do not fill
 }
 _SMALL = {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8}
 

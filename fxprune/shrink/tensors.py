@@ -17,17 +17,21 @@ BLOCK = 1 << 16
 
 
 def slice_tensors(module: torch.nn.Module, kept: Kept) -> None:
-    """Replaces every tensor of a module by a sliced copy; a tensor with two names stays one tensor."""
+    """Replaces every tensor of a module by a sliced copy; a tensor with two names stays one tensor.
+
+    So does a module with two names, whose tensors are sliced once.
+    """
     done: dict[int, torch.Tensor] = {}
+    before: list[torch.Tensor] = []  # kept, so that no new tensor gets the identity of an old one
     for path, owner in module.named_modules(remove_duplicate=False):
         for store in (owner._parameters, owner._buffers):
             for name, tensor in store.items():
                 if tensor is None:
                     continue
                 if id(tensor) not in done:
-                    done[id(tensor)] = _copy(
-                        tensor, kept.get(f"{path}.{name}" if path else name, {})
-                    )
+                    new = _copy(tensor, kept.get(f"{path}.{name}" if path else name, {}))
+                    done[id(tensor)] = done[id(new)] = new
+                    before.append(tensor)
                 store[name] = done[id(tensor)]
 
 

@@ -21,6 +21,7 @@ from fxprune.torch_private import WithoutData, quiet_failures
 from fxprune.verify.check import Check, Run, compare_runs, on_meta
 from fxprune.verify.gradients import compare_gradients
 from fxprune.verify.inputs import batches_of
+from fxprune.verify.memory import Memory
 from fxprune.verify.noise import lively, noisy
 from fxprune.verify.types import ByType
 
@@ -145,6 +146,7 @@ def check_numbers(
     seed: int = 0,
     tensors: Mapping[str, torch.Tensor] | None = None,
     written: Written | None = None,
+    memories: tuple[Memory, Memory] | None = None,
 ) -> None:
     """Runs the model and the smaller program, both with the model's tensors, on the same inputs.
 
@@ -157,6 +159,7 @@ def check_numbers(
         seed: of the inputs.
         tensors: see `compare_model`.
         written: see `compare_model`.
+        memories: of the smaller program with these tensors, and with small weights enlarged.
 
     Raises:
         PlanError: the two compute different things.
@@ -165,10 +168,19 @@ def check_numbers(
     if on_meta(model):
         return
     tensors = named_tensors(model) if tensors is None else tensors
-    check = compare_model(model, small, seed=seed, tensors=tensors, written=written)
+    usual, enlarged = memories or (Memory(), Memory())
+    check = compare_model(
+        model, small, seed=seed, tensors=tensors, written=written, memory=usual, until_bad=True
+    )
     if check.ok:
         large = compare_model(
-            model, small, seed=seed, tensors=lively(tensors), written=written or dict
+            model,
+            small,
+            seed=seed,
+            tensors=lively(tensors),
+            written=written or dict,
+            memory=enlarged,
+            until_bad=True,
         )
         check = large if large.max_relative_error > _COARSE and not large.undefined else check
     if not check.ok:
@@ -188,6 +200,8 @@ def compare_model(
     seed: int = 0,
     tensors: Mapping[str, torch.Tensor] | None = None,
     written: Written | None = None,
+    memory: Memory | None = None,
+    until_bad: bool = False,
 ) -> Check:
     """Runs a model and a program, both with the model's tensors, on the same random inputs.
 
@@ -201,6 +215,8 @@ def compare_model(
         seed: of inputs, noise and random operators.
         tensors: the tensors that the program runs with; those of the model where they are the same.
         written: makes the model's tensors of these, where factors were folded into some.
+        memory: of this program with the same tensors and seed.
+        until_bad: stop at the first batch that does not agree.
 
     Raises:
         VerifyError: the program fails where the model runs.
@@ -212,15 +228,22 @@ def compare_model(
     known = {name: x for name, x in {**tensors, **noise}.items() if name in names}
     types = ByType(model, program)
     state = noise if written is None else written({**tensors, **noise})
+    memory = memory or Memory()
+
+    def prepare() -> Run:
+        return _running_program(program, known, model)
+
+    found = types.watched(prepare()) if types.mixed else memory.remembering(prepare)
     return compare_runs(
         types.watched(_running(model, state, program)),
-        types.watched(_running_program(program, known, model)),
-        batches_of(program, seed),
+        found,
+        memory.batches(program, seed),
         dtype=types.dtype,
         judge=types.judge,
         against="the model",
         seed=seed,
         may_refuse=True,
+        until_bad=until_bad,
     )
 
 

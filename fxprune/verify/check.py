@@ -136,6 +136,7 @@ def compare_runs(
     judge: Judge | None = None,
     seed: int = 0,
     may_refuse: bool = False,
+    until_bad: bool = False,
 ) -> Check:
     """Runs two computations on the same inputs and compares their outputs.
 
@@ -151,6 +152,7 @@ def compare_runs(
         judge: says what of the two runs is compared, and in which type; by default, the outputs in `dtype`.
         seed: of random operators.
         may_refuse: whether `wanted` may raise on a second batch, which is then not compared.
+        until_bad: stop at the first batch that does not agree.
 
     Raises:
         Exception: whatever a run raises.
@@ -172,6 +174,8 @@ def compare_runs(
             if not where or one.error / allowed(one.dtype) > worst.error / allowed(worst.dtype):
                 size = "" if batch.size is None else f"batch {batch.size}, "
                 worst, where = one, f"{one.name} ({size}error {one.error:.1e})"
+        if until_bad and not worst.error <= allowed(worst.dtype):
+            break
     ok = worst.error <= allowed(worst.dtype)
     return Check(
         ok=ok,

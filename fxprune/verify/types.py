@@ -32,6 +32,7 @@ class ByType:
     Attributes:
         dtype: the least exact type of the model's tensors and the program's values; float32 where they have none
             with a tolerance.
+        mixed: whether they have several types, so that what goes from one to another is watched.
 
     Args:
         model: what the program was captured from.
@@ -43,12 +44,12 @@ class ByType:
         held = _types(named_tensors(model).values())
         every = held.union(*(_value_types(n.meta.get("val")) for n in program.nodes))
         self.dtype = least_exact(every)
-        self._mixed = len(every) > 1
+        self.mixed = len(every) > 1
         self._crossed: list[_Crossings] = []
 
     def watched(self, run: Run) -> Run:
         """The run, which also keeps what goes from one type to another; the run that is right comes first."""
-        if not self._mixed:
+        if not self.mixed:
             return run
 
         def watched(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:

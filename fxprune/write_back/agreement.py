@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,7 +11,9 @@ from torch import nn
 from fxprune.errors import FxpruneError
 from fxprune.graph.program import Program
 from fxprune.verify import check_numbers
+from fxprune.verify.memory import Memory
 from fxprune.write_back.fold import Folds
+from fxprune.write_back.rebuild import is_scalar
 from fxprune.write_back.scale import Scales
 
 
@@ -34,6 +37,7 @@ class Agreement:
         self._small, self._tensors, self._folds = small, tensors, folds
         self._options = scales.options()
         self._known = [next(self._options)]
+        self._memories = Memory(), Memory()
 
     def __call__(self, model: nn.Module) -> None:
         """Compares the numbers of the two, by that option first with which they agreed last.
@@ -42,10 +46,21 @@ class Agreement:
             FxpruneError: they differ, whatever the queries take over.
         """
         first: FxpruneError | None = None
+        own = {
+            name
+            for name, x in model.named_buffers()
+            if is_scalar(x) and name in self._tensors and not torch.equal(x, self._tensors[name])
+        }
         for option in self._untried():
+            folds = Folds((*self._folds, *option))
             try:
-                written = Folds((*self._folds, *option)).of
-                check_numbers(model, self._small, tensors=self._tensors, written=written)
+                check_numbers(
+                    model,
+                    self._small,
+                    tensors=self._tensors,
+                    written=partial(self._written, folds, own),
+                    memories=self._memories,
+                )
             except FxpruneError as error:
                 first = first or error
             else:
@@ -53,6 +68,12 @@ class Agreement:
                 return
         assert first is not None, "there is an option"
         raise first
+
+    def _written(
+        self, folds: Folds, own: Collection[str], values: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of the model for values of those of the program, without the numbers that its class computes."""
+        return {name: x for name, x in folds.of(values).items() if name not in own}
 
     def _untried(self) -> Iterator[Folds]:
         yield from tuple(self._known)

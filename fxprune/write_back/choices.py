@@ -45,6 +45,10 @@ class Choice:
         for slot, value in zip(self.slots, self.options[option], strict=True):
             slot.put(model, value)
 
+    def is_as_before(self, model: nn.Module) -> bool:
+        """Whether the model holds the numbers of today."""
+        return all(slot.get(model) == slot.value for slot in self.slots)
+
     def can_be_put(self, model: nn.Module) -> bool:
         """Whether the model takes other values: a config may be read-only, an attribute may have no setter."""
         try:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, combinations
-from math import gcd
 from typing import Any
 
 import numpy as np
@@ -26,10 +24,17 @@ from fxprune.stand_in import runs_alike
 from fxprune.write_back.attempt import ForwardError
 from fxprune.write_back.original import Original
 from fxprune.write_back.rebuild import Builder, ComputedBufferError
+from fxprune.write_back.ties import (
+    Tie,
+    by_axis,
+    by_leaf,
+    by_pattern,
+    clusters,
+    rows,
+    ties_of_config,
+)
 from fxprune.write_back.write import Written, written
 
-Tie = tuple[Group, ...]
-"""Groups that lose equal shares of their units; a single one is free."""
 Decide = Callable[[Limits], tuple[Plan, list[Remark]]]
 
 
@@ -122,20 +127,22 @@ class Fit:
             self._ties = single
             return
         if self._builder is not None:
-            clusters = _clusters(single, _pattern)
-            fit, self._whole = self._sort(clusters)
-            failed = [t for t in clusters if t[0].name in self._whole]
-            self._ties = self._together([*fit, *self._joined(failed)])
+            alike = clusters(single, by_pattern)
+            fit, self._whole = self._sort(alike)
+            fit += self._fitting(ties_of_config(self._builder, self._failed(alike)))
+            fit += self._fitting(_several(self._failed(alike)))
+            self._ties = self._together(fit)
             return
-        parts = _clusters(single, _axis)
+        parts = clusters(single, by_axis)
         fit, self._whole = self._sort(parts)
         apart: list[Tie] = [(g,) for t in parts if len(t) > 1 for g in t if g.name in self._whole]
         fit += self._found(apart)
         self._alone = dict(self._whole)
         bad: list[Tie] = [(g,) for g in self.groups if g.name in self._whole]
-        fit += self._found([tie for tie in _clusters(bad, _pattern) if len(tie) > 1])
+        fit += self._found([tie for tie in clusters(bad, by_pattern) if len(tie) > 1])
         bad = [(g,) for g in self.groups if g.name in self._whole]
-        self._ties = self._together([*fit, *self._joined(_clusters(bad, _leaf))])
+        fit += self._fitting(_several(clusters(bad, by_leaf)))
+        self._ties = self._together(fit)
 
     def _found(self, ties: list[Tie]) -> list[Tie]:
         """Those that fit of some ties whose groups did not fit otherwise."""
@@ -144,22 +151,23 @@ class Fit:
             del self._whole[group.name]
         return fit
 
-    def _joined(self, ties: list[Tie]) -> list[Tie]:
-        """Two or three ties as one, some with several units for each of another's: a width and its heads."""
+    def _failed(self, ties: Sequence[Tie]) -> list[Tie]:
+        """Those of which nothing that fits has been found yet."""
+        return [t for t in ties if t[0].name in self._whole]
+
+    def _fitting(self, ties: Iterable[Tie]) -> list[Tie]:
+        """Those that fit of some ties whose groups did not fit otherwise, each group in one of them."""
         found: list[Tie] = []
-        for several in (*combinations(ties, 2), *combinations(ties, 3)):
-            joined = tuple(chain.from_iterable(several))
-            used = any(g in t for t in found for g in joined)
-            rows = min(len(g) for g in joined)
-            if used or not 1 < rows == _rows(joined):
+        for tie in ties:
+            if any(g in t for t in found for g in tie):
                 continue
-            error = self._error([joined])
+            error = self._error([tie])
             if error is None:
-                found.append(joined)
-                for group in joined:
+                found.append(tie)
+                for group in tie:
                     del self._whole[group.name]
             elif isinstance(error, ComputedBufferError):
-                self._whole.update({g.name: _reason(error) for g in joined})
+                self._whole.update({g.name: _reason(error) for g in tie})
         return found
 
     def _together(self, ties: list[Tie]) -> list[Tie]:
@@ -196,9 +204,9 @@ class Fit:
             rng = np.random.default_rng(0)
             units: list[IntArray] = [np.zeros(0, np.int64)]
             for i, tie in enumerate(ties):
-                rows = _rows(tie)
-                count = max(1, rows // (4 - 2 * (i % 2)))
-                units += [rng.choice(g.units, count * len(g) // rows, replace=False) for g in tie]
+                steps = rows(tie)
+                count = max(1, steps // (4 - 2 * (i % 2)))
+                units += [rng.choice(g.units, count * len(g) // steps, replace=False) for g in tie]
             found = self._try(plan_removal(self.program, self.axes, np.concatenate(units)))
             self._asked[key] = None if isinstance(found, Written) else found
         return self._asked[key]
@@ -241,13 +249,13 @@ class Fit:
 
     def _fits_in_steps(self, good: list[Tie], bad: Tie, gone: BoolArray, step: int) -> bool:
         """Whether a tie can go with others if it keeps a multiple of `step` units."""
-        rows = _rows(bad)
-        kept = int((~gone[bad[0].units]).sum()) * rows // len(bad[0]) // step * step
+        steps = rows(bad)
+        kept = int((~gone[bad[0].units]).sum()) * steps // len(bad[0]) // step * step
         if not kept:
             return False
         units = [g.units[gone[g.units]] for t in good for g in t]
         units += [
-            g.units[np.argsort(~gone[g.units], kind="stable")][: len(g) - kept * len(g) // rows]
+            g.units[np.argsort(~gone[g.units], kind="stable")][: len(g) - kept * len(g) // steps]
             for g in bad
         ]
         plan = plan_removal(self.program, self.axes, np.concatenate(units))
@@ -291,35 +299,14 @@ def _parted(ties: list[Tie], error: FxpruneError) -> tuple[list[Tie], list[Tie]]
     return ties[:middle], ties[middle:]
 
 
+def _several(ties: Sequence[Tie]) -> Iterator[Tie]:
+    """Two or three ties as one, some with several units for each of another's: a width and its heads."""
+    for several in (*combinations(ties, 2), *combinations(ties, 3)):
+        joined = tuple(chain.from_iterable(several))
+        if 1 < min(len(g) for g in joined) == rows(joined):
+            yield joined
+
+
 def _first_bad(count: int, fails: Callable[[int], bool]) -> int:
     """The place of the last one of the shortest beginning that fails, where all of them fail."""
     return bisect_left(range(1, count), True, key=fails)
-
-
-def _rows(tie: Tie) -> int:
-    """In how many steps a tie can lose its units."""
-    return gcd(*(len(g) for g in tie))
-
-
-def _clusters(ties: Sequence[Tie], key: Callable[[Group], str]) -> list[Tie]:
-    """Groups of equal length with the same key, together."""
-    found: dict[tuple[str, int], list[Group]] = {}
-    for (group,) in ties:
-        found.setdefault((key(group), len(group)), []).append(group)
-    return [tuple(groups) for groups in found.values()]
-
-
-def _pattern(group: Group) -> str:
-    """The name of a group without the numbers of its layers."""
-    return re.sub(r"(?<=\.)\d+(?=\.)", "#", group.name)
-
-
-def _leaf(group: Group) -> str:
-    """The name of a group without the path of its module."""
-    return group.name.rpartition(".")[2]
-
-
-def _axis(group: Group) -> str:
-    """The first axis that a group cuts."""
-    member = group.members[0]
-    return f"{member.param}:{member.axis}"

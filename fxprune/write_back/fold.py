@@ -74,8 +74,9 @@ class Folds(tuple[Fold, ...]):
         """Values of a program's tensors as those of the model's tensors."""
         found = dict(values)
         for fold in self:
-            if fold.name in found:
-                found[fold.name] = fold.of(found[fold.name])
+            if (old := found.get(fold.name)) is not None:
+                new = fold.of(old)
+                found.update({name: new for name, x in found.items() if x is old})
         return found
 
     def apply(self, model: nn.Module) -> dict[str, Tensor]:

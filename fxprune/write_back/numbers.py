@@ -106,10 +106,11 @@ class Numbers:
             if not self._works(builder, values):
                 continue
             values = self._least(builder, values, more if len(more) > 1 else {})
+            before = self._put_config(builder, values)
             other = {slot.value for slot, _ in self._others(builder, values)}
             if not other:
-                self._put_config(builder, values)
                 return values
+            self._put_back(before)
             if other <= set(epsilons.values()):
                 inexact = inexact or values
         if inexact is not None:
@@ -132,9 +133,12 @@ class Numbers:
             return False
         before = self._put_config(builder, values)
         works = self._trial().ok and self._can_be_read(builder, values)
+        self._put_back(before)
+        return works
+
+    def _put_back(self, before: Mapping[Slot, Any]) -> None:
         for slot, value in before.items():
             slot.put(self._model, value)
-        return works
 
     def _can_be_read(self, builder: Builder, values: dict[Slot, Any]) -> bool:
         """Whether a model that is built from the config and reads the weights computes the same."""
@@ -167,6 +171,9 @@ class Numbers:
         for slot, value in values.items():
             before[slot] = slot.value
             slot.put(self._model, value)
+        for slot, buffer in builder.scalars(self._model, values).items():
+            before[slot] = slot.get(self._model)
+            slot.put(self._model, buffer)
         return before
 
     def _others(self, builder: Builder, values: dict[Slot, Any]) -> list[tuple[Slot, float]]:
@@ -212,6 +219,7 @@ class Numbers:
 
     def _undecided(self, search: Search, last: Attempt) -> Iterator[Remark]:
         every = range(len(search.choices))
+        verified = {slot: slot.get(self._model) for slot in last.read}
         read = search.read(last)
         left = search.open(lambda: search.attempt(numbers=False).ok, read)
         if left:
@@ -227,12 +235,20 @@ class Numbers:
         left = self._unlike([search.choices[i] for i in left], left)
         for i in left:
             search.put({i: _by_name(search.choices[i], search, set(every) - set(left))})
+        self._keep_running(verified)
         yield from undecided(
-            [search.choices[i] for i in left if not search.chosen[i]],
+            [c for c in (search.choices[i] for i in left) if c.is_as_before(self._model)],
             "write-back.number-undecided",
             _changed,
             "set {0} where your code reads {0}, or declare {0} with fxprune.write_back.register_sizes",
         )
+
+    def _keep_running(self, verified: Mapping[Slot, Any]) -> None:
+        """Puts numbers that the model reads back to what they were when it computed the same, if it no longer does."""
+        moved = {s: value for s, value in verified.items() if s.get(self._model) != value}
+        if moved and not self._trial().ok:
+            for slot, value in moved.items():
+                slot.put(self._model, value)
 
     def _unlike(self, choices: Sequence[Choice], places: Sequence[int]) -> list[int]:
         """Sets numbers that were the same as one size in all modules of their class; returns the places of others."""

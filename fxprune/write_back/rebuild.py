@@ -15,6 +15,7 @@ from fxprune.capture.failure import first_line
 from fxprune.errors import PlanError
 from fxprune.graph.program import named_tensors
 from fxprune.process.state import undisturbed
+from fxprune.verify.check import on_meta
 from fxprune.write_back.changes import SizeChanges
 from fxprune.write_back.fold import Folds
 from fxprune.write_back.slots import Slot, find_slots, is_config
@@ -106,24 +107,26 @@ class Builder:
     def solve(self, wanted: Shapes, changes: SizeChanges) -> dict[Slot, int] | None:
         """The numbers of the config that give these sizes; None where none were found.
 
-        One field after the other gets the number that brings the sizes nearest to the wanted ones, until they are
-        these. Fields that hold nothing come last: a default may follow from other fields.
+        One field after the other gets the number that brings the sizes nearest to the wanted ones, beside the numbers
+        found so far or in the place of one of them, until they are these: where a width is heads times head size, the
+        first field that makes the width right may be the wrong one. Fields that hold nothing come last: a default may
+        follow from other fields.
         """
         found: dict[Slot, int] = {}
         shapes = shapes_of(self.before)
         off = _distance(shapes, wanted)
-        for fields in (self._with_number(), self.fields):
+        for fields in (self.with_number(), self.fields):
             for _ in range(ROUNDS):
                 last = off
                 for moved in _moves(fields):
                     for value in _candidates(moved[0], changes, shapes, wanted):
-                        trial = {**found, **dict.fromkeys(moved, value)}
-                        built = self.shapes(trial)
-                        now = inf if built is None else _distance(built, wanted)
-                        if built is not None and now < off - 1e-9:
-                            found, off, shapes = trial, now, built
-                        if not off:
-                            return found
+                        for trial in _trials(found, dict.fromkeys(moved, value)):
+                            built = self.shapes(trial)
+                            now = inf if built is None else _distance(built, wanted)
+                            if built is not None and now < off - 1e-9:
+                                found, off, shapes = trial, now, built
+                            if not off:
+                                return found
                 if off == last:
                     break
         return None
@@ -168,8 +171,10 @@ class Builder:
     def reads(self, model: nn.Module, values: Mapping[Slot, Any]) -> nn.Module | None:
         """A model built from the config with these numbers that has read the state of another; None where it cannot.
 
+        Single numbers in buffers that no state holds, as Gemma's scale of its embeddings, are those of the class.
+
         Raises:
-            ComputedBufferError: it has other numbers in a buffer that no state holds.
+            ComputedBufferError: it has other numbers in another buffer that no state holds.
         """
         built = _build(self._kind, self.config, values, device="cpu")
         if built is None:
@@ -182,16 +187,33 @@ class Builder:
             return None
         theirs = dict(model.named_buffers())
         for name, x in built.named_buffers():
-            if x.shape != theirs[name].shape or not torch.equal(x, theirs[name]):
+            alike = x.shape == theirs[name].shape
+            if not alike or not (is_scalar(x) or torch.equal(x, theirs[name])):
                 raise ComputedBufferError(self._kind, name, values)
         return built.train(model.training)
+
+    def scalars(self, model: nn.Module, values: Mapping[Slot, Any]) -> dict[Slot, torch.Tensor]:
+        """The buffers of single numbers that no state holds, as the class computes them from these numbers."""
+        kept = model.state_dict().keys()
+        names = [n for n, x in model.named_buffers() if is_scalar(x) and n not in kept]
+        if not names or on_meta(model):
+            return {}
+        built = _build(self._kind, self.config, values, device="cpu")
+        found = {} if built is None else dict(built.named_buffers())
+        slots = {}
+        for name in names:
+            if name in found:
+                path, _, last = name.rpartition(".")
+                old = model.get_buffer(name)
+                slots[Slot(path, "", (last,), None)] = found[name].to(old)
+        return slots
 
     def unseen(
         self, found: Mapping[Slot, int], wanted: Shapes, changes: SizeChanges
     ) -> dict[Slot, int]:
         """Fields that may follow a size that has changed and that no tensor shows, such as a number of heads."""
         more: dict[Slot, int] = {}
-        for field in self._with_number():
+        for field in self.with_number():
             for value in changes.lengths("", field.value):
                 if found.get(field) == value:
                     continue
@@ -200,7 +222,8 @@ class Builder:
                     break
         return more
 
-    def _with_number(self) -> list[Slot]:
+    def with_number(self) -> list[Slot]:
+        """The fields that hold a number."""
         return [f for f in self.fields if f.value is not None]
 
 
@@ -214,12 +237,24 @@ def _moves(fields: list[Slot]) -> Iterator[list[Slot]]:
     yield from (several for several in alike.values() if len(several) > 1)
 
 
+def _trials(found: dict[Slot, int], new: dict[Slot, int]) -> Iterator[dict[Slot, int]]:
+    """Numbers of fields with new ones beside them, and then in the place of each one."""
+    yield {**found, **new}
+    for other in [s for s in found if s not in new]:
+        yield {**{s: v for s, v in found.items() if s != other}, **new}
+
+
 def _candidates(field: Slot, changes: SizeChanges, found: Shapes, wanted: Shapes) -> Iterable[int]:
     """The numbers that a field may take: of sizes that were the same; for a field without one, of those still wrong."""
     if field.value is not None:
         return changes.lengths("", field.value)
     pairs = [(a, b) for name in found for a, b in zip(found[name], wanted[name], strict=True)]
     return sorted({b for a, b in pairs if a != b})
+
+
+def is_scalar(buffer: torch.Tensor) -> bool:
+    """Whether a buffer holds a single number."""
+    return buffer.dim() == 0 and buffer.is_floating_point()
 
 
 def edited(config: Any, values: Mapping[Slot, Any]) -> Any:

@@ -9,8 +9,8 @@ treated alike.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isclose
 from typing import Any
@@ -22,18 +22,16 @@ from torch import fx
 from fxprune.algebra.label import IntArray, Label
 from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.analysis.cache import solved
-from fxprune.graph.evaluate import Evaluator
 from fxprune.graph.program import Program
 from fxprune.plan import Edit, Plan, SetArgument
 from fxprune.process.random_state import seeded
 from fxprune.verify.check import on_meta
 from fxprune.write_back.fold import Fold, Folds
+from fxprune.write_back.operand import AGREE, Operand, Part, Probe, other_factors
 
 Tensor = torch.Tensor
-_AGREE = 1e-6
 _POWERS = (0.5, 1.0)  # 1/sqrt(d), and 1/d, as in networks whose width is scaled by muP
-# What adds its operands, or passes one of them on: behind another operator, its parameter is the nearest.
-_PASSING = ("aten.add.Tensor", "aten.cat.default", "aten.stack.default", "aten.sub.Tensor")
+_CASTS = ("aten._to_copy.default", "aten.to.dtype", "aten.type_as.default")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +95,11 @@ class Scales:
             for part in self._parts.get(site.node, ()):
                 exponent = (power if site.power is None else site.power) * part.share
                 factor = (site.new / site.old) ** exponent
-                path, _, tensor = part.name.rpartition(".")
-                fold = Fold(path, tensor, factor, 0.0, {}, (part.axis, part.positions))
-                found.setdefault(part.name, fold)
+                found.setdefault(part.name, part.fold(factor))
         return Folds(found.values())
 
     @cached_property
-    def _parts(self) -> dict[str, list[_Part]]:
+    def _parts(self) -> dict[str, list[Part]]:
         """By site, the parts of tensors that take its factor; sites without such parts are left out."""
         if not self._sites:
             return {}
@@ -111,23 +107,32 @@ class Scales:
             return {s.node: [] for s in self._sites}
         wanted = {s.node: s for s in self._sites}
         nodes = {n.name: n for n in self._small.nodes}
-        parameters = {name for name, _ in self._small.module.named_parameters()}
+        named = self._small.module.named_parameters(remove_duplicate=False)
+        parameters = {name for name, _ in named}
         operands = {
-            name: [_Operand(nodes[x], parameters) for x in site.operands]
+            name: [Operand(nodes[x], parameters) for x in site.operands]
             for name, site in wanted.items()
         }
-        probe = _Probe(self._small, [x for pair in operands.values() for x in pair])
+        others = {
+            name: [Operand(x, parameters) for x in other_factors(pair[0])]
+            for name, pair in operands.items()
+        }
+        probe = Probe(
+            self._small, [x for several in (operands, others) for o in several.values() for x in o]
+        )
         with seeded(0):
             probe.evaluate(self._small.args, self._small.kwargs)
-        found: dict[str, list[_Part]] = {}
+        found: dict[str, list[Part]] = {}
         for name, site in wanted.items():
-            first, *others = (self._located(x, site) for x in operands[name])
-            if first is not None:
-                shared = [p.key for p in first] in [[p.key for p in x] for x in others if x]
-                found[name] = [p.with_share(0.5 if shared else 1.0) for p in first]
+            first, *second = (self._located(x, site) for x in operands[name])
+            back = [x.taken_back() for x in others[name]]
+            if first is not None and None not in back:
+                shared = [p.key for p in first] in [[p.key for p in x] for x in second if x]
+                found[name] = [replace(p, share=0.5 if shared else 1.0) for p in first]
+                found[name] += [p for p in back if p is not None]
         return found
 
-    def _located(self, operand: _Operand, site: Site) -> list[_Part] | None:
+    def _located(self, operand: Operand, site: Site) -> list[Part] | None:
         """The positions of parameters of which an operand is made; None where it is not proportional to them."""
         if not operand.proportional:
             return None
@@ -139,101 +144,8 @@ class Scales:
             if len(axes) != 1:
                 return None
             along = reached.movedim(axes[0], 0).reshape(reached.shape[axes[0]], -1).any(1)
-            found.append(_Part(name, axes[0], np.flatnonzero(along.numpy())))
+            found.append(Part(name, (axes[0], np.flatnonzero(along.numpy()))))
         return found or None
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Positions of an axis of a parameter, and the share of the exponent of a factor that they take."""
-
-    name: str
-    axis: int
-    positions: IntArray
-    share: float = 1.0
-
-    @property
-    def key(self) -> tuple[str, int, bytes]:
-        return self.name, self.axis, self.positions.tobytes()
-
-    def with_share(self, share: float) -> _Part:
-        return _Part(self.name, self.axis, self.positions, share)
-
-
-class _Operand:
-    """One of the activations that attention multiplies, and the nearest parameters of which it is made.
-
-    Attributes:
-        node: that returns it.
-        params: their names.
-        between: the nodes from these to the operand.
-        proportional: whether the operand grows as these do, as far as it has been probed.
-        reached: by name, which numbers of a parameter it depends on.
-    """
-
-    def __init__(self, node: fx.Node, parameters: Collection[str]) -> None:
-        self.node = node
-        self.params: set[str] = set()
-        self.between: set[fx.Node] = set()
-        self.proportional = False
-        self.reached: dict[str, Tensor] = {}
-        waiting = [node]
-        while waiting:
-            here = waiting.pop()
-            if here in self.between or here.op != "call_function":
-                continue
-            self.between.add(here)
-            own = [x for x in here.all_input_nodes if x.op == "get_attr"]
-            named = {str(x.target) for x in own} & set(parameters)
-            self.params |= named
-            if not named or str(here.target) in _PASSING:
-                waiting += [x for x in here.all_input_nodes if x not in own]
-
-    def probe(self, value: Tensor, leaves: dict[str, Tensor]) -> None:
-        """Learns on which numbers the operand depends, and whether it is proportional to them."""
-        mine = {n: x for n, x in leaves.items() if n in self.params}
-        if not value.requires_grad or len(mine) < len(self.params):
-            return
-        weights = torch.rand_like(value) + 0.5
-        target = (value * weights).sum()
-        slopes = torch.autograd.grad(target, [*mine.values()], allow_unused=True, retain_graph=True)
-        found = {n: g for n, g in zip(mine, slopes, strict=True) if g is not None}
-        made = sum(float((mine[n].detach() * g).sum()) for n, g in found.items())
-        size = float((value.detach().abs() * weights).sum())
-        self.proportional = abs(made - float(target.detach())) <= _AGREE * size
-        self.reached = {n: g != 0 for n, g in found.items()}
-
-
-class _Probe(Evaluator):
-    """Runs a program and differentiates operands by the parameters that they are made of."""
-
-    def __init__(self, program: Program, operands: Sequence[_Operand]) -> None:
-        super().__init__(program, torch.float64)
-        self._operands: dict[fx.Node, list[_Operand]] = {}
-        for operand in operands:
-            self._operands.setdefault(operand.node, []).append(operand)
-        self._params = set[str]().union(*(o.params for o in operands))
-        self._between = set[fx.Node]().union(*(o.between for o in operands))
-        self._leaves: dict[str, Tensor] = {}
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target not in self._params:
-            return super().get_attr(target, args, kwargs)
-        if target not in self._leaves:
-            value = super().get_attr(target, args, kwargs)
-            self._leaves[target] = value.detach().clone().requires_grad_()
-        return self._leaves[target]
-
-    def compute(self, node: fx.Node) -> Any:
-        """Computes the value of one node; beyond the operands, nothing is differentiated."""
-        if node not in self._between:
-            return super().compute(node)
-        with torch.enable_grad():
-            value = super().compute(node)
-            for operand in self._operands.get(node, ()):
-                if isinstance(value, Tensor):
-                    operand.probe(value, self._leaves)
-        return value
 
 
 def _sites(plan: Plan, program: Program, axes: Axes) -> Iterator[Site]:
@@ -241,9 +153,9 @@ def _sites(plan: Plan, program: Program, axes: Axes) -> Iterator[Site]:
     gone = np.zeros(axes.n_units, bool)
     gone[plan.removed] = True
     pinned = {e.node: e for e in plan.edits if isinstance(e, SetArgument) and e.argument == "scale"}
-    given = _depending(program)
+    given, tensors = _depending(program), program.tensors()
     for node in program.nodes:
-        yield from _scaled_by_number(node, axes, gone)
+        yield from _scaled_by_number(node, axes, gone, tensors)
         summed = axes.marks[node].silenced if node in axes.marks else []
         pair = [x for x in node.all_input_nodes if _sums(axes.nodes.get(x), summed)]
         if len(summed) < 2 or not pair or not all(x in given for x in pair):
@@ -258,22 +170,39 @@ def _sites(plan: Plan, program: Program, axes: Axes) -> Iterator[Site]:
                 break
 
 
-def _scaled_by_number(node: fx.Node, axes: Axes, gone: BoolArray) -> Iterator[Site]:
-    """The site of a product with a number that is a power of the length of an axis, as T5 scales its last states."""
+def _scaled_by_number(
+    node: fx.Node, axes: Axes, gone: BoolArray, tensors: Mapping[str, Tensor]
+) -> Iterator[Site]:
+    """The site of a product with a number that is a power of the length of an axis.
+
+    So T5 scales its last states, and Gemma its embeddings, with a number in a buffer.
+    """
     sign = {"aten.mul.Tensor": 1.0, "aten.div.Tensor": -1.0}.get(str(node.target))
-    x, number = node.args[:2] if sign else (None, None)
+    x, number = (node.args[0], _number_of(node.args[1], tensors)) if sign else (None, None)
     labels = axes.nodes.get(x)
     if sign is None or not isinstance(number, int | float) or not isinstance(labels, tuple):
         return
     for label in labels:
         lost = int(axes.removed(label, gone).sum())
-        powers = [p for p in (-1.0, -0.5, 0.5, 1.0) if isclose(number, len(label) ** p)]
+        powers = [
+            p for p in (-1.0, -0.5, 0.5, 1.0) if isclose(number, len(label) ** p, rel_tol=AGREE)
+        ]
         if lost and powers:
             units = np.unique(np.concatenate(axes.final(label).columns))
             sizes = len(label), len(label) - lost
             power = -sign * powers[0]
             yield Site(node.name, (str(x),), *sizes, units[units != 0], power=power)
             return
+
+
+def _number_of(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """A number, or that of a tensor without axes, in whatever type it is used."""
+    while isinstance(value, fx.Node) and str(value.target) in _CASTS:
+        value = value.args[0]
+    held = tensors.get(str(value.target)) if isinstance(value, fx.Node) else None
+    if held is None:
+        return value
+    return float(held) if held.dim() == 0 and not held.is_meta else None
 
 
 def _depending(program: Program) -> set[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -46,31 +47,58 @@ class Search:
         return best
 
     def _climb(self) -> Attempt:
-        last = self.attempt()
+        last = self._without_coincidences(self.attempt())
         better = True
         while better and not last.ok:
             better = False
-            for i, option in self._others():
-                if not self._is_read(i, last):
+            for move in self._moves():
+                if not any(self._is_read(i, last) for i in move):
                     continue
-                before = self.chosen[i]
-                self.put({i: option})
+                before = {i: self.chosen[i] for i in move}
+                self.put(move)
                 now = self.attempt()
                 if now.beats(last):
-                    last, better = now, True
+                    last, better = self._without_coincidences(now), True
                 else:
-                    self.put({i: before})
+                    self.put(before)
                 if last.ok:
                     break
         return last
 
-    def _others(self) -> list[tuple[int, int]]:
-        return [
-            (i, o)
+    def _without_coincidences(self, last: Attempt) -> Attempt:
+        """Where the model runs and is wrong, another attempt without what it runs without: it may follow by chance."""
+        if last.stage != 1:
+            return last
+        followed = {i: self.chosen[i] for i in self.read(last) if self.chosen[i]}
+        needless: Options = {}
+        for i, option in followed.items():
+            self.put({i: 0})
+            if self.attempt(numbers=False).ok:
+                needless[i] = 0
+            self.put({i: option})
+        if not needless:
+            return last
+        self.put(needless)
+        now = self.attempt()
+        if not now.ok:
+            self.put({i: followed[i] for i in needless})
+        return now if now.ok else last
+
+    def _moves(self) -> list[Options]:
+        """Other options of single choices, then of all that one attribute holds, as a pair of equal shifts."""
+        single: list[Options] = [
+            {i: o}
             for i, c in enumerate(self.choices)
             for o in range(len(c.options))
             if o != self.chosen[i]
         ]
+        together: dict[tuple[str, Any], Options] = {}
+        for i, c in enumerate(self.choices):
+            if len(c.slots[0].trail) > 1 and len(c.options) == 2:
+                together.setdefault((c.slots[0].kind, c.slots[0].trail[0]), {})[i] = (
+                    1 - self.chosen[i]
+                )
+        return [*single, *(m for m in together.values() if len(m) > 1)]
 
     def read(self, last: Attempt) -> list[int]:
         """The choices among whose numbers the code of the model read one in an attempt."""

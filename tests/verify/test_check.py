@@ -28,6 +28,12 @@ def test_the_worst_output_of_all_batches_is_named() -> None:
     assert check.worst_output == "output 1 (batch 5, error 2.0e-01)"
 
 
+def test_the_first_batch_that_does_not_agree_ends_it() -> None:
+    check = compare(lambda x, _: [x[0]], lambda x, _: [x[0] + 1], until_bad=True)
+    assert (check.ok, check.batches) == (False, (2,))
+    assert compare(lambda x, _: [x[0]], lambda x, _: [x[0]], until_bad=True).batches == (2, 5)
+
+
 def test_a_missing_output_is_infinitely_wrong() -> None:
     check = compare(lambda x, _: [x[0], x[0]], lambda x, _: [x[0]])
     assert (check.ok, check.max_relative_error) == (False, inf)

@@ -164,6 +164,43 @@ def test_width_and_heads_of_torch_modules_go_together() -> None:
     torch.testing.assert_close(smaller(x), outcome.program(x))
 
 
+class Numbers:
+    """A config."""
+
+    def __init__(self, heads: int = 4, inner: int = 4) -> None:
+        self.heads, self.inner = heads, inner
+
+
+class Scaled(nn.Module):
+    """Heads that share one scale in all layers, so that the first layer has more groups than the others."""
+
+    def __init__(self, config: Numbers) -> None:
+        super().__init__()
+        self.config, self.heads = config, config.heads
+        width = config.heads * config.inner
+        self.scale = nn.Parameter(torch.rand(config.heads, 1))
+        for name in "abcd":
+            pairs = [nn.ModuleList([nn.Linear(6, width), nn.Linear(width, 6)]) for _ in range(2)]
+            setattr(self, name, nn.ModuleList(pairs))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        for up, down in (*self.a, *self.b, *self.c, *self.d):  # type: ignore[misc]
+            y = up(x).tanh().unflatten(1, (self.heads, -1)) * self.scale
+            x = x + down(y.flatten(1))
+        return x
+
+
+def test_one_number_of_a_config_for_modules_of_several_names() -> None:
+    torch.manual_seed(0)
+    model = Scaled(Numbers()).eval()
+    limits = learned(model, torch.randn(2, 6)).limits
+    assert not limits.whole
+    assert {len(tie) for tie in limits.ties} == {8}  # the scale ties the heads itself
+    smaller: Any = fp.prune(model, torch.randn(2, 6), keep=0.4, metric="params", fits=model).written
+    assert smaller.config.heads * smaller.config.inner < 16
+    Scaled(smaller.config).load_state_dict(smaller.state_dict())
+
+
 def test_another_model_is_refused() -> None:
     model = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 3)).eval()
     other = nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 3)).eval()

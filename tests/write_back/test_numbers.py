@@ -86,6 +86,74 @@ def test_numbers_that_nothing_reads_are_not_tried(monkeypatch: pytest.MonkeyPatc
     assert runs[0] < 20
 
 
+class Rolled(nn.Module):
+    """Groups of channels, the number of which shows in no size, and two shifts that equal it by chance."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups, self.shifts, self.linear = groups, (groups, groups), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.linear(x).unflatten(-1, (self.groups, -1)).softmax(-1).flatten(-2)
+        return y.roll(self.shifts[0], 1).roll(self.shifts[1], 2)
+
+
+class OtherGroups(Rolled):
+    """Its number is decided apart from that of the other class."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.parts = self.groups
+        self.shifts = (1, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.linear(x).unflatten(-1, (self.parts, -1)).softmax(-1).flatten(-2)
+
+
+def test_several_numbers_that_equal_a_size_by_chance_stay() -> None:
+    model = nn.Sequential(Rolled(8), OtherGroups(), nn.Linear(16, 3)).eval()
+    gone = range(8)
+    removed = {"0.linear.weight": (0, gone), "1.linear.weight": (0, gone)}
+    plan, small = cut(model, torch.randn(2, 11, 13, 16), removed)
+    smaller = fp.write_back(model, plan)
+    first, second, _ = (vars(m) for m in smaller)
+    assert (first["groups"], first["shifts"], second["parts"]) == (4, (8, 8), 4)
+    x = torch.randn(2, 11, 13, 16)
+    torch.testing.assert_close(smaller(x), small(x))
+
+
+class Partial(nn.Module):
+    """Keeps its number of inputs, which only those read that add them to some of their outputs."""
+
+    def __init__(self, outputs: int, adds: bool) -> None:
+        super().__init__()
+        self.taken, self.adds = 8, adds
+        self.first = nn.Identity() if adds else nn.Linear(8, 8)
+        self.scale = nn.Parameter(torch.rand(8))
+        self.second = nn.Linear(8, outputs)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = x.relu()
+        y = self.second(self.first(x) * self.scale)
+        if not self.adds:
+            return y
+        return torch.cat([y[:, : self.taken] + x, y[:, self.taken :]], 1)
+
+
+def test_numbers_of_which_only_some_are_read_do_not_go_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), Partial(8, False), Partial(12, True), nn.Linear(12, 2))
+    removed = {
+        "0.weight": (0, [1, 2]),
+        "1.first.weight": (0, [3]),
+        "1.second.weight": (0, [0, 4, 5]),
+    }
+    plan, small = cut(model.eval(), torch.randn(2, 3), removed)
+    result = written(model, plan)
+    assert result.model[2].taken == 5
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(result.model(x), small(x))
+
+
 class Guarded(Block):
     """Gives out its numbers in a way of its own."""
 
@@ -195,6 +263,43 @@ def test_a_buffer_that_the_class_computes_is_named_as_the_reason() -> None:
         fp.prune(model, x, to={"width": 6})
     plan, small = cut(model, x, {"one.weight": (0, [6, 7])})
     torch.testing.assert_close(written(model, plan, config_only=True).model(x), small(x))
+
+
+class Words(nn.Module):
+    """Embeddings, scaled by a number in a buffer that the class computes, whose weights make the outputs too."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.words = nn.Embedding(11, config.width)
+        self.up, self.down = (
+            nn.Linear(config.width, config.hidden),
+            nn.Linear(config.hidden, config.width),
+        )
+        self.gain = nn.Parameter(torch.rand(config.width))
+        self.last = nn.Linear(config.width, 11, bias=False)
+        self.last.weight = self.words.weight
+        self.register_buffer("scale", torch.tensor(config.width**0.5), persistent=False)
+        self.noted = config.width**0.5
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.words(x) * self.scale
+        y = y + self.down(self.up(y).relu())
+        return self.last(y.tanh() * (1 + self.gain))
+
+
+def test_a_computed_number_goes_into_the_weights_that_it_multiplies() -> None:
+    torch.manual_seed(0)
+    model = Words(Config(8, 16)).eval()
+    x = torch.randint(11, (2, 5))
+    plan, small = cut(model, x, {"words.weight": (1, [0, 3])})
+    smaller = written(model, plan, config_only=True).model
+    assert (smaller.config.width, smaller.noted) == (6, 6**0.5)
+    torch.testing.assert_close(smaller(x), small(x))
+    again = Words(smaller.config)
+    again.load_state_dict(smaller.state_dict())
+    torch.testing.assert_close(again(x), small(x))
+    assert float(model.get_buffer("scale")) == pytest.approx(8**0.5)
 
 
 def test_the_config_of_a_class_is_solved_for() -> None:

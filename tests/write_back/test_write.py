@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import fxprune as fp
 from fxprune.analysis.axes import Axes
 from fxprune.analysis.group import find_groups
 from fxprune.analysis.solve import solve
@@ -406,3 +407,25 @@ def test_a_size_that_is_spelled_is_found_on_real_tensors_too() -> None:
     _, plan, _ = prune(model, torch.rand(2, 3, 8, 8))
     with pytest.raises(PlanError, match="invalid for input"):
         write_back(model, plan)
+
+
+class TwoNames(nn.Module):
+    """A module that is reached by two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.norm = nn.Linear(5, 8), nn.Linear(8, 3), nn.BatchNorm1d(8)
+        self.block = nn.Sequential(self.norm, nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.first(x)
+        return self.last(self.block(self.norm(y)) + y)
+
+
+def test_a_module_with_two_names_is_cut_once() -> None:
+    model, x = TwoNames().eval(), torch.randn(4, 5)
+    program = fp.capture(model, x)
+    plan = fp.plan(program, {"first.weight": (0, [0, 6])})
+    smaller = fp.write_back(model, plan)
+    assert smaller.block[0] is smaller.norm
+    torch.testing.assert_close(smaller(x), fp.shrink(program, plan)(x))
