@@ -51,13 +51,16 @@ def prune(
     ignore: Ignore,
     dynamic: Dynamic,
     keep: Annotated[
-        str | None,
+        list[str],
         typer.Option(
+            default_factory=list,
+            show_default=False,
             metavar="METRIC=SHARE",
             help="share of a metric to keep, such as macs=0.5 (the default), params=0.3, units=0.7 or "
-            "latency=0.5, which is measured on this machine",
+            "latency=0.5, which is measured on this machine; or the share of units that some modules keep, such as "
+            "layer3.*=0.8, which can be repeated, each for what none before it names",
         ),
-    ] = None,
+    ],
     importance: Annotated[
         str | None,
         typer.Option(
@@ -132,7 +135,7 @@ def prune(
     )
     from fxprune.cost import Metric
 
-    metric, share = parse_keep(keep or "macs=0.5")
+    metric, share = parse_keep(keep or ["macs=0.5"])
     _check_class(out, own_class=own_class)
     check_out(out, force=force)
     source = Source(model, inputs, dynamic, weights, args, partial, trust, seed)
@@ -144,7 +147,7 @@ def prune(
     else:
         program = open_source(source, matters=True)
     calibration = open_optional(data, loss, batches)
-    aim = ", ".join(to) if to else f"{share:g} of its {metric}"
+    aim = ", ".join(to or keep) or f"{share:g} of its {metric}"
     with progress(f"pruning {model} to {aim}"):
         outcome = run(
             program,

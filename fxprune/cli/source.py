@@ -285,20 +285,36 @@ def _saved(source: Source) -> Program:
         return load(source.model)
 
 
-def parse_keep(text: str) -> tuple[str, float]:
-    """Returns the metric and the share of `macs=0.5`; a share without a metric is a share of MACs.
+def parse_keep(texts: Sequence[str]) -> tuple[str, float | dict[str, float]]:
+    """Returns the metric and the share of `macs=0.5`, or a share of units for each glob of `layer3.*=0.8`.
+
+    A share without a metric is a share of MACs.
 
     Raises:
-        OptionError: the text does not have this form.
+        OptionError: a text does not have this form, or a share of a metric is not the only one.
     """
-    metric, equals, share = text.rpartition("=")
+    shares = dict(_share_of(text) for text in texts)
+    if not any("*" in name or "." in name or ":" in name for name in shares):
+        if len(texts) == 1:
+            return next(iter(shares.items()))
+        raise OptionError(
+            f"{len(texts)} shares of a metric",
+            where="--keep",
+            do="give one, or shares of units for globs of modules: --keep 'layer3.*=0.8' --keep '*=0.5'",
+        )
+    return "units", dict(shares)
+
+
+def _share_of(text: str) -> tuple[str, float]:
+    name, equals, share = text.rpartition("=")
     try:
-        return (metric if equals else "macs"), float(share)
+        return (name if equals else "macs"), float(share)
     except ValueError as error:
         raise OptionError(
             f"{text!r} is not a share of a metric",
             where="--keep",
-            do="write --keep macs=0.5, --keep params=0.3, --keep units=0.7 or --keep latency=0.5",
+            do="write --keep macs=0.5, --keep params=0.3, --keep units=0.7 or --keep latency=0.5; "
+            "or a share of the units of some modules: --keep 'layer3.*=0.8'",
         ) from error
 
 

@@ -120,6 +120,15 @@ def test_prune_reaches_its_target(run: Run) -> None:
     assert json.loads(out)["ratios"]["parameters"] <= 0.51
 
 
+def test_prune_keeps_shares_of_the_units_of_modules(run: Run) -> None:
+    code, out, _ = run("prune", *MODEL, "--keep", "0.*=0.5", "--keep", "*=1.0", "--json")
+    assert code == 0
+    found = {g["name"]: (g["units"], g["kept"]) for g in json.loads(out)["groups"]}
+    units, kept = found.pop("0.weight:0")
+    assert kept == units // 2
+    assert all(units == kept for units, kept in found.values())
+
+
 def test_prune_within_what_the_class_can_express(run: Run) -> None:
     model = ("spelled:Spelled", "--input", "2x4")
     code, out, _ = run("prune", *model, "--keep", "0.8", "--fits-class", "--json")
@@ -268,6 +277,8 @@ BAD = {
     "keep": ("prune", *MODEL, "--keep", "half"),
     "share": ("prune", *MODEL, "--keep", "1.2"),
     "metric": ("prune", *MODEL, "--keep", "flops=0.5"),
+    "two metrics": ("prune", *MODEL, "--keep", "macs=0.5", "--keep", "params=0.5"),
+    "no module": ("prune", *MODEL, "--keep", "layer9.*=0.5"),
     "criterion": ("prune", *MODEL, "--importance", "nosuch"),
     "ignore": ("prune", *MODEL, "--ignore", "nosuch.*"),
     "plan": ("verify", *MODEL, "--plan", "none.json"),
