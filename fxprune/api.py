@@ -32,7 +32,7 @@ from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.report import Clock, Outcome, Report, compare, group_rows, summary
 from fxprune.shrink import apply_plan
-from fxprune.verify import Check, check_capture, compare_programs
+from fxprune.verify import Check, Verify, check_capture, compare_programs, how_to_verify
 from fxprune.write_back.fits import Fit
 from fxprune.write_back.wished import Wished
 
@@ -132,7 +132,7 @@ def prune(
     scope: Literal["global", "group"] = "global",
     ignore: Sequence[str] = (),
     multiple_of: int = 1,
-    verify: bool = True,
+    verify: Verify = "local",
     seed: int = 0,
     *,
     at_least: int = 1,
@@ -257,7 +257,7 @@ def run(
     pipeline: Steps,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    verify: bool = True,
+    verify: Verify = "local",
     instruments: Sequence[Instrument] = (),
     disable: Sequence[str] = (),
     limit: int | None = None,
@@ -274,8 +274,10 @@ def run(
         args: example inputs of a model; None for a Program.
         pipeline: text, passes, or functions on a GraphModule; or a sequence of these.
         kwargs: example keyword inputs of a model.
-        verify: hold each pass to what it declares to keep, one that does not is rolled back; and what was
-            captured to the model.
+        verify: "local", or True: what each pass changed is compared in float64, region by region, and the whole
+            network once in the end, in its own precision. "full": the whole in float64 after each pass. False:
+            nothing. A pass that breaks what it declares is rolled back. A model is compared with what was
+            captured from it.
         instruments: what looks on.
         disable: names (globs) of passes to leave out.
         limit: apply no more than so many single rewrites.
@@ -289,9 +291,11 @@ def run(
     """
     asked = read_environment()
     verify = verify if asked.verify is None else asked.verify
+    how = how_to_verify(verify)
     program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)
-    if verify and isinstance(model_or_program, torch.nn.Module):
-        _, unchecked = check_capture(model_or_program, program, seed=seed)
+    if how and isinstance(model_or_program, torch.nn.Module):
+        few = how == "local"
+        _, unchecked = check_capture(model_or_program, program, seed=seed, few=few)
         program = replace(program, remarks=(*program.remarks, *unchecked))
     return run_pipeline(
         program,

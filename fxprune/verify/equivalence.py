@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -91,10 +91,17 @@ def new_types(before: Program, after: Program) -> set[torch.dtype]:
     return {t.dtype for t in new if t.is_floating_point()}
 
 
-def in_double(program: Program) -> Program:
-    """The program with its floating-point tensors, inputs and casts in float64, so that no rewrite of it rounds."""
+def in_double(program: Program, names: Container[str] | None = None) -> Program:
+    """The program with its floating-point tensors, inputs and casts in float64, so that no rewrite of it rounds.
+
+    Args:
+        program: the program; it stays as it is.
+        names: of the tensors to convert; None for all.
+    """
     editor = Editor(program)
     for name, tensor in outside_leaves(program).items():
+        if names is not None and name not in names:
+            continue
         if tensor.is_floating_point() and tensor.dtype != torch.float64:
             editor.set_tensor(name, tensor.detach().double())
     for node in editor.nodes:
