@@ -22,7 +22,7 @@ from fxprune.verify import (
     new_types,
     randomised,
 )
-from fxprune.verify.local import CannotCompareError, LocalFunctions, Seen, Whole
+from fxprune.verify.local import CannotCompareError, LocalFunctions, Seen, Whole, compare_plan
 
 
 class VerifyEach(Instrument):
@@ -115,7 +115,11 @@ class VerifyEach(Instrument):
         self, one: PlainRewrite, before: Program, after: Program, ctx: Context
     ) -> list[Check]:
         if ctx.applied is not None and one.keeps == "silenced":
-            raise CannotCompareError("units were removed")
+            plan, axes = ctx.applied, ctx.axes(before)
+            checks, why = compare_plan(before, axes, plan, after, how="local", seed=ctx.seed)
+            if why:
+                raise CannotCompareError(why)
+            return checks
         if self._start is None:
             self._start = Whole(before, ctx.seed)
         if self._seen is None:
@@ -123,18 +127,18 @@ class VerifyEach(Instrument):
         local = LocalFunctions(before, after, self._seen)
         noise, rounds = local.noise(ctx.seed), local.rounds()
         if not noise and not rounds:
-            return [local.check({}, sizes=2)]
+            return [local.check({})]
         if not local.is_new():
             with suppress(CannotCompareError):  # the pass may rely on a repeated value
-                return [local.check(noise, sizes=2)]
-        plain = local.check({}, sizes=1)
+                return [local.check(noise)]
+        plain = local.check({}, plain=True)
         noisy = randomised(before, ctx.seed, noise)
         if rounds:
             noisy = in_double(noisy, local.read())
         again = self._again(one, noisy)
         if again is noisy:
-            return [local.check({}, sizes=2)]
-        return [plain, LocalFunctions(noisy, again, self._seen).check({}, sizes=2)]
+            return [local.check({})]
+        return [plain, LocalFunctions(noisy, again, self._seen).check({})]
 
     def _again(self, one: PlainRewrite, noisy: Program) -> Program:
         """What a pass makes of a copy that has noise in a part of it."""

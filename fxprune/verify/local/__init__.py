@@ -7,6 +7,6 @@ cannot be cut, or that differs on random values, says nothing yet: then the whol
 from fxprune.verify.local.functions import LocalFunctions
 from fxprune.verify.local.proof import CannotCompareError
 from fxprune.verify.local.seen import Seen
-from fxprune.verify.local.whole import Whole
+from fxprune.verify.local.whole import Whole, compare_plan
 
-__all__ = ["CannotCompareError", "LocalFunctions", "Seen", "Whole"]
+__all__ = ["CannotCompareError", "LocalFunctions", "Seen", "Whole", "compare_plan"]

@@ -45,7 +45,7 @@ class LocalFunctions:
         self._lengths = lengths_to_try(before)
         self._held, self._held_after = outside_leaves(before), outside_leaves(after)
         self._known = {id(t) for t in before.tensors().values()}
-        self._regions = self._proof({}, 1).regions(self._outputs)
+        self._regions = self._proof({}, self._lengths[0]).regions(self._outputs)
 
     def noise(self, seed: int) -> dict[str, Tensor]:
         """Noise for the tensors of one repeated value that the regions of the program before read, by name."""
@@ -65,22 +65,22 @@ class LocalFunctions:
         """Whether a region of the program after reads numbers that the program before has not."""
         return any(map(self._new, self._regions))
 
-    def check(self, noise: Mapping[str, Tensor], sizes: int) -> Check:
-        """Compares the regions.
+    def check(self, noise: Mapping[str, Tensor], *, plain: bool = False) -> Check:
+        """Compares the regions, at another number of rows than the example's.
 
         Args:
             noise: to add to tensors of the program before, by name; the same is added to them in the program after.
-            sizes: how many sizes of the free axes to try.
+            plain: whether to take few rows only, where another check tries another number of them.
 
         Raises:
             CannotCompareError: they differ, or cannot be compared.
         """
-        lengths = self._lengths[:sizes]
-        rows = tuple(n for x in lengths if (n := rows_at(self._before, x)) is not None)
-        proof = self._proof(noise, sizes)
+        lengths = self._lengths[0 if plain else -1]
+        rows = rows_at(self._before, lengths)
+        proof = self._proof(noise, lengths)
         return proof.check(self._outputs, against="the program before", batches=rows)
 
-    def _proof(self, noise: Mapping[str, Tensor], sizes: int) -> Proof:
+    def _proof(self, noise: Mapping[str, Tensor], lengths: Mapping[str, int]) -> Proof:
         theirs = {name: noise[o] for name, o in self._origins(noise)} if noise else {}
         sides = Sides(
             Evaluator(self._before, torch.float64, _adding(noise)),
@@ -89,7 +89,7 @@ class LocalFunctions:
             lambda _, value: value,
             self._tolerance,
         )
-        return Proof(sides, self._cutter, self._obstacles, self._seen, self._lengths[:sizes])
+        return Proof(sides, self._cutter, self._obstacles, self._seen, lengths)
 
     def _twin(self, node: fx.Node) -> fx.Node | None:
         known = node.op not in ("get_attr", "output") and self._seen.knows(node)
@@ -134,9 +134,9 @@ def lengths_to_try(program: Program) -> list[Mapping[str, int]]:
     return [{**example, **tried.first}, *second]
 
 
-def rows_at(program: Program, lengths: Mapping[str, int]) -> int | None:
-    """The number of rows of the first input that has any, at some lengths of the free sizes."""
+def rows_at(program: Program, lengths: Mapping[str, int]) -> tuple[int, ...]:
+    """The number of rows of the first input that has any, at some lengths of the free sizes; none where none has."""
     for node in program.graph.find_nodes(op="placeholder"):
         if shape := shape_at(node.meta.get("val"), lengths):
-            return shape[0]
-    return None
+            return shape[:1]
+    return ()

@@ -18,31 +18,30 @@ Inner = Callable[[Shape], range]
 """From sizes to the axes that are places."""
 
 
-def fewer_places(shapes: Shapes, run: int) -> Iterator[Shapes]:
+def fewer_places(shapes: Shapes) -> Iterator[Shapes]:
     """Smaller sizes for the values that enter a region, which it may or may not accept.
 
     First the axes behind the channels of images are shortened, then the axes between rows and features of
-    sequences. Lengths keep their ratios, and differ from axis to axis and from run to run.
+    sequences. Lengths keep their ratios, and differ from axis to axis.
 
     Args:
         shapes: the sizes of these values; None for what is no tensor.
-        run: the number of the run.
     """
     for inner in (_behind_channels, _before_features):
-        lengths = _lengths([s for s in shapes.values() if s], inner, run)
+        lengths = _lengths([s for s in shapes.values() if s], inner)
         found = {n: s and _shortened(s, inner, lengths) for n, s in shapes.items()}
         if _WORTH * sum(map(_numbers, found.values())) <= sum(map(_numbers, shapes.values())):
             yield found
 
 
-def _lengths(known: list[Shape], inner: Inner, run: int) -> dict[int, Fraction]:
+def _lengths(known: list[Shape], inner: Inner) -> dict[int, Fraction]:
     """The share of each axis that is left."""
     found: dict[int, Fraction] = {}
     for axis in {a for shape in known for a in inner(shape)}:
         lengths = [s[axis] for s in known if axis in inner(s)]
         unit, least = gcd(*lengths), min(lengths)
         if unit:
-            steps = -(-(_PLACES + (axis + run) % 2) // (least // unit))
+            steps = -(-(_PLACES + axis % 2) // (least // unit))
             found[axis] = min(Fraction(steps, unit), Fraction(1))
     return found
 

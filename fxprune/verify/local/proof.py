@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from torch import fx
 
 from fxprune.graph.evaluate import Evaluator
 from fxprune.graph.program import describe
-from fxprune.process.random_state import seeded
 from fxprune.verify.check import Check, Judged, relative_error
 from fxprune.verify.local.matching import Pair
 from fxprune.verify.local.obstacles import Obstacles
@@ -55,14 +54,14 @@ class Proof:
         cutter: cuts regions out of them.
         obstacles: says which regions cannot be cut.
         seen: what the values of the program before look like; learns what those of the program after do.
-        lengths: of the free sizes, by name: each region is run at all of them.
+        lengths: of the free sizes, by name, at which regions are run.
     """
 
     sides: Sides
     cutter: Cutter
     obstacles: Obstacles
     seen: Seen
-    lengths: Sequence[Mapping[str, int]]
+    lengths: Mapping[str, int]
 
     def regions(self, outputs: Pair) -> list[Region]:
         """What has to agree for the outputs to agree, cut as small as it can be.
@@ -97,7 +96,7 @@ class Proof:
         Args:
             outputs: the output nodes of both.
             against: what the program before is, in words.
-            batches: for the report, the numbers of rows that belong to `lengths`.
+            batches: for the report, the number of rows that belongs to `lengths`.
 
         Raises:
             CannotCompareError: a region cannot be cut, or differs even with much of what comes before it.
@@ -154,36 +153,24 @@ class Proof:
             raise CannotCompareError(why)
 
     def _compare(self, region: Region) -> Judged:
-        """The largest error of the values that leave a region, over all lengths."""
-        limit = self.sides.tolerance(region)
-        judged = [self._compare_at(region, i, limit) for i in range(len(self.lengths))]
-        return max(judged, key=lambda one: one.error)
-
-    def _compare_at(self, region: Region, run: int, limit: float) -> Judged:
-        """The same at the lengths of one run; at fewer places where the region is the same function of these."""
-        lengths = self.lengths[run]
-        shapes = {a: self.seen.shape(a, lengths) for a, _ in region.cuts}
-        for fewer in fewer_places(shapes, run):
+        """The largest error of the values that leave a region; at fewer places where it agrees at these."""
+        shapes = {a: self.seen.shape(a, self.lengths) for a, _ in region.cuts}
+        for fewer in fewer_places(shapes):
             with suppress(Exception):  # such as for sizes that are written in the graph
-                judged = self._run(region, lengths, fewer)
-                if judged.error <= limit:
+                judged = self._run(region, fewer)
+                if judged.error <= self.sides.tolerance(region):
                     return judged
-        return self._run(region, lengths, shapes)
+        return self._run(region, shapes)
 
-    def _run(
-        self, region: Region, lengths: Mapping[str, int], shapes: Mapping[fx.Node, Shape | None]
-    ) -> Judged:
-        given = {a: self.seen.draw(a, lengths, shapes[a]) for a, _ in region.cuts}
+    def _run(self, region: Region, shapes: Mapping[fx.Node, Shape | None]) -> Judged:
+        given = {a: self.seen.draw(a, self.lengths, shapes[a]) for a, _ in region.cuts}
         if any(x is None for x in given.values()):
             raise CannotCompareError("the sizes of a value depend on more than the inputs'")
         theirs = {b: self.sides.kept(a, given[a]) for a, b in region.cuts}
         self.sides.after.observe = self.seen.note_new
-        with seeded(self.seen.seed):
-            wanted = self.sides.before.compute_part(
-                region.before, given, [a for a, _ in region.claims]
-            )
-        with seeded(self.seen.seed):
-            got = self.sides.after.compute_part(region.after, theirs, [b for _, b in region.claims])
+        ours, found = ([pair[i] for pair in region.claims] for i in (0, 1))
+        wanted = self.sides.before.compute_part(region.before, given, ours)
+        got = self.sides.after.compute_part(region.after, theirs, found)
         worst = Judged(0.0, torch.float64, "")
         for (a, b), x, y in zip(region.claims, wanted, got, strict=True):
             error = relative_error(y, self.sides.kept(a, x))

@@ -116,12 +116,13 @@ class Seen:
         size = 1
         for n in shape:
             size *= n
-        times = -(-(self._drawn + size) // _POOL)
-        numbers = self._pool.repeat(times)[self._drawn : self._drawn + size]
-        self._drawn = (self._drawn + size + 17) % _POOL
+        end = self._drawn + size
+        pool = self._pool if end <= _POOL else self._pool.repeat(-(-end // _POOL))
+        numbers = pool[self._drawn : end].view(shape)
+        self._drawn = (end + 17) % _POOL
         if look.low == look.high:  # what is constant hides what is done to it
-            return numbers.view(shape).clone()
-        value = (numbers * look.spread + look.mean).view(shape)
+            return numbers.clone()
+        value = numbers * look.spread + look.mean
         signed = look.low < 0 < look.high
         return value if signed else value.clamp_(look.low, look.high)
 

@@ -8,13 +8,19 @@ from typing import Any
 
 import torch
 
+from fxprune.analysis.axes import Axes
 from fxprune.graph.evaluate import Evaluator
-from fxprune.graph.free_axes import Conditions
 from fxprune.graph.program import Program
+from fxprune.plan import Plan
 from fxprune.verify.check import TOLERANCE, Check, compare_runs, run_batch
 from fxprune.verify.equivalence import new_types
-from fxprune.verify.inputs import batches_of, lengths_of
+from fxprune.verify.how import How
+from fxprune.verify.inputs import batches_of
+from fxprune.verify.local.functions import lengths_to_try
+from fxprune.verify.local.plans import compare_plan_locally
+from fxprune.verify.local.proof import CannotCompareError
 from fxprune.verify.local.seen import Seen
+from fxprune.verify.silenced import compare_programs
 
 
 class Whole:
@@ -26,15 +32,12 @@ class Whole:
     """
 
     def __init__(self, program: Program, seed: int) -> None:
-        self.program, self._seed = program, seed
-        types = {t.dtype for t in program.tensors().values() if t.is_floating_point()}
-        self.dtype = torch.float64 if types == {torch.float64} else torch.float32
+        self.program, self._seed, self.dtype = program, seed, own_type(program)
         self._first: Sequence[Any] | None = None
 
     def see(self) -> Seen:
         """What the values of the program look like."""
-        tried, example = lengths_of(self.program, few=True), Conditions(self.program.graph).example
-        seen = Seen({**example, **tried.first}, self._seed)
+        seen = Seen(lengths_to_try(self.program)[0], self._seed)
         runner = Evaluator(self.program, self.dtype)
         runner.observe = seen.note
         batch = next(batches_of(self.program, self._seed, few=True))
@@ -60,3 +63,43 @@ class Whole:
             tolerance=max(TOLERANCE[t] for t in types if t in TOLERANCE),
             seed=self._seed,
         )
+
+
+def own_type(program: Program) -> torch.dtype:
+    """The type in which a whole program is run: float64 if all its numbers are of it, otherwise float32."""
+    types = {t.dtype for t in program.tensors().values() if t.is_floating_point()}
+    return torch.float64 if types == {torch.float64} else torch.float32
+
+
+def compare_plan(
+    program: Program, axes: Axes, plan: Plan, small: Program, *, how: How, seed: int
+) -> tuple[list[Check], str]:
+    """Holds a smaller program against the silenced original.
+
+    Args:
+        program: the original.
+        axes: its labels.
+        plan: what is removed.
+        small: what the plan made of it, or what other rewrites made of that.
+        how: whether operator by operator in float64 and the whole in its own precision, or the whole in float64.
+        seed: of inputs and noise.
+
+    Returns:
+        The checks, the last of which may be bad; and why the whole was compared in float64 although not asked for.
+
+    Raises:
+        VerifyError: the original does not run on random inputs, or has no numbers.
+    """
+    why = ""
+    if how == "local":
+        seen = Seen(lengths_to_try(program)[0], seed)
+        options: dict[str, Any] = {"dtype": own_type(program), "few": True, "observe": seen.note}
+        try:
+            whole = compare_programs(program, axes, plan, small, seed=seed, **options)
+            if whole.ok:
+                local = compare_plan_locally(program, axes, plan, small, seen, seed=seed)
+                return [local, whole], ""
+            why = f"in its own precision it differs by {whole.max_relative_error:.1e}"
+        except CannotCompareError as error:
+            why = str(error)
+    return [compare_programs(program, axes, plan, small, seed=seed)], why
