@@ -180,7 +180,8 @@ class Evaluator(fx.Interpreter):
         """Calls an operator, with casts and new tensors in the run's type."""
         if isinstance(target, torch._ops.OpOverload):
             args, kwargs = quiet(target, args, kwargs)
-            args, kwargs = pytree.tree_map(lambda x: type_in(x, self.dtype), (args, kwargs))
+            args = tuple(type_in(x, self.dtype) for x in args)
+            kwargs = {name: type_in(x, self.dtype) for name, x in kwargs.items()}
             kwargs = self._created(target, args, kwargs)
             if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
                 return _grouped_mm(*args, **kwargs)

@@ -49,13 +49,14 @@ class LocalFunctions:
 
     def noise(self, seed: int) -> dict[str, Tensor]:
         """Noise for the tensors of one repeated value that the regions of the program before read, by name."""
-        names = {str(n.target) for region in self._regions for n in region.before}
-        read = {id(self._held[name]) for name in names if name in self._held}
-        return noise_of({name: t for name, t in self._held.items() if id(t) in read}, seed)
+        read = self.read()
+        return noise_of({name: t for name, t in self._held.items() if name in read}, seed)
 
     def read(self) -> set[str]:
-        """The names of the tensors that the regions of the program before read."""
-        return {str(n.target) for r in self._regions for n in r.before if n.op == "get_attr"}
+        """All names of the tensors that the regions of the program before read."""
+        names = {str(n.target) for r in self._regions for n in r.before}
+        read = {id(self._held[name]) for name in names if name in self._held}
+        return {name for name, tensor in self._held.items() if id(tensor) in read}
 
     def rounds(self) -> bool:
         """Whether a region of the program after reads numbers that were worked out anew in less than float64."""
