@@ -113,12 +113,14 @@ def in_double(
     for node in editor.nodes:
         node.args = fx.node.map_aggregate(node.args, _double_type)
         node.kwargs = fx.node.map_aggregate(node.kwargs, _double_type)
-    args, kwargs = pytree.tree_map_only(
-        Tensor,
-        lambda x: x.double() if x.is_floating_point() else x,
-        (program.args, dict(program.kwargs)),
-    )
+        if "val" in node.meta:  # of which a rewrite infers those of the nodes that it adds
+            node.meta["val"] = pytree.tree_map_only(Tensor, _double, node.meta["val"])
+    args, kwargs = pytree.tree_map_only(Tensor, _double, (program.args, dict(program.kwargs)))
     return replace(editor.finish(), args=args, kwargs=kwargs, remarks=())
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
 def _double_type(value: Any) -> Any:

@@ -236,3 +236,12 @@ def test_a_rewrite_that_relies_on_what_came_before_is_proved_with_it() -> None:
     program = fp.capture(Twice(), torch.randn(4, 3))
     result = run_pipeline(program, Plant(fault=once))
     assert result.steps[0].checks[0].regions == 1
+
+
+def test_layers_in_float32_are_fused_and_verified() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 3, padding=1), nn.ReLU())
+    for how in ("local", "full"):
+        result = fp.run(layers, torch.randn(2, 3, 6, 6), "fuse-linear", verify=how)
+        assert len(result.steps[0].checks) == 2
+        assert result.steps[0].checks[1].tolerance == 1e-9
