@@ -33,7 +33,8 @@ from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.report import Clock, Outcome, Report, compare, group_rows, summary
 from fxprune.shrink import apply_plan
-from fxprune.verify import Check, check_capture, compare_programs
+from fxprune.verify import Check, How, Verify, check_capture, compare_programs, how_to_verify
+from fxprune.verify.local import compare_plan
 from fxprune.write_back.fits import Fit
 from fxprune.write_back.wished import Wished
 
@@ -133,7 +134,7 @@ def prune(
     scope: Literal["global", "group"] = "global",
     ignore: Sequence[str] = (),
     multiple_of: int = 1,
-    verify: bool = True,
+    verify: Verify = "local",
     seed: int = 0,
     *,
     at_least: int = 1,
@@ -166,8 +167,9 @@ def prune(
         scope: global: all units compete; group: each group loses the same share.
         ignore: globs of module paths whose own outputs stay as they are; their inputs may still narrow.
         multiple_of: lengths of shrunk axes are multiples of this.
-        verify: hold the result against the silenced original in float64, and what was captured against the
-            model in its own precision; an error where they differ.
+        verify: "local", or True: each operator of the result is compared with that of the silenced original, in
+            float64, and the whole once in its own precision. "full": the whole in float64. False: nothing. What was
+            captured is compared with the model in its own precision.
         seed: for random scores and for the inputs of the check.
         at_least: units that every group keeps.
         data: batches of what the network is for, or an `fp.Calibration` that says how they go into it and what their
@@ -184,7 +186,10 @@ def prune(
     Raises:
         CaptureError, OptionError, PlanError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
     """
-    metric = metric or ("units" if isinstance(keep, Mapping) else "macs")
+    metric, verified = (
+        metric or ("units" if isinstance(keep, Mapping) else "macs"),
+        how_to_verify(verify),
+    )
     target = Target(0.5 if keep is None else keep, metric, scope, at_least, multiple_of)
     own = isinstance(model_or_program, torch.nn.Module)
     if to is not None:
@@ -229,15 +234,9 @@ def prune(
     small = apply_plan(program, axes, decided)
     clock.lap("shrink")
     model = partial.apply(decided) if partial else None
-    checks: list[Check] = []
-    unchecked: list[Remark] = []
-    if verify:
-        checks.append(compare_programs(program, axes, decided, small, seed=seed).raise_if_bad())
-    if verify and partial:
-        checks.append(partial.verify(decided, seed=seed).raise_if_bad())
-    if verify and isinstance(checked, torch.nn.Module):
-        captured, unchecked = check_capture(checked, program, seed=seed)
-        checks += captured
+    checks, unchecked = _verified(
+        program, decided, small, partial or (checked if own else None), verified, seed
+    )
     clock.lap("verify")
     report = Report(
         before=summary(whole),
@@ -268,7 +267,7 @@ def run(
     pipeline: Steps,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    verify: bool = True,
+    verify: Verify = "local",
     instruments: Sequence[Instrument] = (),
     disable: Sequence[str] = (),
     limit: int | None = None,
@@ -285,8 +284,10 @@ def run(
         args: example inputs of a model; None for a Program.
         pipeline: text, passes, or functions on a GraphModule; or a sequence of these.
         kwargs: example keyword inputs of a model.
-        verify: hold each pass to what it declares to keep, one that does not is rolled back; and what was
-            captured to the model.
+        verify: "local", or True: what each pass changed is compared in float64, region by region, and the whole
+            network once in the end, in its own precision. "full": the whole in float64 after each pass. False:
+            nothing. A pass that breaks what it declares is rolled back. A model is compared with what was
+            captured from it.
         instruments: what looks on.
         disable: names (globs) of passes to leave out.
         limit: apply no more than so many single rewrites.
@@ -300,9 +301,11 @@ def run(
     """
     asked = read_environment()
     verify = verify if asked.verify is None else asked.verify
+    how = how_to_verify(verify)
     program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)
-    if verify and isinstance(model_or_program, torch.nn.Module):
-        _, unchecked = check_capture(model_or_program, program, seed=seed)
+    if how and isinstance(model_or_program, torch.nn.Module):
+        few = how == "local"
+        _, unchecked = check_capture(model_or_program, program, seed=seed, few=few)
         program = replace(program, remarks=(*program.remarks, *unchecked))
     return run_pipeline(
         program,
@@ -313,6 +316,34 @@ def run(
         limit=asked.limit if limit is None else limit,
         seed=seed,
     )
+
+
+def _verified(
+    program: Program,
+    decided: Plan,
+    small: Program,
+    source: object,
+    how: How | None,
+    seed: int,
+) -> tuple[list[Check], list[Remark]]:
+    """Holds a smaller program against the original, and the original against what it was captured from.
+
+    Raises:
+        VerifyError: they differ.
+    """
+    if how is None:
+        return [], []
+    found, why = compare_plan(program, solved(program), decided, small, how=how, seed=seed)
+    checks, remarks = [check.raise_if_bad() for check in found], list[Remark]()
+    if why:
+        what = "the whole network was compared in float64, not only operator by operator"
+        remarks.append(Remark("analysis", "verify.whole", program.name, what, why))
+    if isinstance(source, Partial):
+        checks.append(source.verify(decided, seed=seed).raise_if_bad())
+    elif isinstance(source, torch.nn.Module):
+        captured, unchecked = check_capture(source, program, seed=seed, few=how == "local")
+        checks, remarks = checks + captured, remarks + unchecked
+    return checks, remarks
 
 
 def _to_configure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -79,6 +79,13 @@ Parts = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON document")]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**63 - 1, help="seed for random weights, inputs and scores")
+]
+How = Annotated[
+    Literal["local", "full"],
+    typer.Option(
+        "--verify",
+        help="local: compare what changed, region by region, and the whole once; full: the whole in float64",
+    ),
 ]
 Trust = Annotated[
     bool,

@@ -17,6 +17,7 @@ from fxprune.cli.options import (
     Dynamic,
     Folder,
     Force,
+    How,
     Inputs,
     Json,
     LossOf,
@@ -80,7 +81,10 @@ def prune(
     multiple_of: Annotated[
         int, typer.Option(min=1, max=2**31, help="make the pruned axes multiples of this length")
     ] = 1,
-    verify: Annotated[bool, typer.Option(help="verify the smaller model numerically")] = True,
+    verify: How = "local",
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="do not compare the smaller model with the original")
+    ] = False,
     depth: Depth = 2,
     plan_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the pruning plan as JSON")
@@ -158,7 +162,7 @@ def prune(
             scope=cast(Literal["global", "group"], scope),
             ignore=tuple(ignore),
             multiple_of=multiple_of,
-            verify=verify,
+            verify=False if no_verify else verify,
             seed=seed,
             fits=opened.network if opened else None,
             to=parse_fields(to) if to else None,

@@ -16,6 +16,7 @@ from fxprune.cli.options import (
     Dynamic,
     Folder,
     Force,
+    How,
     Inputs,
     Json,
     Model,
@@ -60,9 +61,10 @@ def run(
     time_passes: Annotated[
         bool, typer.Option("--time-passes", help="print the time and memory of each pass")
     ] = False,
-    verify_each: Annotated[
-        bool, typer.Option(help="check each pass against what it declares to preserve")
-    ] = True,
+    verify: How = "local",
+    no_verify_each: Annotated[
+        bool, typer.Option("--no-verify-each", help="do not compare what passes make")
+    ] = False,
     bisect: Annotated[
         bool,
         typer.Option(
@@ -121,7 +123,7 @@ def run(
             program,
             None,
             steps,
-            verify=verify_each,
+            verify=False if no_verify_each else verify,
             instruments=_instruments(
                 print_before, print_after, print_changed, time_passes, reproducer
             ),

@@ -24,7 +24,7 @@ from fxprune.process.random_state import random_state_kept
 from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
 from fxprune.structure.blocks import Blocks, find_blocks
-from fxprune.verify import check_capture
+from fxprune.verify import Verify, check_capture, how_to_verify
 from fxprune.write_back import written
 
 DepthMetric = Literal["macs", "params", "layers"]
@@ -44,7 +44,7 @@ def prune_layers(
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     ignore: Sequence[str] = (),
-    verify: bool = True,
+    verify: Verify = "local",
     seed: int = 0,
 ) -> LayersOutcome:
     """Deletes the residual layers that matter least: what they add to their input is taken away, the input passes by.
@@ -64,7 +64,7 @@ def prune_layers(
         args: example inputs of a model. None, without `kwargs` too: those of the first batch.
         kwargs: example keyword inputs of a model.
         ignore: globs of the paths of layers, or of their blocks, that stay.
-        verify: hold every pass, and what was captured, to what they came from.
+        verify: how to hold every pass, and what was captured, to what they came from; see `fp.run`.
         seed: of random scores, and of the inputs of checks.
 
     Returns:
@@ -131,15 +131,15 @@ def _captured(
     data: Calibration | None,
     args: Any,
     kwargs: Mapping[str, Any] | None,
-    verify: bool,
+    verify: Verify,
     seed: int,
 ) -> Program:
     if args is None and kwargs is None and data is not None:
         args, kwargs = data.call_of(data.first)
     program = capture(model, args, kwargs)
-    if not verify:
+    if not (how := how_to_verify(verify)):
         return program
-    _, unchecked = check_capture(model, program, seed=seed)
+    _, unchecked = check_capture(model, program, seed=seed, few=how == "local")
     return replace(program, remarks=(*program.remarks, *unchecked))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -109,6 +110,29 @@ class Evaluator(fx.Interpreter):
             self.observe(n, value)
         return value
 
+    def compute_part(
+        self, nodes: Iterable[fx.Node], values: Mapping[fx.Node, Any], wanted: Iterable[fx.Node]
+    ) -> list[Any]:
+        """Runs some nodes in order by themselves, as at the start of a run.
+
+        Args:
+            nodes: which nodes to run.
+            values: what is known of other nodes.
+            wanted: whose values are returned; run, or known.
+        """
+        self._buffers, self.env = {}, dict(values)
+        nodes, wanted = list(nodes), list(wanted)
+        left = Counter(i for n in nodes for i in n.all_input_nodes)
+        left.update(wanted)
+        with torch.no_grad():
+            for node in nodes:
+                self.env[node] = self.run_node(node)
+                for read in node.all_input_nodes:
+                    left[read] -= 1
+                    if not left[read]:
+                        del self.env[read]
+        return [self.env[n] for n in wanted]
+
     def compute(self, node: fx.Node) -> Any:
         """Computes the value of one node."""
         return super().run_node(node)
@@ -156,7 +180,8 @@ class Evaluator(fx.Interpreter):
         """Calls an operator, with casts and new tensors in the run's type."""
         if isinstance(target, torch._ops.OpOverload):
             args, kwargs = quiet(target, args, kwargs)
-            args, kwargs = pytree.tree_map(lambda x: type_in(x, self.dtype), (args, kwargs))
+            args = tuple(type_in(x, self.dtype) for x in args)
+            kwargs = {name: type_in(x, self.dtype) for name, x in kwargs.items()}
             kwargs = self._created(target, args, kwargs)
             if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
                 return _grouped_mm(*args, **kwargs)

@@ -11,6 +11,7 @@ from fxprune.instruments.printing import PrintGraph
 from fxprune.instruments.reproduce import Reproducer
 from fxprune.instruments.timing import TimePasses
 from fxprune.pipeline.instrument import Instrument
+from fxprune.verify import Verify
 
 PREFIX = "FXPRUNE_"
 
@@ -23,13 +24,13 @@ class Settings:
         instruments: instruments to add to those of the call.
         disable: globs of passes to leave out, in addition to those of the call.
         limit: how many single rewrites to apply, if the call does not say.
-        verify: whether to check each pass; overrides the call unless None.
+        verify: how to check each pass, see `fp.run`; overrides the call unless None.
     """
 
     instruments: tuple[Instrument, ...] = ()
     disable: tuple[str, ...] = ()
     limit: int | None = None
-    verify: bool | None = None
+    verify: Verify | None = None
 
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
@@ -53,7 +54,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         tuple(instruments),
         tuple(filter(None, names)),
         given.number("BISECT_LIMIT"),
-        given.switch("VERIFY"),
+        given.verify(),
     )
 
 
@@ -70,6 +71,13 @@ class _Given:
         if (text := self.text(name)) not in ("", "0", "1"):
             raise self._error(name, "set it to 1 or 0")
         return bool(int(text)) if text else None
+
+    def verify(self) -> Verify | None:
+        known: dict[str, Verify | None] = {"": None, "0": False, "1": True}
+        known |= {"local": "local", "full": "full"}
+        if (text := self.text("VERIFY")) not in known:
+            raise self._error("VERIFY", "set it to local, full or 0")
+        return known[text]
 
     def number(self, name: str) -> int | None:
         if (text := self.text(name)) and not text.isdecimal():

@@ -26,6 +26,7 @@ from fxprune.pipeline.registry import GROUP, find_pass
 from fxprune.pipeline.result import Result
 from fxprune.pipeline.run import run_pipeline
 from fxprune.plugins import find_named, trusting
+from fxprune.verify import Verify, how_to_verify
 
 FACTS, PROGRAM, ERROR = "reproducer.json", "program", "error.txt"
 FORMAT, VERSION = "fxprune-reproducer", 1
@@ -81,11 +82,16 @@ def replay(directory: str | os.PathLike[str], *, trust: bool = False) -> Result:
         return run_pipeline(
             program,
             Pipeline.parse(facts["pipeline"].text(), lambda name: _find(name, classes)),
-            verify=facts["verify"].flag(),
+            verify=_verify(facts["verify"]),
             disable=disable,
             limit=None if limit.value is None else limit.integer(0),
             seed=facts["seed"].integer(),
         )
+
+
+def _verify(entry: Entry) -> Verify:
+    """How passes were verified; versions before 0.1 only knew whether."""
+    return entry.flag() if isinstance(entry.value, bool) else how_to_verify(entry.text()) or False
 
 
 def _write(

@@ -18,7 +18,7 @@ from fxprune.pipeline.removal import Branch, Unit
 from fxprune.plan import Plan, plan_removal
 from fxprune.remark import Kind, Remark
 from fxprune.shrink import apply_plan
-from fxprune.verify import Check
+from fxprune.verify import Check, Verify
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -47,7 +47,7 @@ class Context:
         checks: how the running pass was verified.
         zeros: the names of nodes whose values became 0, in the programs that had them.
         running: name of the running pass.
-        verify: whether each pass is held to what it declares.
+        verify: how each pass is held to what it declares; see `fp.run`.
         disable: globs of the passes that are left out.
         seconds: wall time of the pass that ran last.
         check_seconds: wall time of its checks.
@@ -64,7 +64,7 @@ class Context:
     checks: list[Check] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
     running: str = ""
-    verify: bool = True
+    verify: Verify = "local"
     disable: tuple[str, ...] = ()
     seconds: float = 0.0
     check_seconds: float = 0.0

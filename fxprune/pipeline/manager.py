@@ -9,7 +9,7 @@ from fnmatch import translate
 from time import perf_counter
 
 from fxprune.analysis.cache import hand_on
-from fxprune.errors import FxpruneError, OptionError, PipelineError
+from fxprune.errors import FxpruneError, OptionError, PipelineError, VerifyError
 from fxprune.graph.program import Program
 from fxprune.pipeline.context import Context
 from fxprune.pipeline.instrument import Instrument
@@ -18,6 +18,7 @@ from fxprune.pipeline.pipeline import Pipeline, Repeat
 from fxprune.pipeline.result import Result, Step
 from fxprune.pipeline.verify_each import VerifyEach
 from fxprune.plan import Plan
+from fxprune.verify import Check, how_to_verify
 
 
 @dataclass
@@ -44,12 +45,15 @@ def run_passes(
         PipelineError: a pass failed, or broke what it declares; `error.program` is the program before it.
         OptionError: a rewrite would run while units wait to be removed.
     """
-    looking = [*([VerifyEach()] if ctx.verify else []), *instruments]
+    how = how_to_verify(ctx.verify)
+    judge = VerifyEach(how) if how else None
+    looking = [*([judge] if judge else []), *instruments]
     run = _Run(ctx, looking, {name: re.compile(translate(name)) for name in ctx.disable})
     for instrument in looking:
         instrument.before_run(pipeline, program, ctx)
     final = _run_steps(run, pipeline, program)
     _conclude(run, pipeline, program)
+    checks = _check_end(judge, pipeline, program, final, ctx) if judge else []
     result = Result(
         final,
         program,
@@ -59,10 +63,28 @@ def run_passes(
         frozenset(ctx.pending),
         tuple(ctx.remarks),
         tuple(dict.fromkeys(ctx.zeros)),
+        tuple(checks),
     )
     for instrument in reversed(looking):
         instrument.after_run(result)
     return result
+
+
+def _check_end(
+    judge: VerifyEach, pipeline: Pipeline, given: Program, final: Program, ctx: Context
+) -> list[Check]:
+    """How the end of a run was verified as a whole."""
+    try:
+        return judge.conclude(final, ctx)
+    except VerifyError as error:
+        raise PipelineError(
+            error.what,
+            where=error.where or str(pipeline),
+            why=error.why,
+            do=error.do,
+            program=given,
+            failed="",
+        ) from error
 
 
 def _conclude(run: _Run, pipeline: Pipeline, program: Program) -> None:

@@ -62,6 +62,7 @@ class Result:
         pending: units and branches that were decided on and that no `shrink` removed.
         remarks: what was done, what was left, and why.
         zeros: the names of the nodes that ended the branches that were deleted, in the programs that had them.
+        checks: how the whole was verified in the end.
     """
 
     program: Program
@@ -72,6 +73,7 @@ class Result:
     pending: frozenset[Unit | Branch]
     remarks: tuple[Remark, ...]
     zeros: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -88,7 +90,8 @@ class Result:
         return select(self.remarks, glob, kind)
 
     def __str__(self) -> str:
-        return f"{self.table()}\n\n{self._totals()}\n\n{count_remarks(self.remarks)}"
+        whole = "".join(f"\n\nthe whole {check}" for check in self.checks)
+        return f"{self.table()}{whole}\n\n{self._totals()}\n\n{count_remarks(self.remarks)}"
 
     def table(self) -> str:
         """Every pass as it ran: changed, rewrites, checks, seconds."""
@@ -117,6 +120,7 @@ class Result:
         return {
             "pipeline": str(self.pipeline),
             "steps": [asdict(step) for step in self.steps],
+            "checks": [asdict(check) for check in self.checks],
             **self.comparison.to_json(),
             "removed": [len(plan.removed) for plan in self.plans],
             "pending": len(self.pending),

@@ -14,6 +14,7 @@ from fxprune.pipeline.kinds import Pass
 from fxprune.pipeline.manager import run_passes
 from fxprune.pipeline.pipeline import Pipeline, Repeat
 from fxprune.pipeline.result import Result
+from fxprune.verify import Verify
 
 Steps = str | Pass | Repeat | Pipeline | Callable[..., Any] | Sequence[Any]
 
@@ -49,7 +50,7 @@ def run_pipeline(
     steps: Steps,
     *,
     instruments: Iterable[Instrument] = (),
-    verify: bool = True,
+    verify: Verify = "local",
     disable: Sequence[str] = (),
     limit: int | None = None,
     seed: int = 0,
@@ -60,7 +61,7 @@ def run_pipeline(
         program: a captured network.
         steps: pipeline text, passes, or functions on a GraphModule.
         instruments: what looks on.
-        verify: hold each pass to what it declares to keep.
+        verify: how each pass is held to what it declares to keep; see `fp.run`.
         disable: names (globs) of passes to leave out.
         limit: apply no more than so many single rewrites.
         seed: of random choices and of the inputs of checks.

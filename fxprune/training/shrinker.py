@@ -29,7 +29,7 @@ from fxprune.training.ema import Ema, move_ema, restart_ema
 from fxprune.training.errors import TrainingError
 from fxprune.training.optimizer_state import OptimizerMove, check_optimizer, move_optimizer
 from fxprune.training.point import Point, return_optimizer
-from fxprune.verify import compare_gradients, compare_programs
+from fxprune.verify import Verify, compare_gradients, compare_programs
 from fxprune.verify.check import on_meta
 
 Tensor = torch.Tensor
@@ -183,7 +183,7 @@ class Shrinker:
         self,
         pipeline: Steps,
         *,
-        verify: bool = True,
+        verify: Verify = "local",
         rewritten: Rewritten = "refuse",
         seed: int = 0,
     ) -> Change:
@@ -191,7 +191,7 @@ class Shrinker:
 
         Args:
             pipeline: pipeline text, passes, or functions on a GraphModule.
-            verify: check each pass against what it declares to preserve.
+            verify: how to check each pass against what it declares to preserve; see `fp.run`.
             rewritten: what to do if a pass recomputes a trained parameter, as folding does: `refuse` it, or
                 `reset` the parameter's optimizer state, which belonged to the old values.
             seed: the seed of random choices and of the inputs of checks.

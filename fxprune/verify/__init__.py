@@ -22,6 +22,7 @@ from fxprune.verify.agreement import (
 from fxprune.verify.check import TOLERANCE, Check, compare_runs, relative_error
 from fxprune.verify.equivalence import compare_functions, in_double, new_types
 from fxprune.verify.gradients import compare_gradients
+from fxprune.verify.how import How, Verify, how_to_verify
 from fxprune.verify.inputs import Batch, batches_of
 from fxprune.verify.noise import noisy, randomised
 from fxprune.verify.reference import Silenced
@@ -31,7 +32,9 @@ __all__ = [
     "TOLERANCE",
     "Batch",
     "Check",
+    "How",
     "Silenced",
+    "Verify",
     "batches_of",
     "check_capture",
     "check_numbers",
@@ -42,6 +45,7 @@ __all__ = [
     "compare_programs",
     "compare_runs",
     "forward_failed",
+    "how_to_verify",
     "in_double",
     "needs_data",
     "new_types",

@@ -202,6 +202,7 @@ def compare_model(
     written: Written | None = None,
     memory: Memory | None = None,
     until_bad: bool = False,
+    few: bool = False,
 ) -> Check:
     """Runs a model and a program, both with the model's tensors, on the same random inputs.
 
@@ -217,6 +218,8 @@ def compare_model(
         written: makes the model's tensors of these, where factors were folded into some.
         memory: of this program with the same tensors and seed.
         until_bad: stop at the first batch that does not agree.
+        few: whether to run them with few rows where the batch is free, or with the example's where the model
+            refuses that.
 
     Raises:
         VerifyError: the program fails where the model runs.
@@ -237,7 +240,7 @@ def compare_model(
     return compare_runs(
         types.watched(_running(model, state, program)),
         found,
-        memory.batches(program, seed),
+        memory.batches(program, seed, few=few),
         dtype=types.dtype,
         judge=types.judge,
         against="the model",
@@ -248,11 +251,17 @@ def compare_model(
 
 
 def check_capture(
-    model: nn.Module, program: Program, *, seed: int = 0
+    model: nn.Module, program: Program, *, seed: int = 0, few: bool = False
 ) -> tuple[list[Check], list[Remark]]:
     """Holds a captured program against its model; returns a remark instead where the model does not run.
 
     Of a model in train mode, the gradients are compared too. On the meta device there is nothing to compare.
+
+    Args:
+        model: the model.
+        program: what was captured from it.
+        seed: of the inputs.
+        few: whether few rows are enough where the batch is free.
 
     Raises:
         VerifyError: the two compute different things, or the program fails where the model runs.
@@ -260,7 +269,7 @@ def check_capture(
     if on_meta(model):
         return [], []
     try:
-        check = compare_model(model, program, seed=seed)
+        check = compare_model(model, program, seed=seed, few=few)
     except VerifyError:
         raise
     except Exception as error:

@@ -57,6 +57,7 @@ class Check:
         change: largest relative difference that the removal itself makes to an output of the original; below
             the tolerance, no error in it could be seen. None where nothing was removed.
         undefined: where the reference itself returns NaN, so that nothing can agree with it; "" where it does not.
+        regions: how many regions were compared, each by itself; None where the whole was.
     """
 
     ok: bool
@@ -70,12 +71,14 @@ class Check:
     against: str = "the silenced original"
     change: float | None = None
     undefined: str = ""
+    regions: int | None = None
 
     def __str__(self) -> str:
         state = "agrees" if self.ok else "DIFFERS"
         text = f"{state} with {self.against}: worst relative error {self.max_relative_error:.1e}"
         text += f" in {self.dtype} (allowed {self.tolerance:.0e})"
         text += f", batches {', '.join(map(str, self.batches))}" if self.batches else ""
+        text += f", {self.regions} changed regions" if self.regions is not None else ""
         if self.undefined:
             text += f"\n  {self.against} itself returns NaN: {self.undefined}"
         elif not self.ok:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -91,21 +91,36 @@ def new_types(before: Program, after: Program) -> set[torch.dtype]:
     return {t.dtype for t in new if t.is_floating_point()}
 
 
-def in_double(program: Program) -> Program:
-    """The program with its floating-point tensors, inputs and casts in float64, so that no rewrite of it rounds."""
-    editor = Editor(program)
+def in_double(
+    program: Program,
+    names: Container[str] | None = None,
+    noise: Mapping[str, Tensor] | None = None,
+) -> Program:
+    """The program with its floating-point tensors, inputs and casts in float64, so that no rewrite of it rounds.
+
+    Args:
+        program: the program; it stays as it is.
+        names: of the tensors to convert; None for all.
+        noise: what to add to which of them.
+    """
+    editor, added = Editor(program), noise or {}
     for name, tensor in outside_leaves(program).items():
+        if names is not None and name not in names:
+            continue
         if tensor.is_floating_point() and tensor.dtype != torch.float64:
-            editor.set_tensor(name, tensor.detach().double())
+            double = tensor.detach().double()
+            editor.set_tensor(name, double + added[name] if name in added else double)
     for node in editor.nodes:
         node.args = fx.node.map_aggregate(node.args, _double_type)
         node.kwargs = fx.node.map_aggregate(node.kwargs, _double_type)
-    args, kwargs = pytree.tree_map_only(
-        Tensor,
-        lambda x: x.double() if x.is_floating_point() else x,
-        (program.args, dict(program.kwargs)),
-    )
+        if "val" in node.meta:  # of which a rewrite infers those of the nodes that it adds
+            node.meta["val"] = pytree.tree_map_only(Tensor, _double, node.meta["val"])
+    args, kwargs = pytree.tree_map_only(Tensor, _double, (program.args, dict(program.kwargs)))
     return replace(editor.finish(), args=args, kwargs=kwargs, remarks=())
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
 def _double_type(value: Any) -> Any:

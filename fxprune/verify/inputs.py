@@ -18,6 +18,8 @@ from fxprune.graph.sizes import Sizes, symbolic_axes
 from fxprune.torch_private import multiple
 
 Tensor = torch.Tensor
+AxisLengths = dict[int, dict[int, int]]
+"""By the identity of an example tensor and the number of an axis."""
 
 
 class Batch(NamedTuple):
@@ -37,38 +39,81 @@ class Batch(NamedTuple):
     plain: Batch | None = None
 
 
-def batches_of(program: Program, seed: int) -> Iterator[Batch]:
-    """Random inputs like the example's; where axes are free, of other lengths too, with more rows in the batch."""
+class Lengths(NamedTuple):
+    """Lengths of the free sizes of a program, by name, at which it may be run.
+
+    Attributes:
+        first: those that differ from the example's in the first run.
+        second: the same for the second run; None where nothing is free.
+        plain: the same for a second run where the batch alone differs; None where that is all that differs anyway.
+    """
+
+    first: dict[str, int]
+    second: dict[str, int] | None = None
+    plain: dict[str, int] | None = None
+
+
+def lengths_of(program: Program, *, few: bool = False) -> Lengths:
+    """At which lengths of its free axes to run a program: those of the example, and others with more rows in the batch.
+
+    Args:
+        program: a captured network.
+        few: whether to take as few rows as the graph holds for, two at least, in place of the example's.
+    """
+    axes = _free(program)
+    if not axes:
+        return Lengths({})
+    conditions = Conditions(program.graph)
+    batch = {name for of in axes.values() for axis, (name, _) in of.items() if axis == 0}
+    step = _more_rows(program, batch, conditions.example) if batch else 1
+    first = _fewest(conditions, batch, step) if few else {}
+    more = {name: first.get(name, conditions.example[name]) + step for name in batch}
+    if not conditions.hold(more):
+        more = {k: v for k, v in conditions.another({}, {}).items() if k in batch}
+    every = conditions.another(more, {})
+    plain = (more or None) if every != more else None
+    return Lengths(first, every, plain)
+
+
+def batches_of(program: Program, seed: int, *, few: bool = False) -> Iterator[Batch]:
+    """Random inputs like the example's; where axes are free, of other lengths too, with more rows in the batch.
+
+    Args:
+        program: a captured network.
+        seed: of the inputs.
+        few: see `lengths_of`.
+    """
     rng = torch.Generator().manual_seed(seed)
     axes = _free(program)
     leaves = pytree.tree_leaves((program.args, dict(program.kwargs)))
     rows = [x for x in leaves if isinstance(x, Tensor) and x.dim()]
     free = [x for x in rows if 0 in axes.get(id(x), {})]
-    size = max((len(x) for x in (free or rows)), default=1)
-    yield _batch(program, rng, {}, size)
-    if not axes:
+
+    def batch(lengths: Mapping[str, int]) -> Batch:
+        named = _lengths(axes, lengths)
+        size = max((named.get(id(x), {}).get(0, len(x)) for x in (free or rows)), default=1)
+        return _batch(program, rng, named, size)
+
+    lengths = lengths_of(program, few=few) if axes else Lengths({})
+    usual = batch({}) if lengths.first else None
+    yield batch(lengths.first)._replace(plain=usual)
+    if lengths.second is None:
         return
-    conditions = Conditions(program.graph)
-    batch = {name for of in axes.values() for axis, (name, _) in of.items() if axis == 0}
-    step = _more_rows(program, batch, conditions.example) if batch else 1
-    more = {name: conditions.example[name] + step for name in batch}
-    if not conditions.hold(more):
-        more = {k: v for k, v in conditions.another({}, {}).items() if k in batch}
-    every = conditions.another(more, {})
-    new = max(
-        (len(x) + more[axes[id(x)][0][0]] - conditions.example[axes[id(x)][0][0]] for x in free),
-        default=size,
-    )
-    plain = None
-    if every != more:
-        plain = _batch(program, rng, _lengths(axes, more), new) if more else None
-    yield _batch(program, rng, _lengths(axes, every), new)._replace(plain=plain)
+    plain = None if lengths.plain is None else batch(lengths.plain)
+    yield batch(lengths.second)._replace(plain=plain)
 
 
-Lengths = dict[int, dict[int, int]]
+def _fewest(conditions: Conditions, batch: set[str], step: int) -> dict[str, int]:
+    """The fewest rows, two at least, that the graph holds for; nothing where that is the example."""
+    least = min((conditions.example[name] for name in batch), default=0)
+    for fewer in range((least - 2) // step * step, 0, -step):
+        rows = {name: conditions.example[name] - fewer for name in batch}
+        if conditions.hold(rows):
+            return rows
+    return {}
 
 
-def _batch(program: Program, rng: torch.Generator, lengths: Lengths, size: int) -> Batch:
+def _batch(program: Program, rng: torch.Generator, lengths: AxisLengths, size: int) -> Batch:
     args, kwargs = pytree.tree_map(
         lambda x: _random_like(x, rng, lengths.get(id(x), {})),
         (program.args, dict(program.kwargs)),
@@ -88,7 +133,7 @@ def _free(program: Program) -> dict[int, dict[int, tuple[str, int]]]:
     return found
 
 
-def _lengths(axes: dict[int, dict[int, tuple[str, int]]], sizes: dict[str, int]) -> Lengths:
+def _lengths(axes: dict[int, dict[int, tuple[str, int]]], sizes: Mapping[str, int]) -> AxisLengths:
     return {
         key: {axis: sizes[name] * k for axis, (name, k) in of.items() if name in sizes}
         for key, of in axes.items()

@@ -16,16 +16,16 @@ from fxprune.verify.inputs import Batch, batches_of
 class Memory:
     """The inputs of a comparison and what the program returns for them.
 
-    It holds for one program with the same tensors and one seed.
+    It holds for one program with the same tensors, one seed, and few rows or those of the example.
     """
 
     def __init__(self) -> None:
         self._batches: list[Batch] = []
         self._outputs: dict[tuple[Any, ...], Sequence[Any]] = {}
 
-    def batches(self, program: Program, seed: int) -> Sequence[Batch]:
-        """The inputs, which are drawn once."""
-        self._batches = self._batches or list(batches_of(program, seed))
+    def batches(self, program: Program, seed: int, *, few: bool = False) -> Sequence[Batch]:
+        """The inputs, which are drawn once; with `few` as in `batches_of`."""
+        self._batches = self._batches or list(batches_of(program, seed, few=few))
         return self._batches
 
     def remembering(self, prepare: Callable[[], Run]) -> Run:

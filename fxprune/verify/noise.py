@@ -17,6 +17,7 @@ from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program
 
 Tensor = torch.Tensor
+_LOOK = 1024  # numbers that are looked at first: those of most tensors differ there
 GAIN = 1.5  # by which a layer with enlarged weights multiplies what it is given
 
 
@@ -40,7 +41,10 @@ def noise_of(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 def noisy(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Noisy copies of the tensors of one repeated value; the names of a tied tensor share one copy."""
-    noise = noise_of(tensors, seed)
+    return _added(tensors, noise_of(tensors, seed))
+
+
+def _added(tensors: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
     copies = {id(x): tensors[name].detach() + x.to(tensors[name]) for name, x in noise.items()}
     return {name: copies[id(x)] for name, x in noise.items()}
 
@@ -72,12 +76,20 @@ def outside_leaves(program: Program) -> dict[str, Tensor]:
     }
 
 
-def randomised(program: Program, seed: int = 0) -> Program:
+def randomised(
+    program: Program, seed: int = 0, noise: Mapping[str, Tensor] | None = None
+) -> Program:
     """The program with noise on every tensor of one repeated value; the program itself if it has none.
 
     Gates and other leaf modules stay as they are.
+
+    Args:
+        program: the program; it stays as it is.
+        seed: of the noise.
+        noise: what to add to which tensors instead, from `noise_of`.
     """
-    found = noisy(outside_leaves(program), seed)
+    found = _added(outside_leaves(program), noise) if noise else {}
+    found = noisy(outside_leaves(program), seed) if noise is None else found
     if not found:
         return program
     editor = Editor(program)
@@ -89,6 +101,6 @@ def randomised(program: Program, seed: int = 0) -> Program:
 def _is_constant(tensor: Tensor) -> bool:
     """Whether a tensor holds several numbers, all equal."""
     values = tensor.detach().reshape(-1)
-    if len(values) < 2 or bool(values[0] != values[1]):
+    if len(values) < 2 or bool(values[0] != values[-1]):
         return False  # as nearly every weight: the others need no look
-    return bool((values == values[:1]).all())
+    return bool((values[:_LOOK] == values[:1]).all()) and bool((values == values[:1]).all())

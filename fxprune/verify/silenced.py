@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -43,22 +43,36 @@ def compare_programs(
     *,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
+    few: bool = False,
+    observe: Callable[[fx.Node, Any], None] | None = None,
 ) -> Check:
     """Runs the silenced original and the smaller program on the same random inputs.
 
     Tensors of one repeated value (fresh norms, layer scales, a head of zeros) are given noise, the same in
     both: otherwise an output of zeros would hide every error. Dropout is off.
 
+    Args:
+        program: the original.
+        axes: its labels.
+        plan: what is removed.
+        small: what the plan made of it.
+        dtype: of both runs.
+        seed: of inputs and noise.
+        few: whether few rows are enough where the batch is free, without how much the removal itself changes.
+        observe: is given each node of the original and its value, in the first run.
+
     Raises:
         VerifyError: the program is on the meta device and has no numbers to compare.
     """
     require_numbers(program)
-    runs = _Runs(program, axes, plan, small, dtype, noise_of(outside_leaves(program), seed))
+    runs = Runs(program, axes, plan, small, dtype, noise_of(outside_leaves(program), seed))
     outputs: list[Sequence[Any]] = []
 
     def silenced(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:
         try:
-            outputs.append(runs.returned(runs.silenced().evaluate(args, kwargs)))
+            runner = runs.silenced()
+            runner.observe = None if outputs else observe
+            outputs.append(runs.returned(runner.evaluate(args, kwargs)))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise _not_run(program, error) from error
         return outputs[-1]
@@ -66,12 +80,12 @@ def compare_programs(
     check = compare_runs(
         silenced,
         lambda args, kwargs: runs.small().evaluate(args, kwargs),
-        batches_of(program, seed),
+        batches_of(program, seed, few=few),
         dtype=dtype,
         against="the silenced original",
         seed=seed,
     )
-    if plan.removed.size:
+    if plan.removed.size and not few:
         whole = run_batch(runs.whole().evaluate, next(batches_of(program, seed)), seed)
         check = replace(check, change=_change(outputs[0], runs.returned(whole)))
     if check.undefined and (undefined := _first_undefined(runs, seed)):
@@ -89,7 +103,7 @@ def _not_run(program: Program, error: Exception) -> VerifyError:
     )
 
 
-def _first_undefined(runs: _Runs, seed: int) -> str:
+def _first_undefined(runs: Runs, seed: int) -> str:
     """The first node of the original that is NaN with nothing removed; "" where none is."""
     found: list[str] = []
 
@@ -105,7 +119,7 @@ def _first_undefined(runs: _Runs, seed: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Runs:
+class Runs:
     """The two programs, and fresh evaluators of them: a run writes to the buffers of its evaluator."""
 
     original: Program
@@ -118,7 +132,7 @@ class _Runs:
     def whole(self) -> Evaluator:
         return Evaluator(self.original, self.dtype, _adding(self.noise, {}))
 
-    def silenced(self) -> Evaluator:
+    def silenced(self) -> Silenced:
         removed, provide = self.plan.removed, _adding(self.noise, {})
         return Silenced(self.original, self.axes, removed, self.dtype, provide)
 
@@ -175,7 +189,7 @@ def _any(x: Any) -> bool:
     return isinstance(x, Tensor) and bool(x.any())
 
 
-def _with_first_difference(check: Check, runs: _Runs, seed: int) -> Check:
+def _with_first_difference(check: Check, runs: Runs, seed: int) -> Check:
     """The check with the first node whose kept positions differ, and the tensors cut around it."""
     rescaled = {e.node for e in runs.plan.edits if isinstance(e, Rescale)}
 

@@ -246,7 +246,7 @@ def test_explain_in_parts(run: Run) -> None:
 def test_prune_in_parts_and_load_again(run: Run) -> None:
     code, out, _ = run("prune", *PARTIAL, "--keep", "params=0.6", "--out", "smaller", "--json")
     assert code == 0
-    assert len(json.loads(out)["checks"]) == 2
+    assert len(json.loads(out)["checks"]) == 3
     names = {p.name for p in Path("smaller").iterdir()}
     assert names == {
         *("manifest.json", "parts.json", "plan.json", "report.json", "weights.safetensors")

@@ -48,6 +48,13 @@ def test_run_prints_sizes_steps_and_remarks(run: Run) -> None:
         assert words in out
 
 
+def test_run_verifies_as_it_is_told(run: Run) -> None:
+    for how, regions in (("local", False), ("full", True)):
+        _, out, _ = run("run", *model("drop-identity"), "--verify", how, "--json")
+        assert (json.loads(out)["steps"][0]["checks"][0]["regions"] is None) == regions
+    assert run("run", *model("drop-identity"), "--verify", "half")[0] == 2
+
+
 def test_run_prints_what_it_is_asked_for_on_stderr(run: Run) -> None:
     options = ("--print-before", "drop-*", "--print-after", "x", "--print-changed", "--time-passes")
     code, out, err = run("run", *model("drop-identity"), *options, "--json", "--no-verify-each")

@@ -274,3 +274,5 @@ def test_a_value_that_cannot_be_used_is_an_error(name: str, value: str) -> None:
 def test_an_empty_environment_asks_for_nothing() -> None:
     asked = read_environment({"FXPRUNE_VERIFY": "", "FXPRUNE_PRINT_CHANGED": "0"})
     assert (asked.instruments, asked.disable, asked.limit, asked.verify) == ((), (), None, None)
+    known = {"0": False, "1": True, "local": "local", "full": "full"}
+    assert {v: read_environment({"FXPRUNE_VERIFY": v}).verify for v in known} == known

@@ -17,6 +17,7 @@ from fxprune.errors import OptionError, PipelineError, VerifyError
 from fxprune.graph.program import Program
 from fxprune.pipeline import Context, Repeat, run_pipeline
 from fxprune.testing.passes import DropOnes, Raises, Scale
+from fxprune.verify import Verify
 
 X = (torch.randn(2, 4),)
 
@@ -213,12 +214,13 @@ def test_a_meta_program_is_rewritten_and_not_compared() -> None:
     assert codes(result) == ["drop-identity.dropped", "drop-identity.not-verified"]
 
 
-def test_a_train_program_is_verified(small: nn.Module) -> None:
+@pytest.mark.parametrize(("how", "checks"), [("local", 1), ("full", 2)])
+def test_a_train_program_is_verified(how: Verify, checks: int) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout()).train()
     program = fp.capture(model, X)
     before = state_of(program.module)
-    result = fp.run(program, None, [Flip()])
-    assert len(result.steps[0].checks) == 2
+    result = fp.run(program, None, [Flip()], verify=how)
+    assert len(result.steps[0].checks) == checks
     assert result.program.training
     assert all(torch.equal(before[k], v) for k, v in program.module.state_dict().items())
 

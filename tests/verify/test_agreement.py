@@ -54,10 +54,15 @@ def test_what_zeros_would_hide_is_seen() -> None:
 
 
 def test_prune_says_that_it_compared() -> None:
-    report = fp.prune(Net().eval(), torch.randn(3, 4)).report
-    assert [c.against for c in report.checks] == ["the silenced original", "the model"]
+    silenced = "the silenced original"
+    report = fp.prune(Net().eval(), torch.randn(3, 4), verify="full").report
+    assert [c.against for c in report.checks] == [silenced, "the model"]
     again = fp.prune(fp.capture(Net().eval(), torch.randn(3, 4))).report
-    assert [c.against for c in again.checks] == ["the silenced original"]
+    assert [(c.against, c.dtype) for c in again.checks] == [
+        (silenced, "float64"),
+        (silenced, "float32"),
+    ]
+    assert again.checks[0].regions
 
 
 def test_a_model_of_one_batch_is_compared_at_that() -> None:
