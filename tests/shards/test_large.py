@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ from fxprune.plan.json import PlanData, to_text
 from fxprune.plan.plan import KINDS
 from fxprune.shards.shard import StoredTensor, header_of
 
-WIDTH, TALL, LAYERS = 8192, 32_768, 6
+LOG = logging.getLogger(__name__)
+WIDTH, TALL = 8192, 32_768
 LARGEST = WIDTH * TALL * 2  # 512 MiB, in 16 bits
 RUN = """
 import resource, sys, time
@@ -96,10 +98,8 @@ def test_a_killed_run_is_finished_to_the_same_bytes_in_bounded_memory(tmp_path: 
     total = write_model(tmp_path / "old")
     write_plan(tmp_path / "plan.json")
     before, peak, cpu, wall = run(tmp_path, tmp_path / "whole")
-    print(
-        f"\n{total:,} bytes, largest {LARGEST:,}: {peak - before:,.0f} bytes more than the {before:,.0f} "
-        f"of the imports; {cpu:.1f} s of CPU, {wall:.1f} s"
-    )
+    figures = total, LARGEST, before, peak - before, cpu, wall
+    LOG.info("%d bytes, largest %d: imports %d, then %d more; %.1f s of CPU, %.1f s", *figures)
     assert peak - before < 200e6  # no whole tensor at all
     assert peak < 1.5 * LARGEST + 200e6
     run(tmp_path, tmp_path / "new", kill=True)
