@@ -171,7 +171,7 @@ def written(
             taken = agreement.taken(target)
             taken.apply(target)
             folds = Folds((*folds, *taken))
-    unscaled = ()
+    unscaled: tuple[str, ...] = ()
     if scales is not None and small is not None and (on_meta(target) or on_meta(small.module)):
         unscaled = scales.nodes
     return Written(target, tuple(remarks), folds, unscaled=unscaled)

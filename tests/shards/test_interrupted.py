@@ -14,7 +14,7 @@ import pytest
 
 import fxprune as fp
 from fxprune.errors import LoadError, OptionError
-from fxprune.shards import write
+from fxprune.shards import pieces, write
 from fxprune.shards.checkpoint import JOURNAL
 from fxprune.testing.checkpoints import SHARDS, Checkpoint
 
@@ -37,7 +37,7 @@ def fail_at(
     monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException
 ) -> Callable[..., Any]:
     """The tensor of this number is not read to its end."""
-    real, calls = write.bytes_of, iter(range(1000))
+    real, calls = pieces.bytes_of, iter(range(1000))
 
     def bytes_of(*args: Any) -> Any:
         for block in real(*args):

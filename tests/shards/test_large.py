@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fxprune.plan.json import PlanData, to_text
+from fxprune.plan.json import Cut, PlanData, to_text
 from fxprune.plan.plan import KINDS
 from fxprune.shards.shard import StoredTensor, header_of
 
@@ -39,7 +40,8 @@ print(before, peak, time.process_time() - cpu, time.perf_counter() - wall)
 def write_model(folder: Path) -> int:
     """Four shards with a large tensor, and smaller ones; returns how many bytes there are."""
     folder.mkdir()
-    rng, places, total = np.random.default_rng(0), {}, 0
+    rng, total = np.random.default_rng(0), 0
+    places: dict[str, str] = {}
     some = rng.integers(0, 256, 1 << 24, np.uint8).tobytes()
     for i in range(4):
         name = f"model-0000{i + 1}-of-00004.safetensors"
@@ -61,9 +63,9 @@ def write_plan(path: Path) -> None:
     """Every other column, and every third row."""
     columns, rows = np.arange(0, WIDTH, 2), np.flatnonzero(np.arange(TALL) % 3)
     names = [f"layers.{i}" for i in range(4)]
-    kept = {f"{n}.up": {0: rows, 1: columns} for n in names}
+    kept: dict[str, Cut] = {f"{n}.up": {0: rows, 1: columns} for n in names}
     kept |= {f"{n}.norm": {0: columns} for n in names}
-    lengths = {f"{n}.up": {0: TALL, 1: WIDTH} for n in names}
+    lengths: dict[str, Mapping[int, int]] = {f"{n}.up": {0: TALL, 1: WIDTH} for n in names}
     lengths |= {f"{n}.norm": {0: WIDTH} for n in names}
     path.write_text(to_text(PlanData(kept, lengths, (), "a test"), KINDS))
 
