@@ -66,6 +66,12 @@ def apply_to_shards(
         LoadError: the checkpoint is damaged or quantised, or the target cannot be written. Finished shards stay.
         OptionError: the target has other files, or belongs to another plan or source.
     """
+    given: object = plan
+    if not isinstance(given, Plan):
+        raise OptionError(
+            f"a plan is needed, not a {type(given).__name__}",
+            do="plan = fp.plan(program, ...), outcome.plan, or fp.Plan.load(file)",
+        )
     source, target = Path(source), Path(target)
     _check_apart(source, target)
     checkpoint = read_checkpoint(source)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import RawIOBase
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from fxprune.algebra.label import IntArray
 from fxprune.errors import LoadError
+from fxprune.io.directory import told
 from fxprune.shards.changes import Change
 from fxprune.shrink.tensors import slice_axes
 from fxprune.write_back.fold import Fold
@@ -88,7 +90,7 @@ def bytes_of(change: Change, stream: RawIOBase, where: str) -> Iterator[memoryvi
         where: the file, for messages.
 
     Raises:
-        LoadError: the file has become shorter.
+        LoadError: the file cannot be read, or has become shorter.
     """
     tensor, size = change.before, change.before.itemsize
     if size is None or not (change.cut or change.folds):
@@ -117,9 +119,10 @@ def _part(fold: Fold, first: int, length: int) -> Fold:
 def _read(stream: RawIOBase, start: int, length: int, where: str) -> bytearray:
     data = bytearray(length)
     view, done = memoryview(data), 0
-    stream.seek(start)
     while done < length:
-        n = stream.readinto(view[done:])
+        with told(Path(where), "read"):
+            stream.seek(start + done)
+            n = stream.readinto(view[done:])
         if not n:
             raise LoadError(
                 "a file has become shorter while it was read",

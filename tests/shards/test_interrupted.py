@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -216,4 +217,24 @@ def test_a_file_that_becomes_shorter_is_an_error(
     monkeypatch.setattr(write, "write_shard", cut)
     with pytest.raises(LoadError, match="become shorter"):
         fp.apply_to_shards(case.inner, source, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_source_that_cannot_be_read_is_named(
+    case: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            raise OSError(errno.EIO, "the disk fails")
+
+    real = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, mode="r", **k: (
+            Broken(path) if k == {"buffering": 0} else real(path, mode, **k)
+        ),
+    )
+    with pytest.raises(LoadError, match=rf"cannot read .*{SHARDS[0]}\n.*\n.*the disk fails"):
+        fp.apply_to_shards(case.inner, case.source, tmp_path / "new")
     assert not (tmp_path / "new").exists()

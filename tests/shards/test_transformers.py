@@ -29,20 +29,16 @@ def test_a_llama_is_cut_on_disk_and_read_again(tmp_path: Path, tied: bool) -> No
     inputs = {"input_ids": torch.randint(128, (2, 8))}
     rows = {"model.layers.0.mlp.up_proj.weight": (0, range(32))}
     rows |= {"model.layers.1.mlp.up_proj.weight": (0, range(20, 52))}
-    program = fp.capture(model, kwargs=inputs)
-    fp.plan(program, {**rows, "model.norm.weight": (0, range(3, 27))}).save(tmp_path / "plan.json")
+    rows |= {"model.norm.weight": (0, range(3, 27))}
+    program = fp.capture(meta, kwargs=inputs)
+    fp.plan(program, rows).save(tmp_path / "plan.json")
     plan = fp.Plan.load(tmp_path / "plan.json")
-    fp.apply_to_shards(
-        plan,
-        tmp_path / "old",
-        tmp_path / "new",
-        model=meta,
-        program=fp.capture(meta, kwargs=inputs),
-    )
+    fp.apply_to_shards(plan, tmp_path / "old", tmp_path / "new", model=meta, program=program)
     index = json.loads((tmp_path / "new" / "model.safetensors.index.json").read_text())
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "new").eval()
     assert (again.config.hidden_size, again.config.intermediate_size) == (40, 64)
     assert index["metadata"]["total_parameters"] == again.num_parameters()
-    small = fp.shrink(program, plan)(**inputs).logits
+    dense = fp.capture(model, kwargs=inputs)
+    small = fp.shrink(dense, fp.plan(dense, rows))(**inputs).logits
     found = again(**inputs, use_cache=False).logits
     torch.testing.assert_close(found, small, rtol=1e-4, atol=1e-5)
