@@ -57,12 +57,14 @@ if TYPE_CHECKING:
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
     from fxprune.sensitivity import Sensitivity, sensitivity
+    from fxprune.shards import AppliedShards, apply_to_shards
     from fxprune.training import prune_iteratively, recover, train_smaller
     from fxprune.write_back import write_back
 
 __version__ = "0.1.0"
 __all__ = [
     "Analysis",
+    "AppliedShards",
     "Calibration",
     "Context",
     "Decision",
@@ -85,6 +87,7 @@ __all__ = [
     "Rewrite",
     "Sensitivity",
     "TimePasses",
+    "apply_to_shards",
     "bisect",
     "capture",
     "capture_partial",
@@ -117,6 +120,7 @@ __all__ = [
 
 _HOME = {
     "Analysis": "fxprune.pipeline",
+    "AppliedShards": "fxprune.shards",
     "Calibration": "fxprune.calibration",
     "Context": "fxprune.pipeline",
     "Decision": "fxprune.pipeline",
@@ -138,6 +142,7 @@ _HOME = {
     "Plan": "fxprune.plan",
     "Program": "fxprune.graph.program",
     "Remark": "fxprune.remark",
+    "apply_to_shards": "fxprune.shards",
     "capture": "fxprune.capture",
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -69,3 +70,13 @@ class PipelineError(FxpruneError):
 
 class LoadError(FxpruneError):
     """A saved program is incomplete, was altered, or has an unknown format."""
+
+
+def some(names: Sequence[str], shown: int = 4) -> str:
+    """The first of some names, and how many more there are, for a message.
+
+    >>> some(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

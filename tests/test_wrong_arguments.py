@@ -29,6 +29,12 @@ NEEDS_A_PROGRAM: dict[str, Callable[[Any], object]] = {
 }
 
 
+@pytest.mark.parametrize("value", [None, "plan.json"])
+def test_what_is_no_plan_is_named(value: Any) -> None:
+    with pytest.raises(OptionError, match=rf"not a {type(value).__name__}\n.*fp\.Plan\.load"):
+        fp.apply_to_shards(value, "never-read", "never-written")
+
+
 @pytest.mark.parametrize("value", [None, network(), "net"], ids=["None", "module", "text"])
 @pytest.mark.parametrize("verb", NEEDS_A_PROGRAM)
 def test_what_is_no_program_is_named(verb: str, value: object) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxprune import __version__
-from fxprune.cli import export, layers, look, prune, quality, report, run
+from fxprune.cli import apply, export, layers, look, prune, quality, report, run
 
 if TYPE_CHECKING:
     from fxprune.errors import FxpruneError
@@ -42,6 +42,10 @@ To delete residual blocks, to keep the model's own class, to export the result:
   fxprune layers torchvision:resnet18 --delete "layer[34].1" --out shallow
   fxprune prune net.py:Net --weights net.pt --input 2x3x32x32 --class --out own
   fxprune export smaller --format onnx --out smaller.onnx
+
+\b
+To apply a plan to a checkpoint that is larger than memory, shard by shard:
+  fxprune apply plan.json --from CHECKPOINT --to SMALLER
 
 \b
 To score units by data, to measure and to recover what a network does:
@@ -90,7 +94,7 @@ def options(
     """Options before the command."""
 
 
-for family in (look, prune, quality, report, layers, run, export):
+for family in (look, prune, apply, quality, report, layers, run, export):
     family.register(app)
 
 

@@ -164,6 +164,21 @@ def open_network(source: Source, *, matters: bool = False) -> Opened:
     return Opened(network, examples, build)
 
 
+def open_on_meta(source: Source) -> tuple[nn.Module, Program]:
+    """Builds MODEL without weights, and captures it.
+
+    Raises:
+        OptionError, CaptureError: it does not exist, or cannot be captured.
+    """
+    look_here()
+    with torch.device("meta"):
+        network = find_model(source.model, parse_arguments(source.args)).build()
+    given = parse_inputs(source.inputs) if source.inputs else None
+    examples = given or (default_inputs(source.model, network), {})
+    with progress(f"capturing {source.model}"):
+        return network, _whole(network, examples, parse_dynamic(source.dynamic))
+
+
 def _built(source: Source, *, matters: bool) -> tuple[nn.Module, dict[str, Any]]:
     """A model of its class, with weights, and how it is built."""
     found = find_model(source.model, parse_arguments(source.args))
@@ -318,7 +333,7 @@ def _share_of(text: str) -> tuple[str, float]:
         ) from error
 
 
-def parse_fields(texts: Sequence[str]) -> dict[str, int]:
+def parse_fields(texts: Sequence[str], option: str = "--to") -> dict[str, int]:
     """Returns the fields of a config and their numbers, of texts like `hidden_size=1536`.
 
     Raises:
@@ -330,8 +345,8 @@ def parse_fields(texts: Sequence[str]) -> dict[str, int]:
         if not name or not number.isdecimal():
             raise OptionError(
                 f"{text!r} is not a field of a config with a whole number",
-                where="--to",
-                do="write --to hidden_size=1536, and repeat it for further fields",
+                where=option,
+                do=f"write {option} hidden_size=1536, and repeat it for further fields",
             )
         found[name] = int(number)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.errors import OptionError
+from fxprune.errors import OptionError, some
 
 DEFAULT = "DEFAULT"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-_SHOWN = 4
 _NESTED = 4  # wrappers in wrappers
 State = Mapping[str, torch.Tensor]
 
@@ -82,7 +81,7 @@ def _state(found: Any, file: str) -> State:
                 return found
             break
         found = inner
-    keys = f"its keys are {_some(list(map(str, found)))}" if isinstance(found, Mapping) else ""
+    keys = f"its keys are {some(list(map(str, found)))}" if isinstance(found, Mapping) else ""
     raise OptionError(
         f"{file} holds no state of a model",
         where="--weights",
@@ -129,9 +128,9 @@ def _check(model: nn.Module, state: State, file: str) -> None:
         and x.shape != wanted[k].shape
     ]
     parts = [
-        f"{len(missing)} are missing: {_some(missing)}" if missing else "",
-        f"{len(unexpected)} are unexpected: {_some(unexpected)}" if unexpected else "",
-        f"{len(shapes)} have another shape: {_some(shapes)}" if shapes else "",
+        f"{len(missing)} are missing: {some(missing)}" if missing else "",
+        f"{len(unexpected)} are unexpected: {some(unexpected)}" if unexpected else "",
+        f"{len(shapes)} have another shape: {some(shapes)}" if shapes else "",
     ]
     if any(parts):
         raise OptionError(
@@ -140,8 +139,3 @@ def _check(model: nn.Module, state: State, file: str) -> None:
             why="; ".join(filter(None, parts)),
             do="build the model with the arguments that it was trained with: --args '{\"num_classes\": 10}'",
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -9,12 +9,11 @@ readers take each new file from where it lies.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 from fxprune import __version__
 from fxprune.errors import LoadError
 from fxprune.files.document import Document, Entry, printable
-from fxprune.files.staging import PREFIX, alone, staged
+from fxprune.files.staging import PREFIX, alone, digest_of, parents_of, staged
 
 PROGRAM, PARTS, MODEL = "fxprune-program", "fxprune-parts", "fxprune-model"
 VERSIONS = {PROGRAM: 4, PARTS: 2, MODEL: 2}
@@ -66,7 +65,7 @@ def written(target: Path, kind: str) -> Iterator[Path]:
     Raises:
         LoadError: `target` is something that fxprune did not write, or cannot be written; it stays as it is.
     """
-    with _told(target, "save to"), _parents(target):
+    with told(target, "save to"), parents_of(target):
         _check_replaceable(target)
         there = target.is_dir()
         with staged(target if there else target.parent) as aside:
@@ -95,7 +94,7 @@ def _moved(aside: Path, target: Path) -> bool:
 
 
 @contextmanager
-def _told(path: Path, doing: str) -> Iterator[None]:
+def told(path: Path, doing: str) -> Iterator[None]:
     """Turns what the system says into an error that names the path."""
     try:
         _check_text(path)
@@ -117,20 +116,6 @@ def _check_text(path: Path) -> None:
         wrong = True
     if wrong:
         raise OSError(errno.EINVAL, "the name is no text of UTF-8")
-
-
-@contextmanager
-def _parents(target: Path) -> Iterator[None]:
-    """The folders around `target`; those that had to be made are gone after an error."""
-    missing = [p for p in target.parents if not p.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for path in missing:
-            with suppress(OSError):  # somebody else put something there
-                path.rmdir()
-        raise
 
 
 def _check_replaceable(target: Path) -> None:
@@ -192,18 +177,13 @@ def _finish(target: Path) -> None:
 
 def _write_manifest(folder: Path, kind: str) -> None:
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": digest_of(path)}
         for path in sorted(folder.iterdir())
     }
     about = {"format": kind, "version": VERSIONS[kind], "fxprune": __version__}
     write_json(folder / MANIFEST, {**about, "files": files})
     for name in files:  # safetensors lets nobody else read
         (folder / name).chmod((folder / MANIFEST).stat().st_mode)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -236,7 +216,7 @@ def checked(folder: Path, kind: str) -> Iterator[Mapping[str, Path]]:
     Raises:
         LoadError: names the file that is missing, truncated or altered, or what cannot be read in the block.
     """
-    with _told(folder, "load"):
+    with told(folder, "load"):
         manifest = _manifest_path(folder)
         yield {
             name: _checked(folder, name, e) for name, e in _read_manifest(manifest, kind).items()
@@ -262,7 +242,7 @@ def _checked(folder: Path, name: str, wanted: Entry) -> Path:
     size, length = path.stat().st_size, facts["bytes"].integer(0)
     if size != length:
         raise _damaged(path, "is truncated or altered", f"{size:,} bytes, not {length:,}")
-    if _digest(path) != facts["sha256"].text():
+    if digest_of(path) != facts["sha256"].text():
         raise _damaged(path, "was altered", "its SHA-256 is not the one in the manifest")
     return path
 

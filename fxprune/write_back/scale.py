@@ -77,6 +77,11 @@ class Scales:
         """The edits of the plan that weights can take over."""
         return [s.edit for s in self._sites if s.edit is not None and s.node in self._parts]
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of the nodes whose scale is concerned."""
+        return tuple(site.node for site in self._sites)
+
     def options(self) -> Iterator[Folds]:
         """What weights may have to take over, in the order in which it is to be tried."""
         own = [s for s in self._sites if s.node in self._parts]

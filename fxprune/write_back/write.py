@@ -20,6 +20,7 @@ from fxprune.remark import Remark
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_tensors
 from fxprune.stand_in import forget, runs_alike
+from fxprune.verify.check import on_meta
 from fxprune.write_back.agreement import Agreement
 from fxprune.write_back.attempt import Trial
 from fxprune.write_back.cuts import find_cuts
@@ -49,12 +50,15 @@ class Written(Generic[M_co]):
         folds: factors that weights of norms, or of the queries of attention, have in them: `folds.of(values)` turns
             tensors of the smaller program, by name, into those of the model.
         names: where layers have left, the name of each tensor -> its name before; otherwise empty.
+        unscaled: where the model has no numbers, nodes of attention whose heads got narrower: which weights take the
+            factor that its scale then lacks can only be found out with numbers.
     """
 
     model: M_co
     remarks: tuple[Remark, ...]
     folds: Folds
     names: Mapping[str, str] = field(default_factory=dict)
+    unscaled: tuple[str, ...] = ()
 
 
 def write_back(
@@ -167,7 +171,10 @@ def written(
             taken = agreement.taken(target)
             taken.apply(target)
             folds = Folds((*folds, *taken))
-    return Written(target, tuple(remarks), folds)
+    unscaled: tuple[str, ...] = ()
+    if scales is not None and small is not None and (on_meta(target) or on_meta(small.module)):
+        unscaled = scales.nodes
+    return Written(target, tuple(remarks), folds, unscaled=unscaled)
 
 
 def write_tensors(model: M, plan: Plan, *, inplace: bool) -> M:
