@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -38,7 +37,6 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.delitem(sys.modules, "net_of_blocks", raising=False)  # of another test
     (tmp_path / "net_of_blocks.py").write_text(NETWORK)
     command("summary", *MODEL[:3])
     torch.save(import_module("net_of_blocks").Net().state_dict(), "w.pt")

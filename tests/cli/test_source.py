@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -40,8 +39,6 @@ NET = ("net_in_file.py:Net", "--input", "2x4")
 
 @pytest.fixture
 def run(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.delitem(sys.modules, "net_in_file", raising=False)  # of another test
-    monkeypatch.delitem(sys.modules, "beside", raising=False)  # of another test
     (tmp_path / "beside.py").write_text("WIDTH = 8\n")
     (tmp_path / "net_in_file.py").write_text(FILE)
     return command
