@@ -186,10 +186,8 @@ def prune(
     Raises:
         CaptureError, OptionError, PlanError, ScoreError, BudgetError, VerifyError: nothing of the user's has changed.
     """
-    metric, verified = (
-        metric or ("units" if isinstance(keep, Mapping) else "macs"),
-        how_to_verify(verify),
-    )
+    metric = metric or ("units" if isinstance(keep, Mapping) else "macs")
+    verified = how_to_verify(verify)
     target = Target(0.5 if keep is None else keep, metric, scope, at_least, multiple_of)
     own = isinstance(model_or_program, torch.nn.Module)
     if to is not None:

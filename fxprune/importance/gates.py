@@ -80,27 +80,25 @@ def _mean_squares(evidence: Evidence, losses: Iterable[Tensor]) -> FloatArray:
     tensors = list(parameters.values())
     groups = [(g, _layers(g, parameters)) for g in evidence.groups]
     total, count = np.zeros(evidence.axes.n_units), 0
-    with torch.enable_grad():
-        for loss in losses:
-            count += 1
-            if not torch.isfinite(loss).all():
-                raise not_finite("the loss", "fisher")
-            if not loss.requires_grad:
-                continue
-            found = torch.autograd.grad(loss, tensors, allow_unused=True)
-            changes = {
-                n: change(p.detach(), g)
-                for (n, p), g in zip(parameters.items(), found, strict=True)
-                if g is not None
-            }
-            sums: dict[tuple[str, int], FloatArray] = {}
-            for group, layers in groups:
-                total[group.units] += _squares(group, layers, changes, sums)
-    unscored = [g.units for g, layers in groups if not layers]
-    total /= max(count, 1)
-    for units in unscored:
-        total[units] = np.nan
-    return total
+    for group, layers in groups:
+        if not layers:
+            total[group.units] = np.nan
+    for loss in losses:
+        count += 1
+        if not torch.isfinite(loss).all():
+            raise not_finite("the loss", "fisher")
+        if not loss.requires_grad:
+            continue
+        found = torch.autograd.grad(loss, tensors, allow_unused=True)
+        changes = {
+            n: change(p.detach(), g)
+            for (n, p), g in zip(parameters.items(), found, strict=True)
+            if g is not None
+        }
+        sums: dict[tuple[str, int], FloatArray] = {}
+        for group, layers in groups:
+            total[group.units] += _squares(group, layers, changes, sums)
+    return total / max(count, 1)
 
 
 def _layers(group: Group, parameters: Mapping[str, Tensor]) -> list[list[Member]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import torch
@@ -113,10 +114,7 @@ class Seen:
         return self._random(look, shape) if look.value is None else _again(look.value, shape)
 
     def _random(self, look: Look, shape: Shape) -> Tensor:
-        size = 1
-        for n in shape:
-            size *= n
-        end = self._drawn + size
+        end = self._drawn + prod(shape)
         pool = self._pool if end <= _POOL else self._pool.repeat(-(-end // _POOL))
         numbers = pool[self._drawn : end].view(shape)
         self._drawn = (end + 17) % _POOL
