@@ -75,6 +75,7 @@ _FEWER: dict[str, tuple[int, dict[str, Any]]] = {
     "swinv2_cr_tiny_224": (64, {"depths": (1, 1, 1, 1), "img_size": 64}),
     "tiny_vit_5m_224": (64, {"depths": (1, 1, 1, 1)}),
     "tnt_s_legacy_patch16_224": (64, {"depth": 2, "img_size": 64}),
+    "tresnet_m": (64, {"layers": (1, 1, 2, 1)}),
     "twins_pcpvt_small": (64, {"depths": (1, 1, 1, 1)}),
     "visformer_tiny": (64, {"depth": (1, 1, 1), "img_size": 64}),
     "vit_relpos_small_patch16_224": (64, {"depth": 2, "img_size": 64}),
@@ -92,7 +93,6 @@ _FEWER: dict[str, tuple[int, dict[str, Any]]] = {
                 "nextvit_small",
                 "pnasnet5large",
                 "tf_efficientnetv2_b0",
-                "tresnet_m",
             ),
             "xception41",
         )

@@ -10,7 +10,7 @@ import re
 import resource
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ import typer
 
 from benchmarks.commit import commit
 from benchmarks.networks import Network, networks
-from benchmarks.page import RESULTS, made_with, markdown, renew
+from benchmarks.page import made_with, markdown, renew
 
 Row = dict[str, Any]
 Measure = Callable[[Network, Row], None]
@@ -34,7 +34,7 @@ class Rows:
     """The rows of one table.
 
     Attributes:
-        name: of the file of results, which git does not see.
+        file: of the results: JSON lines, the newest row of each network.
         measure: fills the row of a network, in a process of its own; a row with a `why` is bad.
         page: what the table is in.
         block: its name there.
@@ -42,22 +42,22 @@ class Rows:
         networks: the networks in order.
     """
 
-    name: str
+    file: Path
     measure: Measure
     page: Path
     block: str
     render: Callable[[list[Row], int], str]
     networks: Callable[[], list[Network]] = networks
 
-    @property
-    def file(self) -> Path:
-        """JSON lines, newest last."""
-        return RESULTS / f"{self.name}.jsonl"
-
     def read(self) -> dict[str, Row]:
         """The newest row of each network."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         return {row["name"]: row for row in map(json.loads, lines)}
+
+    def write(self, rows: Mapping[str, Row]) -> None:
+        """Writes the newest row of each network."""
+        self.file.parent.mkdir(exist_ok=True)
+        self.file.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
 
     def main(
         self, only: str = "", timm: bool = False, fresh: bool = False, render: bool = False
@@ -73,17 +73,16 @@ class Rows:
         known = self.read()
         every = [n for n in self.networks() if timm or n.kind != "timm" or n.name in known]
         chosen = [n for n in every if re.search(only, n.name) and not render]
-        self.file.parent.mkdir(exist_ok=True)
         if fresh:
-            known = {k: known[k] for k in known.keys() - {n.name for n in chosen}}
-            self.file.write_text("".join(json.dumps(r) + "\n" for r in known.values()))
+            forgotten = {n.name for n in chosen}
+            known = {name: row for name, row in known.items() if name not in forgotten}
+            self.write(known)
         for i, network in enumerate(chosen, 1):
             if network.name in known and known[network.name]["verified"]:
                 continue
             start = time.time()
             row = _in_process(self.measure, network)
-            with self.file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self.write(self.read() | {network.name: row})
             said = "ok" if row["verified"] else f"FAILED {row['why']}"
             print(
                 f"{i}/{len(chosen)} {network.name} {time.time() - start:.0f} s {said}", flush=True

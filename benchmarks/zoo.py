@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import fxprune as fp
 from benchmarks.networks import Network
-from benchmarks.page import ROOT
+from benchmarks.page import RESULTS, ROOT
 from benchmarks.rows import Row, Rows, tables, totals
 from benchmarks.stages import STAGES, Laps, count, decide
 from fxprune.verify import batches_of, relative_error
@@ -128,4 +128,4 @@ def render(rows: list[Row], wanted: int) -> str:
 
 
 if __name__ == "__main__":
-    Rows("zoo", measure, ROOT / "docs" / "zoo.md", "The networks", render).run()
+    Rows(RESULTS / "zoo.jsonl", measure, ROOT / "docs" / "zoo.md", "The networks", render).run()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.zoo_classes [--only REGEX] [--timm] [--fresh] [--render]
 
-Results are kept as in `benchmarks/zoo.py`; `docs/take-home.md` is renewed at the end.
+Rows are kept in `benchmarks/zoo_classes.jsonl`; `docs/take-home.md` is renewed at the end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any
@@ -54,8 +55,7 @@ def measure(network: Network, row: Row) -> None:
         "tied": codes.count("fits-class.tied"),
         "left whole": codes.count("choose.left"),
         "numbers undecided": codes.count("write-back.number-undecided"),
-        "left": [(r.where, r.why) for r in remarks if r.code == "choose.left"],
-        "undecided": [r.where for r in remarks if r.code == "write-back.number-undecided"],
+        "left": _by_reason((r.where, r.why) for r in remarks if r.code == "choose.left"),
     }
     assert outcome.written is not None, "it was asked to fit"
     row["used"] = ", ".join(_used(network.name, outcome.written, args, kwargs))
@@ -122,10 +122,12 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
     ]
 
 
-def render(rows: list[Row], wanted: int) -> str:
+def render(rows: list[Row], _: int) -> str:
     """The block of the page."""
     good = sum(r["verified"] for r in rows)
-    families = [n.name for n in networks_of_classes() if n.kind == "timm"]
+    networks = networks_of_classes()
+    wanted = len(networks)
+    families = [n.name for n in networks if n.kind == "timm"]
     timm = {r["name"]: r["verified"] for r in rows if r["kind"] == "timm"}
     missing = ", ".join(n.removeprefix("timm:") for n in families if n not in timm)
     lines = [
@@ -139,27 +141,27 @@ def render(rows: list[Row], wanted: int) -> str:
 def _left_whole(rows: list[Row]) -> Iterator[str]:
     """Why groups were left whole, where that was kept: a line for each network and reason."""
     found = [
-        f"- `{row['name']}`, {count} groups, such as `{name}`: {why[:_LONGEST]}"
+        f"- `{row['name']}`, {count} groups, such as `{name}`: {why}"
         for row in rows
-        for why, (name, count) in _by_reason(row.get("left", ())).items()
+        for name, count, why in row.get("left", ())
     ]
     if found:
         yield from ("### Left whole\n", *found, "")
 
 
-def _by_reason(left: Iterable[tuple[str, str]]) -> dict[str, tuple[str, int]]:
-    """Reason, without the sizes in it -> the first group, and how many there are."""
+def _by_reason(left: Iterable[tuple[str, str]]) -> list[tuple[str, int, str]]:
+    """The first group, how many there are, and the reason without the sizes in it, for each reason."""
     found: dict[str, tuple[str, int]] = {}
     for name, why in left:
-        reason = re.sub(r"\[[-\d, ]+\]|\d+", "...", why)
+        reason = re.sub(r"\[[-\d, ]+\]|\d+", "...", why)[:_LONGEST]
         first, count = found.get(reason, (name, 0))
         found[reason] = first, count + 1
-    return found
+    return [(name, count, why) for why, (name, count) in found.items()]
 
 
 if __name__ == "__main__":
     Rows(
-        "zoo_classes",
+        Path(__file__).with_name("zoo_classes.jsonl"),
         measure,
         ROOT / "docs" / "take-home.md",
         "The networks",

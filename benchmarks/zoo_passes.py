@@ -15,7 +15,7 @@ import torch
 
 import fxprune as fp
 from benchmarks.networks import Network
-from benchmarks.page import ROOT
+from benchmarks.page import RESULTS, ROOT
 from benchmarks.rows import Row, Rows, tables, totals
 from benchmarks.stages import Laps, count
 from fxprune.graph.gate import gates
@@ -81,4 +81,10 @@ def render(rows: list[Row], wanted: int) -> str:
 
 
 if __name__ == "__main__":
-    Rows("zoo_passes", measure, ROOT / "docs" / "zoo-passes.md", "The networks", render).run()
+    Rows(
+        RESULTS / "zoo_passes.jsonl",
+        measure,
+        ROOT / "docs" / "zoo-passes.md",
+        "The networks",
+        render,
+    ).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,6 +147,7 @@ def check_numbers(
     tensors: Mapping[str, torch.Tensor] | None = None,
     written: Written | None = None,
     memories: tuple[Memory, Memory] | None = None,
+    factors: Collection[float] = (),
 ) -> None:
     """Runs the model and the smaller program, both with the model's tensors, on the same inputs.
 
@@ -160,6 +161,7 @@ def check_numbers(
         tensors: see `compare_model`.
         written: see `compare_model`.
         memories: of the smaller program with these tensors, and with small weights enlarged.
+        factors: see `compare_model`.
 
     Raises:
         PlanError: the two compute different things.
@@ -170,7 +172,14 @@ def check_numbers(
     tensors = named_tensors(model) if tensors is None else tensors
     usual, enlarged = memories or (Memory(), Memory())
     check = compare_model(
-        model, small, seed=seed, tensors=tensors, written=written, memory=usual, until_bad=True
+        model,
+        small,
+        seed=seed,
+        tensors=tensors,
+        written=written,
+        memory=usual,
+        until_bad=True,
+        factors=factors,
     )
     if check.ok:
         large = compare_model(
@@ -181,6 +190,7 @@ def check_numbers(
             written=written or dict,
             memory=enlarged,
             until_bad=True,
+            factors=factors,
         )
         check = large if large.max_relative_error > _COARSE and not large.undefined else check
     if not check.ok:
@@ -203,6 +213,7 @@ def compare_model(
     memory: Memory | None = None,
     until_bad: bool = False,
     few: bool = False,
+    factors: Collection[float] = (),
 ) -> Check:
     """Runs a model and a program, both with the model's tensors, on the same random inputs.
 
@@ -220,6 +231,7 @@ def compare_model(
         until_bad: stop at the first batch that does not agree.
         few: whether to run them with few rows where the batch is free, or with the example's where the model
             refuses that.
+        factors: that `written` folds into tensors: values before them differ by these.
 
     Raises:
         VerifyError: the program fails where the model runs.
@@ -229,7 +241,7 @@ def compare_model(
     noise = noisy(tensors, seed)
     names = program.tensors().keys()
     known = {name: x for name, x in {**tensors, **noise}.items() if name in names}
-    types = ByType(model, program)
+    types = ByType(model, program, factors)
     state = noise if written is None else written({**tensors, **noise})
     memory = memory or Memory()
 

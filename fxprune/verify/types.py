@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,9 +37,12 @@ class ByType:
     Args:
         model: what the program was captured from.
         program: the program.
+        factors: by which a value of the program may be larger or smaller than that of the model, whose weights take the
+            factor over later, as that of a norm does.
     """
 
-    def __init__(self, model: nn.Module, program: Program) -> None:
+    def __init__(self, model: nn.Module, program: Program, factors: Collection[float] = ()) -> None:
+        self._factors = {1.0, *factors, *(1 / f for f in factors)}
         self._reaching = reaching_types(program)
         held = _types(named_tensors(model).values())
         every = held.union(*(_value_types(n.meta.get("val")) for n in program.nodes))
@@ -66,7 +69,7 @@ class ByType:
         if self._crossed:
             expected, got = self._crossed
             self._crossed.clear()
-            inexact, between = _compare(expected.values, got.values)
+            inexact, between = _compare(expected.values, got.values, self._factors)
         types = [
             least_exact(_value_types(x) | (reach if inexact is None else reach & inexact))
             for x, reach in zip(wanted, self._reaching, strict=False)
@@ -128,7 +131,9 @@ class _Crossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.values += [x.detach().clone(memory_format=torch.contiguous_format) for x in operands]
 
 
-def _compare(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Types, list[Judged]]:
+def _compare(
+    wanted: Sequence[Tensor], found: Sequence[Tensor], factors: Collection[float]
+) -> tuple[Types, list[Judged]]:
     """The types of the values that one run has and the other has not, and the errors of those of at least float32.
 
     Values are told apart by their bits: in what order a call casts its arguments is its own affair. A value of 16
@@ -141,7 +146,8 @@ def _compare(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Types, 
         if comparable and b.dtype.itemsize > 2:
             a = got.pop(next(i for i, x in enumerate(got) if _look(x) == _look(b)))
             known = b.isfinite() & a.isfinite()
-            error = relative_error(a.where(known, 0), b.where(known, 0))
+            one, other = a.where(known, 0), b.where(known, 0)
+            error = min(relative_error(one * factor, other) for factor in factors)
             name = f"a value of {b.dtype} and the shape {tuple(b.shape)} on its way to another type"
             judged.append(Judged(error, least_exact({b.dtype, *inexact}), name))
         inexact.add(b.dtype)

@@ -60,6 +60,7 @@ class Agreement:
                     tensors=self._tensors,
                     written=partial(self._written, folds, own),
                     memories=self._memories,
+                    factors={fold.factor for fold in folds},
                 )
             except FxpruneError as error:
                 first = first or error

@@ -222,7 +222,7 @@ class Fit:
                 self.model, plan, config_only=True, original=self._original, learning=learning
             )
         except FxpruneError as error:
-            return error
+            return _without_frames(error)
 
     def _exclude(self, removed: IntArray) -> None:
         """Excludes the first tie with which the removal does not fit, or lets it go in larger steps."""
@@ -278,6 +278,12 @@ class Fit:
             for tie in self._ties
             if len(tie) > 1
         ]
+
+
+def _without_frames(error: FxpruneError) -> FxpruneError:
+    """An error to be kept: its frames, and those of what caused it, would keep the smaller models in memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _reason(error: FxpruneError) -> str:

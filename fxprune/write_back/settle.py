@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -85,20 +85,32 @@ class Search:
         return now if now.ok else last
 
     def _moves(self) -> list[Options]:
-        """Other options of single choices, then of all that one attribute holds, as a pair of equal shifts."""
+        """Other options of single choices, then of several that one attribute holds.
+
+        Of a pair of equal shifts, all change that can only change in one way; of the sizes of the parts of a split,
+        all that can become the same.
+        """
         single: list[Options] = [
             {i: o}
             for i, c in enumerate(self.choices)
             for o in range(len(c.options))
             if o != self.chosen[i]
         ]
-        together: dict[tuple[str, Any], Options] = {}
+        held: dict[tuple[str, Any], list[int]] = {}
         for i, c in enumerate(self.choices):
-            if len(c.slots[0].trail) > 1 and len(c.options) == 2:
-                together.setdefault((c.slots[0].kind, c.slots[0].trail[0]), {})[i] = (
-                    1 - self.chosen[i]
-                )
-        return [*single, *(m for m in together.values() if len(m) > 1)]
+            if len(c.slots[0].trail) > 1:
+                held.setdefault((c.slots[0].kind, c.slots[0].trail[0]), []).append(i)
+        several = [move for places in held.values() for move in self._together(places)]
+        return [*single, *(m for m in several if len(m) > 1)]
+
+    def _together(self, places: Sequence[int]) -> Iterator[Options]:
+        """Other options of choices that one attribute holds."""
+        either = [i for i in places if len(self.choices[i].options) == 2]
+        yield {i: 1 - self.chosen[i] for i in either}
+        options = {i: self.choices[i].options for i in places}
+        for values in dict.fromkeys(v for each in options.values() for v in each):
+            same = {i: o.index(values) for i, o in options.items() if values in o}
+            yield {i: o for i, o in same.items() if o != self.chosen[i]}
 
     def read(self, last: Attempt) -> list[int]:
         """The choices among whose numbers the code of the model read one in an attempt."""

@@ -1,5 +1,6 @@
 """Tests of fxprune.write_back.fits: plans that the class of a model can express."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,38 @@ def test_width_and_heads_of_a_gpt2_go_together(tmp_path: Path) -> None:
     read = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     assert torch.equal(read(tokens).logits, smaller(tokens).logits)
     assert smaller.generate(tokens[:1], max_new_tokens=3, do_sample=False).shape == (1, 11)
+
+
+class SplitInto(nn.Module):
+    """Splits into parts whose sizes are entries of a list of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [8, 8, 1]
+        self.one, self.two, self.out = nn.Linear(8, 17), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        query, context, gate = self.one(x).split(self.parts, -1)
+        return self.out(query * self.two(context.relu() * gate))
+
+
+def test_parts_of_a_split_are_cut_with_the_width_that_is_the_same_number() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), SplitInto(), SplitInto(), nn.Linear(8, 3)).eval()
+    x = torch.randn(4, 6)
+    limits = learned(model, x).limits
+    assert not limits.whole
+    assert ("1.one.weight:0", "1.one.weight:0#2") in limits.ties
+    outcome = fp.prune(model, x, keep=0.5, fits=model)
+    assert outcome.written is not None
+    assert {"1.one.weight", "2.one.weight"} <= outcome.plan.kept.keys()
+    assert all(m.parts[0] == m.parts[1] == m.two.in_features < 8 for m in outcome.written[1:3])
+    torch.testing.assert_close(outcome.written(x), outcome.program(x))
+
+
+def test_plans_that_failed_leave_no_models_behind() -> None:
+    model = Spelled().eval()
+    fit = learned(model, torch.randn(4, 6))
+    gc.collect()
+    assert fit.limits.whole
+    assert [x for x in gc.get_objects() if type(x) is Spelled] == [model]

@@ -117,6 +117,40 @@ def test_values_learnt_later_are_folded_too() -> None:
     torch.testing.assert_close(result.model(x), small(x))
 
 
+class InFloat32(RootMeanSquare):
+    """Divides in float32, and multiplies by its weight in the type of what it is given."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 5e-2), (torch.float64, 1e-6)])
+def test_a_norm_that_divides_in_another_type(dtype: torch.dtype, error: float) -> None:
+    model = network(InFloat32(16)).to(dtype)
+    x = torch.randn(4, 6, dtype=dtype)
+    plan, small = half(model, x)
+    smaller = fp.write_back(model, plan)
+    assert smaller[1].eps == pytest.approx(1.6e-5)
+    torch.testing.assert_close(smaller(x), small(x), rtol=error, atol=error)
+
+
+class ByWidth(nn.Module):
+    """Adds a number of the width, which no weight takes over."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return (x.float() + x.shape[-1]).to(x.dtype)
+
+
+def test_a_number_of_the_width_after_such_a_norm_is_refused() -> None:
+    norm = InFloat32(16)
+    model = nn.Sequential(nn.Linear(6, 16), norm, ByWidth(), nn.Linear(16, 3)).eval().bfloat16()
+    plan, _ = half(model, torch.randn(4, 6, dtype=torch.bfloat16))
+    with pytest.raises(fp.FxpruneError, match="computes something other"):
+        fp.write_back(model, plan)
+
+
 def test_hidden_states_of_a_llama(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
