@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fxprune.graph.program import Program
     from fxprune.importance import Importance, criterion, unit_criterion
     from fxprune.instruments import PrintGraph, Reproducer, TimePasses
-    from fxprune.io import load, load_model, save
+    from fxprune.io import load, load_model, load_report, save
     from fxprune.latency import LatencyTable
     from fxprune.partial import capture_partial
     from fxprune.pipeline import (
@@ -99,6 +99,7 @@ __all__ = [
     "groups",
     "load",
     "load_model",
+    "load_report",
     "plan",
     "prune",
     "prune_iteratively",
@@ -151,6 +152,7 @@ _HOME = {
     "recalibrate": "fxprune.calibration",
     "load": "fxprune.io",
     "load_model": "fxprune.io",
+    "load_report": "fxprune.io",
     "rule": "fxprune.rules.table",
     "save": "fxprune.io",
     "prune_iteratively": "fxprune.training",

@@ -45,6 +45,7 @@ def prune_layers(
     kwargs: Mapping[str, Any] | None = None,
     ignore: Sequence[str] = (),
     verify: Verify = "local",
+    progress: bool = True,
     seed: int = 0,
 ) -> LayersOutcome:
     """Deletes the residual layers that matter least: what they add to their input is taken away, the input passes by.
@@ -65,6 +66,7 @@ def prune_layers(
         kwargs: example keyword inputs of a model.
         ignore: globs of the paths of layers, or of their blocks, that stay.
         verify: how to hold every pass, and what was captured, to what they came from; see `fp.run`.
+        progress: whether to show a bar on stderr while losses are measured.
         seed: of random scores, and of the inputs of checks.
 
     Returns:
@@ -86,7 +88,9 @@ def prune_layers(
     )
     blocks = find_blocks(program)
     layers = _not_ignored(find_layers(program, blocks, unit), ignore)
-    order, remarks = removal_order(program, layers, importance, calibration, seed)
+    order, remarks = removal_order(
+        program, layers, importance, calibration, seed, progress=progress
+    )
     chosen = _chosen(order, layers, blocks, n, keep, metric)
     gone = [b for layer, _ in chosen for b in layer.blocks]
     result = run_pipeline(program, deletion(gone), verify=verify, seed=seed)

@@ -118,6 +118,7 @@ def test_a_pruned_network_recovers_and_is_evaluated(work: Command, tmp_path: Pat
     small, better = fp.load(tmp_path / "small"), fp.load(tmp_path / "better")
     assert not torch.equal(small(torch.ones(2, 6)), better(torch.ones(2, 6)))
     assert work("evaluate", "better", "--data", "work.py:loader")[0] == 0
+    assert [c.title for c in fp.load_report(tmp_path / "better").curves] == ["Recovery"]
     again = work(
         "recover",
         "small",
@@ -171,7 +172,14 @@ def test_sensitivity_prints_and_draws(work: Command, tmp_path: Path) -> None:
     assert (tmp_path / "s.png").stat().st_size > 1000
     code, out, _ = work("sensitivity", "work.py:Net", "--data", "work.py:loader", "--json")
     assert code == 0
-    assert json.loads(out)
+    (tmp_path / "s.json").write_text(out)
+    assert work(*PRUNE, "--out", "small")[0] == 0
+    assert work("report", "small", "--curves", "s.json", "--out", "page.html")[0] == 0
+    assert "Sensitivity of groups" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    (tmp_path / "s.json").write_text("{}")
+    code, _, err = work("report", "small", "--curves", "s.json", "--out", "other.html")
+    assert code == 2
+    assert "s.json has no curves" in err
     code, _, err = work("sensitivity", "work.py:Net", "--data", "work.py:inputs")
     assert code == 2
     assert "loss" in err
