@@ -31,7 +31,7 @@ def fisher(evidence: Evidence) -> FloatArray:
         raise no_loss("fisher")
     module = evidence.program.module
     with _requiring_gradients(module):
-        return _mean_squares(evidence, evidence.losses(module))
+        return _mean_squares(evidence, evidence.losses(module), "fisher")
 
 
 @unit_criterion("gauss-newton", needs="inputs", normalise="cost")
@@ -54,7 +54,7 @@ def gauss_newton(evidence: Evidence) -> FloatArray:
                 yield _along_noise(module(*args, **kwargs), draw)
 
     with _requiring_gradients(module):
-        return _mean_squares(evidence, directions())
+        return _mean_squares(evidence, directions(), "gauss-newton")
 
 
 def _along_noise(outputs: Any, draw: torch.Generator) -> Tensor:
@@ -74,8 +74,12 @@ def _along_noise(outputs: Any, draw: torch.Generator) -> Tensor:
     return total
 
 
-def _mean_squares(evidence: Evidence, losses: Iterable[Tensor]) -> FloatArray:
-    """The mean over scalars of the square of their derivative by the gate of each unit, `[n_units]`."""
+def _mean_squares(evidence: Evidence, losses: Iterable[Tensor], criterion: str) -> FloatArray:
+    """The mean over scalars of the square of their derivative by the gate of each unit, `[n_units]`.
+
+    Raises:
+        ScoreError: a scalar is not finite; the message names the criterion.
+    """
     parameters = {n: p for n, p in evidence.program.module.named_parameters() if p.requires_grad}
     tensors = list(parameters.values())
     groups = [(g, _layers(g, parameters)) for g in evidence.groups]
@@ -86,7 +90,7 @@ def _mean_squares(evidence: Evidence, losses: Iterable[Tensor]) -> FloatArray:
     for loss in losses:
         count += 1
         if not torch.isfinite(loss).all():
-            raise not_finite("the loss", "fisher")
+            raise not_finite("the loss", criterion)
         if not loss.requires_grad:
             continue
         found = torch.autograd.grad(loss, tensors, allow_unused=True)

@@ -228,3 +228,27 @@ def test_layers_that_matter_least_go(work: Command, tmp_path: Path) -> None:
         code, _, err = work(*deep, option)
         assert code == 2
         assert says in err
+
+
+def test_a_share_of_the_latency_is_met(
+    work: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FXPRUNE_LATENCY_CACHE", str(tmp_path / "times.json"))
+    with (tmp_path / "work.py").open("a") as file:
+        file.write(WIDE)
+    code, out, _ = work(
+        *("prune", "work.py:wide", "--input", "64x512", "--keep", "latency=0.6", "--json")
+    )
+    assert code == 0
+    latency = json.loads(out)["latency"]
+    assert latency["wished"] == 0.6
+    assert latency["after"] < latency["before"]
+    assert json.loads((tmp_path / "times.json").read_text())
+
+
+WIDE = """
+
+def wide():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(512, 2048), nn.ReLU(), nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, 8))
+"""
