@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
     from fxprune.sensitivity import Sensitivity, sensitivity
-    from fxprune.shards import AppliedShards, apply_to_shards
+    from fxprune.shards import AppliedShards, apply_to_shards, open_shards
     from fxprune.training import prune_iteratively, recover, train_smaller
     from fxprune.write_back import write_back
 
@@ -100,6 +100,7 @@ __all__ = [
     "load",
     "load_model",
     "load_report",
+    "open_shards",
     "plan",
     "prune",
     "prune_iteratively",
@@ -144,6 +145,7 @@ _HOME = {
     "Program": "fxprune.graph.program",
     "Remark": "fxprune.remark",
     "apply_to_shards": "fxprune.shards",
+    "open_shards": "fxprune.shards",
     "capture": "fxprune.capture",
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",

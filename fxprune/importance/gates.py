@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis.group import Group, Member
-from fxprune.importance.gradient import change, no_loss, not_finite
+from fxprune.importance.gradient import change, no_loss, not_finite, require_gradients
 from fxprune.importance.table import Evidence, FloatArray, unit_criterion
 
 Tensor = torch.Tensor
@@ -29,6 +29,7 @@ def fisher(evidence: Evidence) -> FloatArray:
     """
     if evidence.losses is None:
         raise no_loss("fisher")
+    require_gradients(evidence, "fisher")
     module = evidence.program.module
     with _requiring_gradients(module):
         return _mean_squares(evidence, evidence.losses(module), "fisher")
@@ -43,6 +44,7 @@ def gauss_newton(evidence: Evidence) -> FloatArray:
     Gaussian noise (Martens, arXiv 1412.1193, section 9), so that no labels are needed. Each batch has one random
     direction v; batches are read again until there are 16. Without data the program's example inputs are used.
     """
+    require_gradients(evidence, "gauss-newton")
     module = evidence.program.module
     draw = torch.Generator().manual_seed(evidence.seed)
 
