@@ -14,9 +14,7 @@ WITH_DATA, WITHOUT_DATA = "gauss-newton", "lamp"
 FORWARD_ONLY = "wanda"
 
 
-def default_criterion(
-    data: Calibration | Iterable[Any] | None, *, gradients: bool = True
-) -> str:
+def default_criterion(data: Calibration | Iterable[Any] | None, *, gradients: bool = True) -> str:
     """The best criterion with data, or without; and with data where the weights are not in memory for a gradient."""
     if data is None:
         return WITHOUT_DATA

@@ -11,8 +11,8 @@ _PROBES = 8
 _DO = {
     "the plan": "give the checkpoint of the model that the plan was made of; for tensors that are not saved, such as "
     "frequencies of rotary positions, pass the model (model=, --model)",
-    "the program": "give the checkpoint of this model; build the model so that tensors that are not saved, such as "
-    "frequencies of rotary positions, have their numbers: only parameters go to the meta device",
+    "the program": "give the checkpoint of this model; pass tensors that are not saved, such as frequencies of rotary "
+    "positions: tensors={name: tensor}",
 }
 
 

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from torch.utils import _pytree as pytree
 
-from fxprune.errors import LoadError, some
-from fxprune.graph.program import Program, named_tensors
+from fxprune.errors import LoadError, OptionError, some
+from fxprune.graph.program import Program, named_tensors, require_program
 from fxprune.io.directory import told
 from fxprune.process.state import plain_modes
 from fxprune.shards.checkpoint import read_checkpoint
@@ -21,7 +21,12 @@ from fxprune.shards.names import find_names
 
 
 @plain_modes()
-def open_shards(program: Program, source: str | os.PathLike[str]) -> Program:
+def open_shards(
+    program: Program,
+    source: str | os.PathLike[str],
+    *,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> Program:
     """Returns the program with its weights on the meta device to be read from a checkpoint, tensor by tensor.
 
     Criteria that go forward only (`wanda`, `activation`, and those of weights), block influence, sensitivity and
@@ -30,41 +35,50 @@ def open_shards(program: Program, source: str | os.PathLike[str]) -> Program:
     Gradients and training need the weights in memory.
 
     Args:
-        program: of a model on the meta device. Tensors with numbers keep them: of a model with tensors that no
-            checkpoint has, as the frequencies of rotary positions, put the parameters on the meta device alone.
+        program: of a model on the meta device. Tensors with numbers keep them.
         source: a folder of safetensors files, as for `fp.apply_to_shards`; it is only read.
+        tensors: those that the checkpoint does not have, by name, such as the frequencies of rotary positions.
 
     Raises:
         LoadError: the checkpoint is damaged or quantised, or has other shapes.
         PlanError: the checkpoint lacks tensors of the program.
+        OptionError: `tensors` has others than those of the program that are on the meta device.
     """
+    require_program(program)
     checkpoint = read_checkpoint(Path(source))
     empty = {n: t for n, t in named_tensors(program.module).items() if t.is_meta}
+    given = dict(tensors or {})
+    if odd := [n for n, t in given.items() if n not in empty or t.shape != empty[n].shape]:
+        raise OptionError(
+            f"the program has no such tensors on the meta device: {some(odd)}",
+            where="tensors=",
+            do="give tensors of the shapes and names of the program: program.tensors()",
+        )
     names: dict[int, list[str]] = {}
     for name, tensor in empty.items():
-        names.setdefault(id(tensor), []).append(name)
-    files = {t.name: shard.path for shard in checkpoint.shards for t in shard.tensors}
+        if name not in given:
+            names.setdefault(id(tensor), []).append(name)
+    files = {t.name: (shard.path, t.shape) for shard in checkpoint.shards for t in shard.tensors}
     own = find_names(list(files), list(names.values()), str(source), of="the program")
-    stored_as = {mine: stored for stored, mine in own.items() if mine is not None}
-    for group in names.values():
-        known = next(stored_as[n] for n in group if n in stored_as)
-        stored_as |= dict.fromkeys(group, known)
-    shapes = {t.name: t.shape for shard in checkpoint.shards for t in shard.tensors}
-    if odd := [n for n, t in empty.items() if shapes[stored_as[n]] != tuple(t.shape)]:
+    stored = {mine: name for name, mine in own.items() if mine is not None}
+    places = {}
+    for tied in names.values():
+        first = next(stored[n] for n in tied if n in stored)
+        places |= dict.fromkeys(tied, (first, *files[first]))
+    if odd := [n for n, (_, _, shape) in places.items() if shape != tuple(empty[n].shape)]:
         raise LoadError(
             "the checkpoint is of another model",
             where=str(source),
             why=f"the shapes of {some(odd)} differ",
             do="build the model from the config of the checkpoint",
         )
-    places = {name: (stored_as[name], files[stored_as[name]]) for name in empty}
     args, kwargs = pytree.tree_map_only(torch.Tensor, _with_numbers, (program.args, program.kwargs))
-    return replace(
-        program,
-        args=args,
-        kwargs=kwargs,
-        stored=_Reader(places, {n: t.dtype for n, t in empty.items()}),
+    reader = _Reader(
+        {name: (first, path) for name, (first, path, _) in places.items()},
+        given,
+        {n: t.dtype for n, t in empty.items()},
     )
+    return replace(program, args=args, kwargs=kwargs, stored=reader)
 
 
 def _with_numbers(x: torch.Tensor) -> torch.Tensor:
@@ -77,13 +91,17 @@ class _Reader:
 
     Attributes:
         places: name in the program -> name in the checkpoint, and its file.
+        given: tensors that are in no file.
         types: of the tensors in the program.
     """
 
     places: Mapping[str, tuple[str, Path]]
+    given: Mapping[str, torch.Tensor]
     types: Mapping[str, torch.dtype]
 
     def __call__(self, name: str) -> torch.Tensor:
+        if name in self.given:
+            return self.given[name].detach().to(self.types[name], copy=True)
         if name not in self.places:
             raise LoadError(
                 f"the checkpoint has no tensor for {name}",

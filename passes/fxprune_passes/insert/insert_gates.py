@@ -157,7 +157,9 @@ class InsertGates(Rewrite):
         like = next((tensors[n] for n in names if tensors[n].is_floating_point()), torch.ones(()))
         exact = torch.float64 if like.dtype == torch.float64 else torch.float32
         device = "cpu" if program.stored is not None else like.device  # numbers of its own
-        return Gate(size, self.kind, self.estimator, like=torch.empty(0, dtype=exact, device=device))
+        return Gate(
+            size, self.kind, self.estimator, like=torch.empty(0, dtype=exact, device=device)
+        )
 
 
 def _remark_left(ctx: Context, add: fx.Node, value: fx.Node) -> None:
