@@ -61,7 +61,7 @@ def open_shards(
     files = {t.name: (shard.path, t.shape) for shard in checkpoint.shards for t in shard.tensors}
     own = find_names(list(files), list(names.values()), str(source), of="the program")
     stored = {mine: name for name, mine in own.items() if mine is not None}
-    places = {}
+    places: dict[str, tuple[str, Path, tuple[int, ...]]] = {}
     for tied in names.values():
         first = next(stored[n] for n in tied if n in stored)
         places |= dict.fromkeys(tied, (first, *files[first]))

@@ -89,7 +89,7 @@ def test_layers_go_as_from_the_network_in_memory(checkpoint: Checkpoint, opened:
     for how in ("block-influence", "magnitude", "loss"):
         data = LABELLED if how == "loss" else BATCHES
         found, wanted = (
-            fp.prune_layers(p, data, 1, importance=how, progress=False)  # type: ignore[arg-type]
+            fp.prune_layers(p, data, 1, importance=how, progress=False)
             for p in (opened, checkpoint.program)
         )
         assert [d.path for d in found.deleted] == [d.path for d in wanted.deleted]
