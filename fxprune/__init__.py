@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fxprune.graph.program import Program
     from fxprune.importance import Importance, criterion, unit_criterion
     from fxprune.instruments import PrintGraph, Reproducer, TimePasses
-    from fxprune.io import load, load_model, save
+    from fxprune.io import load, load_model, load_report, save
     from fxprune.latency import LatencyTable
     from fxprune.partial import capture_partial
     from fxprune.pipeline import (
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
     from fxprune.sensitivity import Sensitivity, sensitivity
-    from fxprune.shards import AppliedShards, apply_to_shards
+    from fxprune.shards import AppliedShards, apply_to_shards, open_shards
     from fxprune.training import prune_iteratively, recover, train_smaller
     from fxprune.write_back import write_back
 
@@ -99,6 +99,8 @@ __all__ = [
     "groups",
     "load",
     "load_model",
+    "load_report",
+    "open_shards",
     "plan",
     "prune",
     "prune_iteratively",
@@ -143,6 +145,7 @@ _HOME = {
     "Program": "fxprune.graph.program",
     "Remark": "fxprune.remark",
     "apply_to_shards": "fxprune.shards",
+    "open_shards": "fxprune.shards",
     "capture": "fxprune.capture",
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",
@@ -151,6 +154,7 @@ _HOME = {
     "recalibrate": "fxprune.calibration",
     "load": "fxprune.io",
     "load_model": "fxprune.io",
+    "load_report": "fxprune.io",
     "rule": "fxprune.rules.table",
     "save": "fxprune.io",
     "prune_iteratively": "fxprune.training",

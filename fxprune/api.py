@@ -192,7 +192,8 @@ def prune(
     own = isinstance(model_or_program, torch.nn.Module)
     if to is not None:
         fits = _to_configure(model_or_program, fits, keep, target, ignore)
-    how = importance_of(importance, data)
+    stored = isinstance(model_or_program, Program) and model_or_program.stored is not None
+    how = importance_of(importance, data, gradients=not stored)
     clock = Clock()
     partial = model_or_program if isinstance(model_or_program, Partial) else None
     program = _as_program(model_or_program, args, kwargs, dynamic_batch, dynamic_shapes)

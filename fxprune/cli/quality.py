@@ -84,12 +84,16 @@ def recover(
     as_json: Json = False,
     seed: Seed = 0,
 ) -> None:
-    """Train a smaller network to compute what its teacher does, and write it to a directory."""
+    """Train a smaller network to compute what its teacher does, and write it to a directory.
+
+    Where MODEL is a directory with the report of a pruning, it goes on into --out, with the curves of the recovery.
+    """
     from dataclasses import asdict
 
     from fxprune.cli.data import open_data
     from fxprune.cli.source import Source, check_out, open_runnable, show
     from fxprune.io import save
+    from fxprune.io.report import has_report, load_report
     from fxprune.training import recover as run
 
     check_out(out, force=force)
@@ -101,9 +105,11 @@ def recover(
     if validation:
         options["validation"] = open_data(validation, loss, batches, option="--validation")
     found = run(network, from_whom, open_data(data, loss, batches), steps, seed=seed, **options)
-    save(found.network, out, **build)
+    report = load_report(model).with_curves(found) if has_report(model) else None
+    save(found.network, out, report=report, **build)
     rows = [asdict(point) for point in found.history]
-    show(found, {"history": rows, "out": str(out)}, as_json=as_json)
+    drawn = [c.to_json() for c in found.curves()]
+    show(found, {"history": rows, "curves": drawn, "out": str(out)}, as_json=as_json)
 
 
 def sensitivity(
@@ -125,14 +131,13 @@ def sensitivity(
 ) -> None:
     """Print by how much the loss rises as each group loses units, and without each residual block."""
     from fxprune.cli.data import open_data
-    from fxprune.cli.source import Source, open_runnable, progress, show
+    from fxprune.cli.source import Source, open_runnable, show
     from fxprune.sensitivity import sensitivity as run
 
     source = Source(model, weights=weights, args=args, trust=trust, seed=seed)
     network, _ = open_runnable(source)
     calibration = open_data(data, loss, batches)
-    with progress(f"measuring {model}"):
-        found = run(network, calibration, importance=importance, seed=seed)
+    found = run(network, calibration, importance=importance, seed=seed)
     if plot is not None:
         found.plot(plot)
     show(found, found.to_json(), as_json=as_json)

@@ -11,11 +11,21 @@ from fxprune.cli.options import Json, Trust, example
 
 if TYPE_CHECKING:
     from fxprune.graph.program import Program
+    from fxprune.report import Curves
 
 
 def report(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="a directory written by prune --out or fp.save")
+    ],
+    curves: Annotated[
+        list[Path],
+        typer.Option(
+            default_factory=list,
+            show_default=False,
+            metavar="FILE",
+            help="draw what fxprune sensitivity --json or fxprune recover --json printed; can be repeated",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -40,13 +50,33 @@ def report(
     target = out if out is not None else Path(f"{directory.resolve().name}.html")
     check_file(target, ".html", force=force)
     with progress(f"reading {directory}"):
-        found = load_report(directory)
+        found = load_report(directory).with_curves(*(c for file in curves for c in _curves(file)))
     program = _program(directory, trust=trust)
     with progress(f"writing {target}"):
         page = found.to_html(program)
         Document(str(target), OptionError).write(target, page)
     size = len(page.encode())
     show(f"wrote {target}, {size:,} bytes", {"file": str(target), "bytes": size}, as_json=as_json)
+
+
+def _curves(file: Path) -> list[Curves]:
+    """The curves in a document of `--json`.
+
+    Raises:
+        OptionError: it is none, or has no curves.
+    """
+    from fxprune.errors import OptionError
+    from fxprune.files.document import Document
+    from fxprune.report.curves import read_curves
+
+    top = Document(str(file), OptionError).read(file).mapping()
+    if "curves" not in top:
+        raise OptionError(
+            f"{file} has no curves",
+            where="--curves",
+            do="write what fxprune sensitivity --json or fxprune recover --json prints to a file",
+        )
+    return [read_curves(entry) for entry in top["curves"].items()]
 
 
 def _program(directory: Path, *, trust: bool) -> Program | None:

@@ -29,6 +29,8 @@ def removal_order(
     importance: DepthImportance,
     data: Calibration | None,
     seed: int,
+    *,
+    progress: bool = False,
 ) -> tuple[Order, list[Remark]]:
     """The layers with their scores in the order in which they go, worked out as far as it is read; and remarks.
 
@@ -38,10 +40,11 @@ def removal_order(
         importance: see `prune_layers`.
         data: batches, where the score reads them.
         seed: of random scores.
+        progress: whether a bar is shown on stderr while losses are measured.
     """
     if importance == "loss":
         assert data is not None
-        return greedy(program, layers, data), []
+        return greedy(program, layers, data, progress=progress), []
     scores = _scores(program, layers, importance, data, seed)
     known = [layer for layer in layers if layer.path in scores]
     known.sort(key=lambda layer: scores[layer.path])
@@ -49,7 +52,9 @@ def removal_order(
     return ((layer, scores[layer.path]) for layer in known), remarks
 
 
-def greedy(program: Program, layers: Sequence[Layer], data: Calibration) -> Order:
+def greedy(
+    program: Program, layers: Sequence[Layer], data: Calibration, *, progress: bool = False
+) -> Order:
     """Yields the layer without which the loss is lowest, then the one without which too, and so on; with that loss.
 
     Every number takes one forward of each batch, from the first branch of the layer on.
@@ -67,7 +72,9 @@ def greedy(program: Program, layers: Sequence[Layer], data: Calibration) -> Orde
             )
             for layer in left
         ]
-        _, found = losses(program, data, changes, partial(Branchless, program, dtype, off))
+        _, found = losses(
+            program, data, changes, partial(Branchless, program, dtype, off), progress=progress
+        )
         best = min(range(len(left)), key=found.__getitem__)
         gone.append(left.pop(best))
         yield gone[-1], found[best]

@@ -12,6 +12,7 @@ from fxprune.graph.program import Program
 from fxprune.pipeline import Result
 from fxprune.remark import Remark
 from fxprune.report import Comparison
+from fxprune.report.latency import Latency
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class LayersOutcome:
         importance: by which score.
         result: what the passes that deleted them did, and how it was verified.
         remarks: on layers that stay, and on the class.
+        latency: of both networks, where a share of it was wished.
     """
 
     program: Program
@@ -52,6 +54,7 @@ class LayersOutcome:
     importance: str
     result: Result = field(repr=False)
     remarks: tuple[Remark, ...]
+    latency: Latency | None = None
 
     @property
     def report(self) -> Comparison:
@@ -65,6 +68,7 @@ class LayersOutcome:
         parts = [
             tabulate(rows, header, "simple", colalign=align, disable_numparse=True),
             str(self.result),
+            str(self.latency or ""),
             "\n".join(str(r) for r in self.remarks),
         ]
         return "\n\n".join(filter(None, parts))
@@ -75,5 +79,6 @@ class LayersOutcome:
             "importance": self.importance,
             "deleted": [asdict(d) for d in self.deleted],
             **self.result.to_json(),
+            **({"latency": self.latency.to_json()} if self.latency else {}),
             "remarks": [r.to_json() for r in (*self.remarks, *self.result.remarks)],
         }

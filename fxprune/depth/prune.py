@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import nn
 
 from fxprune.calibration import Calibration
 from fxprune.capture import capture
+from fxprune.depth.amount import Amount, DepthMetric, amount_of, following, take
 from fxprune.depth.layer import Layer, Unit, find_layers
 from fxprune.depth.order import Order, removal_order
 from fxprune.depth.outcome import Deleted, LayersOutcome
 from fxprune.depth.passes import deleted, deletion
 from fxprune.depth.scores import DepthImportance, check_importance
-from fxprune.errors import BudgetError, OptionError, PlanError
+from fxprune.errors import OptionError, PlanError
 from fxprune.graph.program import Program
+from fxprune.latency import LatencyTable
 from fxprune.pipeline import Result, run_pipeline
 from fxprune.plan.globs import nearest
 from fxprune.process.random_state import random_state_kept
 from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
-from fxprune.structure.blocks import Blocks, find_blocks
+from fxprune.report.latency import Latency
+from fxprune.structure.blocks import find_blocks
 from fxprune.verify import Verify, check_capture, how_to_verify
 from fxprune.write_back import written
-
-DepthMetric = Literal["macs", "params", "layers"]
 
 
 @plain_modes()
@@ -45,7 +46,9 @@ def prune_layers(
     kwargs: Mapping[str, Any] | None = None,
     ignore: Sequence[str] = (),
     verify: Verify = "local",
+    progress: bool = True,
     seed: int = 0,
+    latencies: LatencyTable | None = None,
 ) -> LayersOutcome:
     """Deletes the residual layers that matter least: what they add to their input is taken away, the input passes by.
 
@@ -54,7 +57,8 @@ def prune_layers(
         data: batches, for scores that read them; with a loss for `loss`.
         n: how many layers go.
         keep: in place of `n`, the share that stays, above 0 and below 1: layers go until no more is left.
-        metric: what that is a share of: macs, params or layers.
+        metric: what that is a share of: macs, params, layers, or latency on this machine. Of a latency, layers go until
+            the network that is left has been measured to be fast enough.
         importance: block-influence: 1 less the cosine of a layer's input and output (ShortGPT, arXiv 2403.03853).
             loss: the layer goes without which the loss is lowest, and again after each. entropy: of the signs of its
             pre-activations (arXiv 2308.06619). magnitude: the root mean square of its weights. random. last: the
@@ -65,7 +69,9 @@ def prune_layers(
         kwargs: example keyword inputs of a model.
         ignore: globs of the paths of layers, or of their blocks, that stay.
         verify: how to hold every pass, and what was captured, to what they came from; see `fp.run`.
+        progress: whether to show a bar on stderr while losses are measured.
         seed: of random scores, and of the inputs of checks.
+        latencies: for the metric latency, where measured times are kept. None: `fp.LatencyTable()`.
 
     Returns:
         The smaller program, and the model of the same class where that can be without these layers. The function has
@@ -86,10 +92,16 @@ def prune_layers(
     )
     blocks = find_blocks(program)
     layers = _not_ignored(find_layers(program, blocks, unit), ignore)
-    order, remarks = removal_order(program, layers, importance, calibration, seed)
-    chosen = _chosen(order, layers, blocks, n, keep, metric)
+    order, remarks = removal_order(
+        program, layers, importance, calibration, seed, progress=progress
+    )
+    table = (latencies or LatencyTable()) if metric == "latency" else None
+    amount = amount_of(program, layers, blocks, metric, table)
+    chosen = take(order, amount, n, keep)
+    result, latency = _deleted(
+        program, order, chosen, amount, keep, table, verify=verify, seed=seed
+    )
     gone = [b for layer, _ in chosen for b in layer.blocks]
-    result = run_pipeline(program, deletion(gone), verify=verify, seed=seed)
     left = {b.path for b in gone} - set(deleted(gone, result))
     remarks += [_stayed(path) for path in sorted(left)]
     model, why = (None, []) if isinstance(network, Program) else _in_class(network, result)
@@ -102,7 +114,8 @@ def prune_layers(
         ),
         importance=importance,
         result=result,
-        remarks=(*remarks, *why),
+        remarks=(*remarks, *why, *(table.remarks if table else ())),
+        latency=latency,
     )
 
 
@@ -166,42 +179,42 @@ def _paths(layer: Layer) -> list[str]:
     return [layer.path, *(b.path for b in layer.blocks)]
 
 
-def _chosen(
+def _deleted(
+    program: Program,
     order: Order,
-    layers: Sequence[Layer],
-    blocks: Blocks,
-    n: int | None,
+    chosen: list[tuple[Layer, float]],
+    amount: Amount,
     keep: float | None,
-    metric: DepthMetric,
-) -> list[tuple[Layer, float]]:
-    """The layers that go, in order.
+    table: LatencyTable | None,
+    *,
+    verify: Verify,
+    seed: int,
+) -> tuple[Result, Latency | None]:
+    """The network without the chosen layers. For a latency, more of them go until it is measured to be met.
+
+    Args:
+        program: the network.
+        order: of the layers that are left.
+        chosen: the layers that go; those that have to go too are added to it.
+        amount: of the metric in the layers.
+        keep: the share that stays.
+        table: the measured times, where the metric is latency.
+        verify: see `prune_layers`.
+        seed: see `prune_layers`.
 
     Raises:
-        BudgetError: there are too few.
+        BudgetError: it is not met without any of them.
     """
-    whole = {"macs": blocks.macs, "params": blocks.size, "layers": len(layers)}[metric]
-    left, chosen = whole, list[tuple[Layer, float]]()
-
-    def enough() -> bool:
-        return len(chosen) == n if keep is None else left <= keep * whole
-
-    while not enough():
-        following = next(order, None)
-        if following is None:
-            wish = f"n={n}" if keep is None else f"keep={keep} of {metric}"
-            raise BudgetError(
-                f"{wish} cannot be reached",
-                why=f"{len(chosen)} layers can go"
-                + (
-                    f", and leave a share of {left / whole:.3f}"
-                    if keep is not None and whole
-                    else ""
-                ),
-                do="list the blocks with the pass residual-blocks; insert-skips puts shortcuts around layers",
-            )
-        chosen.append(following)
-        left -= {"macs": following[0].macs, "params": following[0].size, "layers": 1}[metric]
-    return chosen
+    while True:
+        gone = [b for layer, _ in chosen for b in layer.blocks]
+        result = run_pipeline(program, deletion(gone), verify=verify, seed=seed)
+        if table is None or keep is None:
+            return result, None
+        found = table.compare(program, result.program)
+        if found.ratio <= keep:
+            table.save()
+            return result, replace(found, wished=keep, predicted=amount.left(chosen))
+        chosen.append(following(order, f"keep={keep} of latency", len(chosen), found.ratio))
 
 
 def _stayed(path: str) -> Remark:

@@ -91,11 +91,15 @@ def weight_size(program: Program, layers: Sequence[Layer]) -> Scores:
     tensors = program.tensors()
     found: Scores = {}
     for layer in layers:
-        weights = [tensors[n].detach().double() for n in layer.parameters if tensors[n].dim() > 1]
-        if weights:
-            squares = sum(float(w.square().sum()) for w in weights)
-            found[layer.path] = (squares / sum(w.numel() for w in weights)) ** 0.5
+        names = [n for n in layer.parameters if tensors[n].dim() > 1]
+        if names:
+            squares = sum(_square_sum(program.loaded(n, tensors[n])) for n in names)
+            found[layer.path] = (squares / sum(tensors[n].numel() for n in names)) ** 0.5
     return found
+
+
+def _square_sum(weight: Tensor) -> float:
+    return float(weight.detach().double().square().sum())
 
 
 def by_chance(layers: Sequence[Layer], seed: int) -> Scores:

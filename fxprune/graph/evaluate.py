@@ -144,6 +144,7 @@ class Evaluator(fx.Interpreter):
             return value
         if target in self._buffers:
             return self._buffers[target]
+        value = self._program.loaded(str(target), value)
         if self._stays(target, value):
             return value.detach()
         out = self._cast(value)
@@ -183,6 +184,8 @@ class Evaluator(fx.Interpreter):
             args = tuple(type_in(x, self.dtype) for x in args)
             kwargs = {name: type_in(x, self.dtype) for name, x in kwargs.items()}
             kwargs = self._created(target, args, kwargs)
+            if self._program.stored is not None:
+                args, kwargs = pytree.tree_map_only(torch.device, _off_meta, (args, kwargs))
             if self.dtype == torch.float64 and target._schema.name == "aten::_grouped_mm":
                 return _grouped_mm(*args, **kwargs)
             if self.dtype == torch.float64 and target._schema.name in SINGLE:
@@ -217,6 +220,11 @@ class Evaluator(fx.Interpreter):
         if isinstance(value, torch.Tensor) and value.is_complex():
             return value.to(self.dtype.to_complex())
         return value
+
+
+def _off_meta(device: torch.device) -> torch.device:
+    """Where a graph that was captured on the meta device makes its tensors: stored ones are read to the CPU."""
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def type_in(value: Any, precision: torch.dtype) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -79,6 +79,8 @@ class Program:
         free_batch: whether the batch size of the inputs may differ from that of the example.
         name: the class name of the captured model.
         remarks: the remarks that capture left.
+        stored: reads a tensor of `module` that is on the meta device by its name, see `fp.open_shards`; None where
+            nothing has its numbers.
     """
 
     module: TracedModule
@@ -87,6 +89,7 @@ class Program:
     free_batch: bool
     name: str
     remarks: tuple[Remark, ...] = ()
+    stored: Callable[[str], torch.Tensor] | None = None
 
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.module.parameters())
@@ -154,6 +157,23 @@ class Program:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Returns every parameter and buffer by name; a shared tensor appears under each of its names."""
         return named_tensors(self.module)
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether every parameter and buffer has numbers, in memory or stored."""
+        return self.stored is not None or not any(t.is_meta for t in self.tensors().values())
+
+    def loaded(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A parameter or buffer with its numbers: itself, or read anew from where they are stored.
+
+        Args:
+            name: of the tensor.
+            tensor: as `module` has it.
+
+        Raises:
+            LoadError: it cannot be read.
+        """
+        return self.stored(name) if tensor.is_meta and self.stored else tensor
 
 
 def _shown(value: Any) -> str:

@@ -11,23 +11,34 @@ from fxprune.errors import OptionError
 from fxprune.importance.score import Importance
 
 WITH_DATA, WITHOUT_DATA = "gauss-newton", "lamp"
+FORWARD_ONLY = "wanda"
 
 
-def default_criterion(data: Calibration | Iterable[Any] | None) -> str:
-    """The best criterion with data, or without."""
-    return WITHOUT_DATA if data is None else WITH_DATA
+def default_criterion(data: Calibration | Iterable[Any] | None, *, gradients: bool = True) -> str:
+    """The best criterion with data, or without; and with data where the weights are not in memory for a gradient."""
+    if data is None:
+        return WITHOUT_DATA
+    return WITH_DATA if gradients else FORWARD_ONLY
 
 
 def importance_of(
-    given: str | Importance | None, data: Calibration | Iterable[Any] | None
+    given: str | Importance | None,
+    data: Calibration | Iterable[Any] | None,
+    *,
+    gradients: bool = True,
 ) -> Importance:
     """What a caller gave as importance, with the data that came beside it.
+
+    Args:
+        given: a criterion, or None for the best one.
+        data: that the caller has.
+        gradients: whether the best one may need gradients.
 
     Raises:
         OptionError: it is no criterion, the data cannot be read, or there is data in two forms.
     """
     calibration = None if data is None else Calibration.of(data)
-    how = default_criterion(calibration) if given is None else given
+    how = default_criterion(calibration, gradients=gradients) if given is None else given
     if isinstance(how, str):
         return Importance(how, data=calibration)
     if not isinstance(how, Importance):

@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.analysis.group import Group, Member
-from fxprune.importance.gradient import change, no_loss, not_finite
+from fxprune.importance.gradient import change, no_loss, not_finite, require_gradients
 from fxprune.importance.table import Evidence, FloatArray, unit_criterion
 
 Tensor = torch.Tensor
@@ -29,9 +29,10 @@ def fisher(evidence: Evidence) -> FloatArray:
     """
     if evidence.losses is None:
         raise no_loss("fisher")
+    require_gradients(evidence, "fisher")
     module = evidence.program.module
     with _requiring_gradients(module):
-        return _mean_squares(evidence, evidence.losses(module))
+        return _mean_squares(evidence, evidence.losses(module), "fisher")
 
 
 @unit_criterion("gauss-newton", needs="inputs", normalise="cost")
@@ -43,6 +44,7 @@ def gauss_newton(evidence: Evidence) -> FloatArray:
     Gaussian noise (Martens, arXiv 1412.1193, section 9), so that no labels are needed. Each batch has one random
     direction v; batches are read again until there are 16. Without data the program's example inputs are used.
     """
+    require_gradients(evidence, "gauss-newton")
     module = evidence.program.module
     draw = torch.Generator().manual_seed(evidence.seed)
 
@@ -54,7 +56,7 @@ def gauss_newton(evidence: Evidence) -> FloatArray:
                 yield _along_noise(module(*args, **kwargs), draw)
 
     with _requiring_gradients(module):
-        return _mean_squares(evidence, directions())
+        return _mean_squares(evidence, directions(), "gauss-newton")
 
 
 def _along_noise(outputs: Any, draw: torch.Generator) -> Tensor:
@@ -74,8 +76,12 @@ def _along_noise(outputs: Any, draw: torch.Generator) -> Tensor:
     return total
 
 
-def _mean_squares(evidence: Evidence, losses: Iterable[Tensor]) -> FloatArray:
-    """The mean over scalars of the square of their derivative by the gate of each unit, `[n_units]`."""
+def _mean_squares(evidence: Evidence, losses: Iterable[Tensor], criterion: str) -> FloatArray:
+    """The mean over scalars of the square of their derivative by the gate of each unit, `[n_units]`.
+
+    Raises:
+        ScoreError: a scalar is not finite; the message names the criterion.
+    """
     parameters = {n: p for n, p in evidence.program.module.named_parameters() if p.requires_grad}
     tensors = list(parameters.values())
     groups = [(g, _layers(g, parameters)) for g in evidence.groups]
@@ -86,7 +92,7 @@ def _mean_squares(evidence: Evidence, losses: Iterable[Tensor]) -> FloatArray:
     for loss in losses:
         count += 1
         if not torch.isfinite(loss).all():
-            raise not_finite("the loss", "fisher")
+            raise not_finite("the loss", criterion)
         if not loss.requires_grad:
             continue
         found = torch.autograd.grad(loss, tensors, allow_unused=True)

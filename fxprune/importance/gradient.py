@@ -43,6 +43,20 @@ def not_finite(what: str, name: str) -> ScoreError:
     )
 
 
+def require_gradients(evidence: Evidence, name: str) -> None:
+    """Refuses a network whose weights are read as they are needed: no gradient goes through it.
+
+    Raises:
+        ScoreError: a tensor is on the meta device.
+    """
+    if any(t.is_meta for t in evidence.program.tensors().values()):
+        raise ScoreError(
+            f"the criterion {name!r} needs gradients",
+            why="the weights are not in memory",
+            do='choose one that goes forward only: "wanda" or "activation" with data, "lamp" or "magnitude" without',
+        )
+
+
 def _gathered(
     evidence: Evidence, key: str, saliency: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> Mapping[str, torch.Tensor]:
@@ -57,6 +71,7 @@ def _accumulate(
     """Sums the saliency of every parameter over the losses; the `grad` of the user's parameters does not change."""
     if evidence.losses is None:
         raise no_loss(key)
+    require_gradients(evidence, key)
     parameters = {n: p for n, p in evidence.program.module.named_parameters() if p.requires_grad}
     total = {n: torch.zeros_like(p.real) for n, p in parameters.items()}
     with torch.enable_grad():

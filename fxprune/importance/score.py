@@ -170,7 +170,8 @@ def _of_tensors(evidence: Evidence, found: Criterion, reduction: str) -> FloatAr
     for name, labels in evidence.axes.params.items():
         if name not in parameters or not any(x.columns for x in labels):
             continue
-        saliency = _saliency(evidence, found, name, parameters[name].detach())
+        tensor = evidence.program.loaded(name, parameters[name].detach())
+        saliency = _saliency(evidence, found, name, tensor)
         if saliency is None:
             continue
         for axis, label in enumerate(labels):

@@ -2,5 +2,6 @@
 
 from fxprune.io.model import load_model
 from fxprune.io.program import load, save
+from fxprune.io.report import load_report
 
-__all__ = ["load", "load_model", "save"]
+__all__ = ["load", "load_model", "load_report", "save"]

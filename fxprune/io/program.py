@@ -58,6 +58,7 @@ def save(
     build: Make | str | None = None,
     args: Sequence[Any] | Mapping[str, Any] | None = None,
     plan: Plan | None = None,
+    report: Report | None = None,
 ) -> None:
     """Writes a program, the outcome of a pruning run, or a model of your own class to a directory.
 
@@ -82,15 +83,18 @@ def save(
             where it has one, else without arguments.
         args: of a model: arguments for `build`: a dict of keywords, or a list. Plain values and configs.
         plan: of a model: the plan that was written back, to be saved with it; an outcome has its own.
+        report: of a program or a model: the report of its pruning, to be saved with it and with its plan, as of a
+            network that has recovered: `report=outcome.report.with_curves(recovered)`; an outcome has its own.
 
     Raises:
         LoadError: the directory exists and fxprune did not write it, or the program is on the meta device.
-        OptionError: nothing says how the class is built, or `build` makes another model.
+        OptionError: nothing says how the class is built, `build` makes another model, or a report has no plan.
     """
+    plan = _plan_of(what, plan, report)
     own = what if isinstance(what, torch.nn.Module) else getattr(what, "written", None)
     if own is not None and not isinstance(own, torch.fx.GraphModule):
         found: Any = what
-        pruned = (plan,) if own is what else (found.plan, found.report, found.program)
+        pruned = (plan, report) if own is what else (found.plan, found.report, found.program)
         _check_weights(type(own).__name__, own)
         save_model(own, Path(directory), find_build(own, build, args), *pruned)
         return
@@ -100,19 +104,40 @@ def save(
             why="fp.save takes a program, the outcome of fp.prune, or a model of your own class",
             do="program = fp.capture(model, args), or torch.save the model's state_dict",
         )
-    if build is not None or args is not None or plan is not None:
+    if build is not None or args is not None or (plan is not None and report is None):
         raise OptionError(
             "a graph is not built",
             where="build, args and plan",
             do="leave them out; or save a model: fp.save(fp.write_back(model, plan), directory, build=...)",
         )
     if isinstance(what, Program):
-        _save(what, Path(directory))
+        _save(what, Path(directory), plan, report)
     elif what.model is not None:
         _check_weights(type(what.model).__name__, what.model)
         save_parts(what.model, what.plan, what.report, Path(directory))
     else:
-        _save(what.program, Path(directory), what)
+        _save(what.program, Path(directory), what.plan, what.report)
+
+
+def _plan_of(what: object, plan: Plan | None, report: Report | None) -> Plan | None:
+    """The plan that is saved with a report, or the one that was given."""
+    if report is None:
+        return plan
+    if not isinstance(what, Program | torch.nn.Module):
+        raise OptionError(
+            f"a {type(what).__name__} has a report of its own",
+            where="report",
+            do="save its program with this report: fp.save(outcome.program, directory, report=...)",
+        )
+    found = plan or report.plan
+    if found is None:
+        raise OptionError(
+            "the report does not know its plan",
+            where="report",
+            why="reports that come from to_json have none",
+            do="give it too: plan=outcome.plan; or read both with fp.load_report(directory)",
+        )
+    return found
 
 
 def _check_weights(name: str, module: torch.nn.Module) -> None:
@@ -124,7 +149,9 @@ def _check_weights(name: str, module: torch.nn.Module) -> None:
         )
 
 
-def _save(program: Program, directory: Path, outcome: Saveable | None = None) -> None:
+def _save(
+    program: Program, directory: Path, plan: Plan | None = None, report: Report | None = None
+) -> None:
     _check_weights(program.name, program.module)
     graph, leaves = write_graph(program), write_leaves(program.module)
     with written(directory, PROGRAM) as folder:
@@ -139,9 +166,9 @@ def _save(program: Program, directory: Path, outcome: Saveable | None = None) ->
         }
         write_json(folder / GRAPH, graph)
         write_json(folder / FACTS, facts)
-        if outcome is not None:
-            outcome.plan.save(folder / PLAN)
-            write_json(folder / REPORT, outcome.report.to_json())
+        if plan is not None and report is not None:
+            plan.save(folder / PLAN)
+            write_json(folder / REPORT, report.to_json())
 
 
 def load(directory: str | os.PathLike[str]) -> Program:

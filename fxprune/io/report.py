@@ -12,6 +12,11 @@ from fxprune.plan import Plan
 from fxprune.report import Report, read_report
 
 
+def has_report(directory: str | os.PathLike[str]) -> bool:
+    """Whether there is a directory with the report of a pruning; what is in it may still be damaged."""
+    return all((Path(directory) / name).is_file() for name in (PLAN, REPORT))
+
+
 def load_report(directory: str | os.PathLike[str]) -> Report:
     """Reads the report of a pruning, with its plan, from a directory that `fp.save` wrote.
 

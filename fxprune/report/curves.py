@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 from fxprune.errors import OptionError
 from fxprune.files.document import Entry
@@ -62,6 +62,12 @@ class Curves:
             "series": series,
             "note": self.note,
         }
+
+
+class Measured(Protocol):
+    """A measurement that says itself what there is to draw, as `fp.Sensitivity` and what `fp.recover` returns."""
+
+    def curves(self) -> Sequence[Curves]: ...
 
 
 def _cannot_be_drawn(value: float) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from typing import Any
 
 from tabulate import tabulate
@@ -19,7 +20,7 @@ from fxprune.plan import Plan
 from fxprune.plan.reasons import frozen_reasons
 from fxprune.process.state import plain_modes
 from fxprune.remark import Remark, read_remark
-from fxprune.report.curves import Curves, read_curves
+from fxprune.report.curves import Curves, Measured, read_curves
 from fxprune.report.group_row import GroupRow
 from fxprune.report.html import Ties, write_page
 from fxprune.report.html.numbers import share
@@ -81,6 +82,11 @@ class Report:
     def comparison(self) -> Comparison:
         """The costs of both networks side by side."""
         return Comparison(self.before, self.after)
+
+    def with_curves(self, *measured: Curves | Measured) -> Report:
+        """Returns the report with further curves: those of `fp.sensitivity`, of a recovery, or your own."""
+        found = [[m] if isinstance(m, Curves) else m.curves() for m in measured]
+        return replace(self, curves=(*self.curves, *chain.from_iterable(found)))
 
     def text(self, depth: int | None = 2) -> str:
         """Returns the report as text, with modules summed up at a depth; None shows every module."""

@@ -19,6 +19,7 @@ from fxprune.calibration.calibration import device_of
 from fxprune.graph.evaluate import Evaluator, Provide
 from fxprune.graph.memory import written_memory
 from fxprune.graph.program import Program
+from fxprune.process.progress import step_bar
 
 Tensor = torch.Tensor
 
@@ -73,6 +74,8 @@ def losses(
     data: Calibration,
     changes: Sequence[Change],
     plain: Callable[[], Evaluator],
+    *,
+    progress: bool = False,
 ) -> tuple[float, list[float]]:
     """The mean loss over the batches of the network as it is, and after each change by itself.
 
@@ -83,6 +86,7 @@ def losses(
         data: batches with a loss.
         changes: of the network.
         plain: makes what runs the network as it is.
+        progress: whether a bar over the losses of each batch is shown on stderr.
 
     Raises:
         ScoreError: nothing says what the loss is, or it is not finite.
@@ -92,22 +96,26 @@ def losses(
     anew = bool(written_memory(program.graph))
     order = sorted(range(len(changes)), key=lambda i: place[changes[i].first])
     sums, count = [0.0] * (len(changes) + 1), 0
-    for batch in data.on(device_of(program.module)):
-        args, kwargs = data.call_of(batch)
-        run, done = plain(), 0
-        run.begin(args, kwargs)
-        for i in order:
-            fork, start = changes[i].evaluator(), 0
-            if anew:
-                fork.begin(args, kwargs)
-            else:
-                start = place[changes[i].first]
-                run.go_on(nodes[done:start])
-                done = max(done, start)
-                fork.env = dict(run.env)
-            sums[i] += _loss(program, data, batch, fork.go_on(nodes[start:]))
-        sums[-1] += _loss(program, data, batch, run.go_on(nodes[done:]))
-        count += 1
+    with step_bar(progress) as bar:
+        for batch in data.on(device_of(program.module)):
+            task = bar.add_task(f"batch {count + 1}", total=len(sums))
+            args, kwargs = data.call_of(batch)
+            run, done = plain(), 0
+            run.begin(args, kwargs)
+            for i in order:
+                fork, start = changes[i].evaluator(), 0
+                if anew:
+                    fork.begin(args, kwargs)
+                else:
+                    start = place[changes[i].first]
+                    run.go_on(nodes[done:start])
+                    done = max(done, start)
+                    fork.env = dict(run.env)
+                sums[i] += _loss(program, data, batch, fork.go_on(nodes[start:]))
+                bar.advance(task)
+            sums[-1] += _loss(program, data, batch, run.go_on(nodes[done:]))
+            bar.remove_task(task)
+            count += 1
     means = [x / count for x in sums]
     return means[-1], means[:-1]
 

@@ -48,6 +48,7 @@ def sensitivity(
     importance: str | Importance | None = None,
     blocks: bool = True,
     ignore: Sequence[str] = (),
+    progress: bool = True,
     seed: int = 0,
 ) -> Sensitivity:
     """Measures by how much the loss rises as each group loses units, and as each residual block goes.
@@ -67,6 +68,7 @@ def sensitivity(
             for the data there is, as in `prune`.
         blocks: whether residual blocks are measured too.
         ignore: globs of module paths whose own outputs stay as they are.
+        progress: whether to show a bar on stderr, batch by batch.
         seed: of random scores.
 
     Raises:
@@ -96,7 +98,9 @@ def sensitivity(
     ]
     branches = list(find_blocks(program)) if blocks else []
     points += [_without(program, block, dtype) for block in branches]
-    before, after = losses(program, calibration, points, partial(Evaluator, program, dtype))
+    before, after = losses(
+        program, calibration, points, partial(Evaluator, program, dtype), progress=progress
+    )
     rises = iter([loss - before for loss in after])
     tied = {name: tie for tie in limits.ties for name in tie}
     return Sensitivity(

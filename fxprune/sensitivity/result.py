@@ -19,10 +19,12 @@ from fxprune.latency import LatencyTable
 from fxprune.plan.choose import Target, find_candidates
 from fxprune.plan.limits import Limits
 from fxprune.remark import Remark
+from fxprune.report.curves import Curves
 from fxprune.report.figure import new_figure
 from fxprune.sensitivity.fill import Filling, price_of
 
 _NAMED = 10  # curves in a figure that have a colour and a name
+_RISE = "rise of the loss"
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,31 @@ class Sensitivity:
             "groups": [asdict(g) for g in self.groups],
             "blocks": [asdict(b) for b in self.blocks],
             "remarks": [r.to_json() for r in self.remarks],
+            "curves": [c.to_json() for c in self.curves()],
         }
+
+    def curves(self) -> tuple[Curves, ...]:
+        """The curves for a report: the groups whose loss rises most, and the residual blocks in graph order."""
+        groups = {g.name: self._points(g) for g in self._steepest()}
+        blocks = {"without the block": [(i + 1, b.rise) for i, b in enumerate(self.blocks)]}
+        most = f"The {len(groups)} of {len(self.groups)} groups whose loss rises most"
+        least = ", ".join(b.path for b in sorted(self.blocks, key=lambda b: b.rise)[:_NAMED])
+        plain = f"The loss of the network as it is: {self.loss:.4g}."
+        found = []
+        if groups:
+            title, x = "Sensitivity of groups", "share of the units that goes"
+            found.append(Curves(title, x, _RISE, groups, f"{most}. {plain}"))
+        if self.blocks:
+            title, x = "Sensitivity of residual blocks", "number of the block"
+            found.append(Curves(title, x, _RISE, blocks, f"Least needed: {least}. {plain}"))
+        return tuple(found)
+
+    def _steepest(self) -> list[GroupResponse]:
+        return sorted(self.groups, key=lambda g: -max(g.rise, default=0.0))[:_NAMED]
+
+    def _points(self, group: GroupResponse) -> list[tuple[float, float]]:
+        removed = [n / group.units for n in group.removed]
+        return [(0.0, 0.0), *zip(removed, group.rise, strict=True)]
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Plots the rise of the loss to an image file, PNG by default: a curve a group, a bar a block.
@@ -143,7 +169,7 @@ class Sensitivity:
             OptionError: matplotlib is not installed, or nothing was measured.
         """
         panels = [
-            draw for draw, has in ((self._curves, self.groups), (self._bars, self.blocks)) if has
+            draw for draw, has in ((self._lines, self.groups), (self._bars, self.blocks)) if has
         ]
         if not panels:
             raise OptionError("there is nothing to plot", why="no group and no block was measured")
@@ -155,14 +181,13 @@ class Sensitivity:
             draw(axes)
         figure.savefig(Path(path))
 
-    def _curves(self, axes: Any) -> None:
-        named = sorted(self.groups, key=lambda g: -max(g.rise, default=0.0))[:_NAMED]
+    def _lines(self, axes: Any) -> None:
+        named = self._steepest()
         for group in self.groups:
-            removed = [0.0, *(n / group.units for n in group.removed)]
             look = {"label": group.name} if group in named else {"color": "0.8", "zorder": 1}
-            axes.plot(removed, [0.0, *group.rise], marker=".", **look)
+            axes.plot(*zip(*self._points(group), strict=True), marker=".", **look)
         axes.set_xlabel("share of the units that goes")
-        axes.set_ylabel("rise of the loss")
+        axes.set_ylabel(_RISE)
         axes.legend(fontsize="small")
 
     def _bars(self, axes: Any) -> None:

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from fxprune.errors import PlanError, some
 
 _PROBES = 8
+_DO = {
+    "the plan": "give the checkpoint of the model that the plan was made of; for tensors that are not saved, such as "
+    "frequencies of rotary positions, pass the model (model=, --model)",
+    "the program": "give the checkpoint of this model; pass tensors that are not saved, such as frequencies of rotary "
+    "positions: tensors={name: tensor}",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,10 @@ class Prefix:
 
 
 def find_names(
-    stored: Collection[str], needed: Sequence[Collection[str]], source: str
+    stored: Collection[str],
+    needed: Sequence[Collection[str]],
+    source: str,
+    of: str = "the plan",
 ) -> Mapping[str, str | None]:
     """The name in the model of each tensor of a checkpoint; None for what lies outside of the prefix.
 
@@ -38,6 +47,7 @@ def find_names(
         stored: names in the checkpoint.
         needed: tensors of the model, each with all its names, of which the checkpoint must have one.
         source: the checkpoint, for messages.
+        of: whose tensors are needed, for messages.
 
     Raises:
         PlanError: the checkpoint lacks tensors, by whatever prefix, or more than one prefix fits.
@@ -48,7 +58,7 @@ def find_names(
     fitting = [p for p, missing in trials.items() if not missing]
     if len(fitting) > 1:
         raise PlanError(
-            "the checkpoint holds the tensors of the plan more than once",
+            f"the checkpoint holds the tensors of {of} more than once",
             where=source,
             why=f"under {some([repr(p.text) for p in fitting])}",
             do="give a checkpoint of the model alone",
@@ -56,11 +66,10 @@ def find_names(
     if not fitting:
         missing = min(trials.values(), key=len)
         raise PlanError(
-            "the checkpoint lacks tensors of the plan",
+            f"the checkpoint lacks tensors of {of}",
             where=source,
             why=f"{len(missing)} are missing: {some(missing)}; it has {some(sorted(stored))}",
-            do="give the checkpoint of the model that the plan was made of; for tensors that are not saved, such as "
-            "frequencies of rotary positions, pass the model (model=, --model)",
+            do=_DO[of],
         )
     return {name: fitting[0].own(name) for name in stored}
 

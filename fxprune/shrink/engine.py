@@ -10,7 +10,7 @@ from fxprune.graph.gc_pause import without_collection
 from fxprune.graph.program import Program, build_module
 from fxprune.plan import Plan
 from fxprune.shrink.nodes import edit_graph
-from fxprune.shrink.tensors import slice_tensors
+from fxprune.shrink.tensors import cut, slice_tensors
 from fxprune.shrink.values import update_values
 
 
@@ -30,4 +30,4 @@ def apply_plan(program: Program, axes: Axes, plan: Plan) -> Program:
     edit_graph(graph, plan.edits)
     module = build_module(program.module, graph, training=program.training)
     slice_tensors(module, plan.kept)
-    return replace(program, module=module)
+    return replace(program, module=module, stored=cut(program.stored, plan.kept))

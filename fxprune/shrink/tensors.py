@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 import numpy as np
@@ -33,6 +33,16 @@ def slice_tensors(module: torch.nn.Module, kept: Kept) -> None:
                     done[id(tensor)] = done[id(new)] = new
                     before.append(tensor)
                 store[name] = done[id(tensor)]
+
+
+Read = Callable[[str], torch.Tensor]
+
+
+def cut(read: Read | None, kept: Kept) -> Read | None:
+    """Reads what stays of stored tensors; None where there are none."""
+    if read is None:
+        return None
+    return lambda name: slice_axes(read(name), kept.get(name, {}))
 
 
 def _copy(tensor: torch.Tensor, cut: Mapping[int, IntArray]) -> torch.Tensor:

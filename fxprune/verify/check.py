@@ -269,7 +269,8 @@ def require_numbers(program: Program) -> None:
     Raises:
         VerifyError: a tensor of the program is on the meta device.
     """
-    if on_meta(program.module):
+    if not program.has_numbers:
         raise VerifyError(
-            "a program on the meta device has no weights to verify with", do="load weights first"
+            "a program on the meta device has no weights to verify with",
+            do="load weights first, or read them from a checkpoint: fp.open_shards(program, folder)",
         )

@@ -76,6 +76,14 @@ def outside_leaves(program: Program) -> dict[str, Tensor]:
     }
 
 
+def numbers_of(program: Program) -> dict[str, Tensor]:
+    """The same, with the vectors among stored tensors read: scales and shifts are what repeats one value."""
+    return {
+        name: program.loaded(name, tensor) if tensor.dim() < 2 else tensor
+        for name, tensor in outside_leaves(program).items()
+    }
+
+
 def randomised(
     program: Program, seed: int = 0, noise: Mapping[str, Tensor] | None = None
 ) -> Program:
@@ -101,6 +109,6 @@ def randomised(
 def _is_constant(tensor: Tensor) -> bool:
     """Whether a tensor holds several numbers, all equal."""
     values = tensor.detach().reshape(-1)
-    if len(values) < 2 or bool(values[0] != values[-1]):
+    if len(values) < 2 or tensor.is_meta or bool(values[0] != values[-1]):
         return False  # as nearly every weight: the others need no look
     return bool((values[:_LOOK] == values[:1]).all()) and bool((values == values[:1]).all())

@@ -29,7 +29,7 @@ from fxprune.verify.check import (
 )
 from fxprune.verify.first_difference import NO_NODE, first_difference
 from fxprune.verify.inputs import batches_of
-from fxprune.verify.noise import noise_of, outside_leaves
+from fxprune.verify.noise import noise_of, numbers_of
 from fxprune.verify.reference import Silenced
 
 Tensor = torch.Tensor
@@ -65,7 +65,7 @@ def compare_programs(
         VerifyError: the program is on the meta device and has no numbers to compare.
     """
     require_numbers(program)
-    runs = Runs(program, axes, plan, small, dtype, noise_of(outside_leaves(program), seed))
+    runs = Runs(program, axes, plan, small, dtype, noise_of(numbers_of(program), seed))
     outputs: list[Sequence[Any]] = []
 
     def silenced(args: tuple[Any, ...], kwargs: Any) -> Sequence[Any]:

@@ -118,6 +118,7 @@ def test_a_pruned_network_recovers_and_is_evaluated(work: Command, tmp_path: Pat
     small, better = fp.load(tmp_path / "small"), fp.load(tmp_path / "better")
     assert not torch.equal(small(torch.ones(2, 6)), better(torch.ones(2, 6)))
     assert work("evaluate", "better", "--data", "work.py:loader")[0] == 0
+    assert [c.title for c in fp.load_report(tmp_path / "better").curves] == ["Recovery"]
     again = work(
         "recover",
         "small",
@@ -171,7 +172,14 @@ def test_sensitivity_prints_and_draws(work: Command, tmp_path: Path) -> None:
     assert (tmp_path / "s.png").stat().st_size > 1000
     code, out, _ = work("sensitivity", "work.py:Net", "--data", "work.py:loader", "--json")
     assert code == 0
-    assert json.loads(out)
+    (tmp_path / "s.json").write_text(out)
+    assert work(*PRUNE, "--out", "small")[0] == 0
+    assert work("report", "small", "--curves", "s.json", "--out", "page.html")[0] == 0
+    assert "Sensitivity of groups" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    (tmp_path / "s.json").write_text("{}")
+    code, _, err = work("report", "small", "--curves", "s.json", "--out", "other.html")
+    assert code == 2
+    assert "s.json has no curves" in err
     code, _, err = work("sensitivity", "work.py:Net", "--data", "work.py:inputs")
     assert code == 2
     assert "loss" in err
@@ -220,3 +228,27 @@ def test_layers_that_matter_least_go(work: Command, tmp_path: Path) -> None:
         code, _, err = work(*deep, option)
         assert code == 2
         assert says in err
+
+
+def test_a_share_of_the_latency_is_met(
+    work: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FXPRUNE_LATENCY_CACHE", str(tmp_path / "times.json"))
+    with (tmp_path / "work.py").open("a") as file:
+        file.write(WIDE)
+    code, out, _ = work(
+        *("prune", "work.py:wide", "--input", "64x512", "--keep", "latency=0.6", "--json")
+    )
+    assert code == 0
+    latency = json.loads(out)["latency"]
+    assert latency["wished"] == 0.6
+    assert latency["after"] < latency["before"]
+    assert json.loads((tmp_path / "times.json").read_text())
+
+
+WIDE = """
+
+def wide():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(512, 2048), nn.ReLU(), nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, 8))
+"""

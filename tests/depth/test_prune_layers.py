@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import fxprune as fp
 from fxprune.depth.layer import find_layers
 from fxprune.errors import BudgetError, OptionError
 from fxprune.structure.blocks import find_blocks
+from fxprune.testing.latencies import CountedTimer
 
 Tensor = torch.Tensor
 
@@ -327,3 +329,36 @@ def test_data_is_needed_where_it_is_read(captured: fp.Program) -> None:
 def test_too_many_are_refused(captured: fp.Program, data: fp.Calibration) -> None:
     with pytest.raises(BudgetError, match="4 layers can go"):
         fp.prune_layers(captured, data, n=5)
+
+
+def test_layers_go_until_the_latency_is_met(
+    model: nn.Module, data: fp.Calibration, tmp_path: Path
+) -> None:
+    plain = CountedTimer()
+    found = fp.prune_layers(
+        model,
+        data,
+        keep=0.6,
+        metric="latency",
+        latencies=fp.LatencyTable(tmp_path / "a", timer=plain),
+    )
+    latency = found.latency
+    assert latency is not None
+    assert 0.3 < latency.ratio <= 0.6
+    assert latency.predicted == pytest.approx(latency.ratio, abs=0.02)
+    assert "wished 0.6" in str(found)
+    # What no operator takes is not predicted: it is measured, and one more layer goes.
+    slow = fp.LatencyTable(tmp_path / "b", timer=CountedTimer(overhead=0.4))
+    more = fp.prune_layers(model, data, keep=0.6, metric="latency", latencies=slow)
+    assert more.latency is not None
+    assert more.latency.ratio <= 0.6
+    assert len(more.deleted) > len(found.deleted)
+    assert [d.path for d in more.deleted][: len(found.deleted)] == [d.path for d in found.deleted]
+
+
+def test_a_latency_that_no_layer_gives_is_refused(
+    model: nn.Module, data: fp.Calibration, tmp_path: Path
+) -> None:
+    table = fp.LatencyTable(tmp_path / "a", timer=CountedTimer(overhead=2.0))
+    with pytest.raises(BudgetError, match="of latency cannot be reached"):
+        fp.prune_layers(model, data, keep=0.3, metric="latency", latencies=table)

@@ -2,14 +2,18 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
+import torch
 
+import fxprune as fp
 from fxprune.errors import LoadError, OptionError
 from fxprune.files.document import Document, Entry
 from fxprune.report import Curves
 from fxprune.report.curves import read_curves
 from fxprune.report.html.curves import curves, thinned, ticks
+from fxprune.testing.training import ConvNet, make_batches, make_model
 
 GIVEN = Curves("Recovery", "epoch", "accuracy", {"a": [(0, 0.5), (1, 0.75)], "b": [(0, 0.25)]})
 
@@ -59,3 +63,52 @@ def test_a_long_series_is_thinned_and_keeps_its_ends() -> None:
     assert (found[0], found[-1]) == (points[0], points[-1])
     assert "some points are left out" in curves([Curves("a", "x", "y", {"a": points})]).body
     assert thinned(points[:7]) == points[:7]
+
+
+def test_a_report_draws_what_was_measured_and_is_saved_with_it(tmp_path: Path) -> None:
+    data = make_batches(ConvNet, 2)
+    outcome = fp.prune(make_model(ConvNet).eval(), data[0][0], keep=0.7, data=data)
+    sensitivity = fp.sensitivity(outcome.original, data, shares=(0.5,), progress=False)
+    recovered = fp.recover(
+        outcome.program, outcome.original, data, 4, validation=data, progress=False
+    )
+    report = outcome.report.with_curves(GIVEN, sensitivity, recovered)
+    groups, blocks, recovery = report.curves[1:]
+    for group in sensitivity.groups:
+        points = zip(group.removed, group.rise, strict=True)
+        wanted = [(0, 0), *((n / group.units, rise) for n, rise in points)]
+        assert list(groups.series[group.name]) == wanted
+    rises = [(i + 1, b.rise) for i, b in enumerate(sensitivity.blocks)]
+    assert list(blocks.series["without the block"]) == rises
+    steps = [(p.step, p.loss) for p in recovered.history[1:]]
+    assert list(recovery.series["loss of the steps"]) == steps
+    fp.save(recovered.network, tmp_path / "better", report=report)
+    again = fp.load_report(tmp_path / "better")
+    assert again.curves == report.curves
+    assert again.plan is not None
+    assert again.plan.digest == outcome.plan.digest
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    assert torch.equal(fp.load(tmp_path / "better")(x), recovered.network(x))
+    assert "Sensitivity of residual blocks" in again.to_html()
+
+
+def test_rounds_are_drawn() -> None:
+    data = make_batches(ConvNet, 2)
+    found = fp.prune_iteratively(
+        make_model(ConvNet), data, 0.6, 2, steps=4, validation=data, progress=False
+    )
+    _, rounds = found.curves()
+    wanted = [(r.kept, r.after) for r in found.rounds]
+    assert list(rounds.series["after the steps"]) == wanted
+
+
+def test_a_report_is_saved_with_its_plan_or_not_at_all(tmp_path: Path) -> None:
+    outcome = fp.prune(make_model(ConvNet).eval(), make_batches(ConvNet, 1)[0][0], keep=0.7)
+    bare = type(outcome.report).from_json(outcome.report.to_json())
+    with pytest.raises(OptionError, match="does not know its plan"):
+        fp.save(outcome.program, tmp_path / "x", report=bare)
+    with pytest.raises(OptionError, match="a report of its own"):
+        fp.save(outcome, tmp_path / "x", report=bare)
+    assert not (tmp_path / "x").exists()
+    fp.save(outcome.program, tmp_path / "x", report=bare, plan=outcome.plan)
+    assert fp.load_report(tmp_path / "x").curves == ()

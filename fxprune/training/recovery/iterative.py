@@ -26,9 +26,10 @@ from fxprune.plan.parts import equal_parts
 from fxprune.process.random_state import random_state_kept
 from fxprune.process.state import plain_modes
 from fxprune.remark import Remark
-from fxprune.report import Comparison, compare
+from fxprune.report import Comparison, Curves, compare
 from fxprune.shrink import apply_plan
 from fxprune.training.recovery.distance import Distance, distance_named
+from fxprune.training.recovery.drawn import curves_of
 from fxprune.training.recovery.loop import Course, Outputs, Point
 from fxprune.training.recovery.recover import MEASUREMENTS, copy_of, make_lesson, trained
 from fxprune.training.shrinker import Change, Shrinker
@@ -75,6 +76,17 @@ class Iterated:
         names = ["round", "left", "distance", "after the steps"]
         table = tabulate(rows, names, floatfmt=".4g", missingval="")
         return "\n\n".join([str(self.comparison), table, *map(str, self.remarks)])
+
+    def curves(self) -> tuple[Curves, ...]:
+        """What was measured, for a report: over the steps, and of each round against what it left."""
+        series = {
+            name: [(r.kept, x) for r in self.rounds if (x := getattr(r, part)) is not None]
+            for name, part in (("before the steps", "before"), ("after the steps", "after"))
+        }
+        if not all(series.values()):
+            return curves_of(self.history)
+        x, y = "share that is kept", "held-out distance"
+        return (*curves_of(self.history), Curves("Rounds of pruning", x, y, series))
 
 
 @plain_modes()

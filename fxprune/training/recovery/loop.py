@@ -18,8 +18,8 @@ from fxprune.calibration import Calibration
 from fxprune.calibration.batches import to_device
 from fxprune.calibration.calibration import device_of
 from fxprune.calibration.recalibrate import update_statistics
+from fxprune.process.progress import step_bar
 from fxprune.training.errors import TrainingError
-from fxprune.training.progress import step_bar
 from fxprune.training.recovery.features import Kept, Network, Watched, in_common
 
 STATISTICS = 64  # batches that statistics of batch norms are gathered from

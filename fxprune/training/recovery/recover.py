@@ -19,11 +19,12 @@ from fxprune.graph.program import Program
 from fxprune.plan import Plan
 from fxprune.process.random_state import random_state_kept
 from fxprune.process.state import plain_modes
+from fxprune.report import Curves
 from fxprune.training.errors import TrainingError
 from fxprune.training.recovery.distance import Distance, distance_named
+from fxprune.training.recovery.drawn import curves_of, plot_points
 from fxprune.training.recovery.features import Network, find_paths, kept_positions
 from fxprune.training.recovery.loop import Course, Lesson, Outputs, Point
-from fxprune.training.recovery.plot import plot_points
 
 T = TypeVar("T", bound=nn.Module | Program)
 MEASUREMENTS = 10  # over a course
@@ -47,6 +48,10 @@ class Recovered(Generic[T]):
         used = [i for i, _ in enumerate(names) if any(row[i] is not None for row in rows)]
         table = [["" if row[i] is None else row[i] for i in used] for row in rows]
         return tabulate(table, [list(names.values())[i] for i in used], floatfmt=".4g")
+
+    def curves(self) -> tuple[Curves, ...]:
+        """Loss and distance over the steps, for a report: `outcome.report.with_curves(recovered)`."""
+        return curves_of(self.history)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Plots loss and distance over the steps, PNG by default.

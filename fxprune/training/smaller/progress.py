@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from fxprune.process.progress import step_bar
 from fxprune.training.history import Epoch
-from fxprune.training.progress import step_bar
 from fxprune.training.shrinker import Change
 
 

@@ -18,7 +18,7 @@ from fxprune.verify.local.obstacles import Obstacles
 from fxprune.verify.local.proof import CannotCompareError, Proof, Sides
 from fxprune.verify.local.regions import Cutter
 from fxprune.verify.local.seen import Seen
-from fxprune.verify.noise import noise_of, outside_leaves
+from fxprune.verify.noise import noise_of, numbers_of
 from fxprune.verify.silenced import Runs
 
 
@@ -48,7 +48,7 @@ class _LocalPlan:
     def __init__(
         self, program: Program, axes: Axes, plan: Plan, small: Program, seen: Seen, seed: int
     ) -> None:
-        noise = noise_of(outside_leaves(program), seed)
+        noise = noise_of(numbers_of(program), seed)
         self._program, self._small, self._seen = program, small, seen
         self._runs = Runs(program, axes, plan, small, torch.float64, noise)
         self._silenced = self._runs.silenced()

@@ -156,7 +156,10 @@ class InsertGates(Rewrite):
         tensors = program.tensors()
         like = next((tensors[n] for n in names if tensors[n].is_floating_point()), torch.ones(()))
         exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return Gate(size, self.kind, self.estimator, like=like.detach().new_empty(0, dtype=exact))
+        device = "cpu" if program.stored is not None else like.device  # numbers of its own
+        return Gate(
+            size, self.kind, self.estimator, like=torch.empty(0, dtype=exact, device=device)
+        )
 
 
 def _remark_left(ctx: Context, add: fx.Node, value: fx.Node) -> None:
