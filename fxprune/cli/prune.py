@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -30,6 +31,8 @@ from fxprune.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fxprune.cli.source import Opened
     from fxprune.graph.program import Program
     from fxprune.partial import Partial
@@ -114,6 +117,15 @@ def prune(
         ),
     ] = None,
     weights: Weights = "",
+    shards: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="DIR",
+            help="leave the weights in a checkpoint of safetensors files, and read them tensor by tensor; "
+            "--plan-out then writes what fxprune apply reads",
+        ),
+    ] = None,
     args: Arguments = "",
     partial: Parts = False,
     trust: Trust = False,
@@ -131,6 +143,7 @@ def prune(
         Source,
         check_out,
         open_fitting,
+        open_on_meta,
         open_source,
         parse_fields,
         parse_keep,
@@ -144,10 +157,16 @@ def prune(
     check_out(out, force=force)
     source = Source(model, inputs, dynamic, weights, args, partial, trust, seed)
     opened: Opened | None = None
+    fits: nn.Module | None = None
     program: Program | Partial
-    if own_class or fits_class or to:
+    if shards is not None:
+        _check_shards(plan_out, {"--out": out, "--weights": weights, "--partial": partial})
+        network, program = open_on_meta(source, shards)
+        fits = network if fits_class or to else None
+    elif own_class or fits_class or to:
         option = "--class" if own_class else "--to" if to else "--fits-class"
         program, opened = open_fitting(source, option)
+        fits = opened.network
     else:
         program = open_source(source, matters=True)
     calibration = open_optional(data, loss, batches)
@@ -164,7 +183,7 @@ def prune(
             multiple_of=multiple_of,
             verify=False if no_verify else verify,
             seed=seed,
-            fits=opened.network if opened else None,
+            fits=fits,
             to=parse_fields(to) if to else None,
         )
     if plan_out is not None:
@@ -173,6 +192,24 @@ def prune(
         _write(outcome, out, opened if own_class else None)
     _warn(outcome)
     show(outcome.report.text(depth), outcome.report.to_json(), as_json=as_json)
+
+
+def _check_shards(plan_out: Path | None, others: Mapping[str, object]) -> None:
+    """Refuses options that need the weights in memory, and a result that nothing keeps."""
+    from fxprune.errors import OptionError
+
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise OptionError(
+            f"{given[0]} needs the weights in memory",
+            where="--from",
+            do="write the plan, --plan-out FILE, and the smaller weights with: "
+            "fxprune apply FILE --from DIR --to DIR",
+        )
+    if plan_out is None:
+        raise OptionError(
+            "nothing would be kept of what is decided", where="--from", do="add --plan-out FILE"
+        )
 
 
 def _warn(outcome: Outcome) -> None:
@@ -248,6 +285,7 @@ def register(app: typer.Typer) -> None:
         epilog=example(
             "prune torchvision:resnet50 --weights DEFAULT --keep macs=0.5 --multiple-of 8 --out smaller",
             "prune net.py:Net --weights net.safetensors --input 2x3x32x32 --class --out smaller",
+            "prune net.py:Net --from checkpoint --input 2x8:int64 --data data.py:loader --plan-out plan.json",
         )
     )(prune)
     app.command(epilog=example("verify torchvision:resnet18 --plan plan.json"))(verify)

@@ -25,6 +25,7 @@ from fxprune.io import load, load_model
 from fxprune.io.directory import MODEL, kind_of
 from fxprune.io.model import load_examples, saved_build
 from fxprune.partial import Partial, capture_partial
+from fxprune.shards import open_shards
 
 Examples = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
 _stderr = Console(stderr=True, highlight=False)
@@ -164,8 +165,8 @@ def open_network(source: Source, *, matters: bool = False) -> Opened:
     return Opened(network, examples, build)
 
 
-def open_on_meta(source: Source) -> tuple[nn.Module, Program]:
-    """Builds MODEL without weights, and captures it.
+def open_on_meta(source: Source, shards: Path | None = None) -> tuple[nn.Module, Program]:
+    """Builds MODEL without weights, and captures it; its weights may stay in a checkpoint.
 
     Raises:
         OptionError, CaptureError: it does not exist, or cannot be captured.
@@ -176,7 +177,8 @@ def open_on_meta(source: Source) -> tuple[nn.Module, Program]:
     given = parse_inputs(source.inputs) if source.inputs else None
     examples = given or (default_inputs(source.model, network), {})
     with progress(f"capturing {source.model}"):
-        return network, _whole(network, examples, parse_dynamic(source.dynamic))
+        program = _whole(network, examples, parse_dynamic(source.dynamic))
+    return network, program if shards is None else open_shards(program, shards)
 
 
 def _built(source: Source, *, matters: bool) -> tuple[nn.Module, dict[str, Any]]:

@@ -58,6 +58,25 @@ SINGLE = frozenset(
 )
 
 
+class _Later:
+    """Stands for a stored tensor, which is read whenever a node needs it: all of them at once may not fit into memory.
+
+    Args:
+        read: returns it.
+    """
+
+    def __init__(self, read: Callable[[], torch.Tensor]) -> None:
+        self.read = read
+
+
+class _Values(dict[fx.Node, Any]):
+    """The values of nodes, of stored tensors as they are read."""
+
+    def __getitem__(self, node: fx.Node) -> Any:
+        value = super().__getitem__(node)
+        return value.read() if isinstance(value, _Later) else value
+
+
 class Evaluator(fx.Interpreter):
     """Interprets a program with every floating-point tensor, constant and cast in one precision.
 
@@ -80,6 +99,15 @@ class Evaluator(fx.Interpreter):
         self._provide = provide
         self._buffers: dict[str, torch.Tensor] = {}
         self.observe: Callable[[fx.Node, Any], None] | None = None
+
+    @property
+    def env(self) -> dict[fx.Node, Any]:
+        """The values of the nodes that have run and are still to be read."""
+        return self._values
+
+    @env.setter
+    def env(self, values: dict[fx.Node, Any]) -> None:
+        self._values = _Values(values)
 
     def evaluate(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
         """Returns the outputs as a flat list, for inputs in the form in which the model takes them."""
@@ -106,7 +134,7 @@ class Evaluator(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and passes its value to `observe`."""
         value = self.compute(n)
-        if self.observe is not None:
+        if self.observe is not None and not isinstance(value, _Later):
             self.observe(n, value)
         return value
 
@@ -144,9 +172,16 @@ class Evaluator(fx.Interpreter):
             return value
         if target in self._buffers:
             return self._buffers[target]
-        value = self._program.loaded(str(target), value)
+        if self._program.stored is not None and value.is_meta:
+            return _Later(lambda: self._ready(target, self._program.loaded(str(target), value)))
         if self._stays(target, value):
             return value.detach()
+        return self._ready(target, value)
+
+    def _ready(self, target: Any, value: torch.Tensor) -> torch.Tensor:
+        """A tensor as the run reads it."""
+        if target in self._buffers:
+            return self._buffers[target]
         out = self._cast(value)
         if self._provide is not None:
             out = self._provide(str(target), out)

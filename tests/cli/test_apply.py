@@ -83,3 +83,43 @@ def test_numbers_of_the_config_are_given(command: Command, folder: Path) -> None
     assert code == 0
     assert out.startswith("new: 1 shards, 4 tensors cut, ")
     assert json.loads((folder / "new" / "config.json").read_text())["hidden"] == 15
+
+
+def test_a_plan_is_made_by_data_from_a_checkpoint(command: Command, folder: Path) -> None:
+    (folder / "data.py").write_text(
+        "import torch\nloader = [torch.randn(3, 4) for _ in range(2)]\n"
+    )
+    words = ("prune", "net.py:Net", "--from", "old", "--input", "2x4", "--data", "data.py:loader")
+    code, out, _ = command(*words, "--plan-out", "made.json", "--json", "--fits-class")
+    assert code == 0
+    checks = json.loads(out)["checks"]
+    assert [c["ok"] for c in checks] == [True] * len(checks)
+    code, _, err = command(
+        *("apply", "made.json", "--from", "old", "--to", "new", "--model", "net.py:Net"),
+        *("--input", "2x4"),
+    )
+    assert (code, err) == (0, "")
+    width = json.loads((folder / "new" / "config.json").read_text())["hidden"]
+    assert width == len(load_file(folder / "new" / "model.safetensors")["one.bias"]) < 16
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "--plan-out"),
+        (("--plan-out", "made.json", "--out", "smaller"), "--out needs the weights in memory"),
+        (("--plan-out", "made.json", "--weights", "x.pt"), "--weights needs the weights"),
+        (("--plan-out", "made.json", "--importance", "taylor"), "taylor"),
+    ],
+)
+def test_what_needs_the_weights_in_memory_is_refused(
+    command: Command, folder: Path, words: tuple[str, ...], says: str
+) -> None:
+    (folder / "data.py").write_text(
+        "import torch\nloader = [torch.randn(3, 4) for _ in range(2)]\n"
+    )
+    made = ("prune", "net.py:Net", "--from", "old", "--input", "2x4", "--data", "data.py:loader")
+    code, out, err = command(*made, *words)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert not (folder / "made.json").exists()
