@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from fxprune.distributed import is_sharded
 from fxprune.errors import LoadError, OptionError
 from fxprune.files.document import Entry
 from fxprune.graph.program import Program, TracedModule, build_module
@@ -84,7 +85,8 @@ def save(
         plan: of a model: the plan that was written back, to be saved with it; an outcome has its own.
 
     Raises:
-        LoadError: the directory exists and fxprune did not write it, or the program is on the meta device.
+        LoadError: the directory exists and fxprune did not write it, or the program is on the meta device
+            or sharded.
         OptionError: nothing says how the class is built, or `build` makes another model.
     """
     own = what if isinstance(what, torch.nn.Module) else getattr(what, "written", None)
@@ -116,6 +118,12 @@ def save(
 
 
 def _check_weights(name: str, module: torch.nn.Module) -> None:
+    if any(map(is_sharded, module.parameters())):
+        raise LoadError(
+            "each process holds only a part of a sharded network",
+            where=name,
+            do="save shrinker.whole_program(), or write a checkpoint with torch.distributed.checkpoint",
+        )
     if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
         raise LoadError(
             "a program on the meta device has no weights to save",
