@@ -51,6 +51,7 @@ def shrink_sharded(
         PlanError: the plan cannot be written into the model's class.
         ShardError: a tensor is laid out in a way that cannot be made again.
     """
+    _check_asked(skeleton, plan)
     for module in model.modules():
         if hasattr(module, "reshard"):  # FSDP, after a forward pass without a backward pass
             module.reshard()
@@ -100,12 +101,7 @@ def _sharded(tensors: Mapping[str, Tensor]) -> list[Any]:
     return [tensor for tensor in tensors.values() if is_sharded(tensor)]
 
 
-def _skeleton_of(skeleton: nn.Module, plan: Plan) -> nn.Module:
-    """Returns the smaller model on the meta device.
-
-    Raises:
-        TrainingError: the skeleton has weights, or weights of the smaller model would have other values.
-    """
+def _check_asked(skeleton: nn.Module, plan: object) -> None:
     if not isinstance(plan, Plan):
         raise TrainingError(
             f"a {type(plan).__name__} cannot be carried out on shards",
@@ -118,6 +114,14 @@ def _skeleton_of(skeleton: nn.Module, plan: Plan) -> nn.Module:
             why="it only says how the class is built; the weights are those of the sharded model",
             do='build it again within torch.device("meta")',
         )
+
+
+def _skeleton_of(skeleton: nn.Module, plan: Plan) -> nn.Module:
+    """Returns the smaller model on the meta device.
+
+    Raises:
+        TrainingError: weights of the smaller model would have other values.
+    """
     done = written(skeleton, plan, verify=plan.program is not None)
     if done.folds or done.unscaled:
         names = [fold.name for fold in done.folds] or list(done.unscaled)

@@ -128,7 +128,7 @@ class Sharding:
             if not is_sharded(p) and not any(map(_averages, hooks.values())):
                 trained = p.requires_grad
                 p.requires_grad_(True)  # a hook is refused otherwise; a method may train it later
-                p.register_post_accumulate_grad_hook(self._average)
+                p.register_post_accumulate_grad_hook(self._average)  # type: ignore[no-untyped-call]
                 p.requires_grad_(trained)
 
     def _average(self, parameter: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 import fxprune as fp
 from fxprune.distributed import whole
-from fxprune.graph.program import named_tensors
+from fxprune.graph.program import Program, named_tensors
 from fxprune.plan import Plan
 from fxprune.testing.several import BATCH, Decoder, decoder
 from fxprune.training import Shrinker, TrainingError, shrink_sharded
@@ -51,7 +53,7 @@ def steps(
         loss = loss_of(model, part(ids(seed)))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     optimizer.zero_grad()
     return losses
 
@@ -65,9 +67,14 @@ def skeleton() -> nn.Module:
         return Decoder().double().train()
 
 
+@cache
+def skeleton_program() -> Program:
+    return fp.capture(skeleton(), ids(0).to("meta"))
+
+
 def plan_of(removed: Any) -> Plan:
-    """A plan that is made without weights."""
-    return fp.plan(fp.capture(skeleton(), ids(0).to("meta")), removed)
+    """A plan that is made without weights, as if it were read from a file."""
+    return replace(fp.plan(skeleton_program(), removed), program=None)
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
