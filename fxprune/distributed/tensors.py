@@ -58,4 +58,4 @@ def part_like(full: Tensor, like: Any, where: str = "") -> Tensor:
     placed: Tensor = distribute_tensor(
         full.contiguous(), like.device_mesh, like.placements, src_data_rank=None
     )
-    return placed.detach()
+    return placed.detach().clone()  # the parts are views, which would keep the whole

@@ -52,9 +52,8 @@ def shrink_sharded(
         ShardError: a tensor is laid out in a way that cannot be made again.
     """
     _check_asked(skeleton, plan)
-    for module in model.modules():
-        if hasattr(module, "reshard"):  # FSDP, after a forward pass without a backward pass
-            module.reshard()
+    for module in _under_fsdp(model):
+        module.reshard()  # a forward pass without a backward pass leaves the root gathered
     before = named_tensors(model)
     mesh, parallel = _mesh_of(model, before)
     Sharding(mesh).check_agreed([plan])
@@ -94,7 +93,13 @@ def _mesh_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Any, bool
             "cut by both would be laid out in strides, which torch cannot make again from the whole",
             do="shard by fully_shard or by parallelize_module, not by both, or shrink it whole with fp.write_back",
         )
-    return mesh, not any(hasattr(module, "reshard") for module in model.modules())
+    return mesh, not _under_fsdp(model)
+
+
+def _under_fsdp(model: nn.Module) -> list[Any]:
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def _sharded(tensors: Mapping[str, Tensor]) -> list[Any]:

@@ -90,16 +90,20 @@ CASES: dict[str, tuple[Callable[[Shrinker], Any], Any, Any]] = {
     ),
     "entropy": (lambda s: EntropyGuided(s, 0.3, verify=False), sgd, end_epoch),
 }
-# What the second number of processes runs: the machinery is that of the first, the shards are others.
-FEW = ("units, adamw", "gates of the optimizer", "bernoulli, two-pass", "importance")
 # What FSDP refuses is tested apart.
 UNSHARDED = ("entropy",)
+# What four processes run: the code is that of two, the parts are others.
+FEW = {
+    "ddp": ("units, adamw",),
+    "fsdp": ("units, adamw", "gates of the optimizer", "importance"),
+}
 
 
 def names(engine: str, count: int) -> list[str]:
     """Returns the cases that an engine runs in a number of processes."""
-    found = list(CASES if count == 2 else FEW)
-    return [name for name in found if engine == "ddp" or name not in UNSHARDED]
+    if count == 4:
+        return list(FEW[engine])
+    return [name for name in CASES if engine == "ddp" or name not in UNSHARDED]
 
 
 def run_case(name: str, engine: Engine) -> dict[str, Any]:

@@ -10,20 +10,22 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    ParallelStyle,
     RowwiseParallel,
     parallelize_module,
 )
 from torch.nn.functional import cross_entropy
 
 import fxprune as fp
-from fxprune.distributed import whole
+from fxprune.distributed import is_sharded, whole
 from fxprune.graph.program import Program, named_tensors
 from fxprune.plan import Plan
 from fxprune.testing.several import BATCH, Decoder, decoder
@@ -85,8 +87,10 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
     return found
 
 
-def alone(removed: Any) -> dict[str, Any]:
+@cache
+def alone(uneven: bool) -> dict[str, Any]:
     """One process, by a Shrinker."""
+    removed = UNEVEN if uneven else EVEN
     program = fp.capture(decoder(), ids(0))
     optimizer = adamw(program.module)
     shrinker = Shrinker(program, optimizer)
@@ -108,8 +112,8 @@ def shard_layers(model: nn.Module) -> None:
 def parallelize(model: nn.Module) -> None:
     """Tensor parallel layers."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    styles = {**dict.fromkeys(["q", "k", "v", "up"], ColwiseParallel())}
-    styles.update(dict.fromkeys(["o", "down"], RowwiseParallel()))
+    styles: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in ("q", "k", "v", "up")}
+    styles |= {name: RowwiseParallel() for name in ("o", "down")}
     for layer in model.get_submodule("layers").children():
         parallelize_module(layer, mesh, styles)
 
@@ -130,6 +134,20 @@ def mean(losses: list[float], part: Any) -> list[float]:
     return list((found / dist.get_world_size()).tolist())
 
 
+def check_parts(model: nn.Module) -> None:
+    """What each process holds of a tensor does not keep the whole of it in memory."""
+    count = dist.get_world_size()
+    sharded: list[Any] = [p for p in model.parameters() if is_sharded(p)]
+    for p in (p for p in sharded if not p.placements[0].is_replicate()):
+        axis = p.placements[0].dim
+        part = (
+            -(-p.shape[axis] // count) * (p.numel() // p.shape[0])
+            if axis == 0
+            else p.numel() // count
+        )
+        assert p.to_local().untyped_storage().nbytes() <= part * p.element_size()
+
+
 def shrink_in_training(shard: Any, removed: Any, part: Any, folder: Path | None) -> dict[str, Any]:
     """Three steps, a removal, three steps, and a checkpoint; then two more."""
     model = decoder()
@@ -140,10 +158,11 @@ def shrink_in_training(shard: Any, removed: Any, part: Any, folder: Path | None)
         model(part(ids(9)))  # FSDP leaves gathered what nothing has gone backward through
     plan = plan_of(removed)
     small = shrink_sharded(model, plan, skeleton(), shard, optimizer=optimizer)
+    check_parts(small)
     losses += steps(small, optimizer, range(3, 6), part)
     if folder is not None:
         states = get_state_dict(small, optimizer)
-        dcp.save(dict(zip(("model", "optimizer"), states, strict=True)), checkpoint_id=folder)
+        save(dict(zip(("model", "optimizer"), states, strict=True)), checkpoint_id=folder)
     losses += steps(small, optimizer, range(6, 8), part)
     return {"losses": mean(losses, part), "tensors": tensors_of(small, optimizer)}
 
@@ -154,8 +173,8 @@ def read_checkpoint(folder: Path, shard: Any, removed: Any, part: Any) -> dict[s
     shard(model)
     optimizer = adamw(model)
     states = get_state_dict(model, optimizer)
-    read = dict(zip(("model", "optimizer"), states, strict=True))
-    dcp.load(read, checkpoint_id=folder)
+    read: dict[str, Any] = dict(zip(("model", "optimizer"), states, strict=True))
+    load(read, checkpoint_id=folder, no_dist=not dist.is_initialized())
     set_state_dict(
         model, optimizer, model_state_dict=read["model"], optim_state_dict=read["optimizer"]
     )

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.nn.functional import cross_entropy
 
 import fxprune as fp
@@ -47,7 +48,7 @@ def write_checkpoint(engine: Engine, folder: Path | None) -> dict[str, torch.Ten
         shrinker.apply(fp.plan(shrinker.program, REMOVED[epoch]))
     if folder is not None:
         model, optimizer = get_state_dict(shrinker.module, shrinker.optimizer)
-        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=folder)
+        save({"model": model, "optimizer": optimizer}, checkpoint_id=folder)
     steps(shrinker, engine, 7)
     return record(shrinker)
 
@@ -61,7 +62,7 @@ def read_checkpoint(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
         shrinker.shard()
     model, optimizer = get_state_dict(shrinker.module, shrinker.optimizer)
     read = {"model": model, "optimizer": optimizer}
-    dcp.load(read, checkpoint_id=folder)
+    load(read, checkpoint_id=folder, no_dist=not dist.is_initialized())
     set_state_dict(
         shrinker.module, shrinker.optimizer, model_state_dict=model, optim_state_dict=optimizer
     )

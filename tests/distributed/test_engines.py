@@ -65,13 +65,13 @@ def test_several_processes_are_one(count: int, engine: str, name: str, folder: P
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize(
-    ("engine", "removed"),
-    [("tensor parallel", own_class.EVEN), ("fsdp", own_class.UNEVEN)],
+    ("engine", "uneven"),
+    [("tensor parallel", False), ("fsdp", True)],
     ids=["parallel", "fsdp"],
 )
-def test_own_class(count: int, engine: str, removed: Any, folder: Path) -> None:
+def test_own_class(count: int, engine: str, uneven: bool, folder: Path) -> None:
     """A model of the user's own class, tensor parallel or under FSDP layer by layer."""
-    one = own_class.alone(removed)
+    one = own_class.alone(uneven)
     for other in several(count, folder):
         found = other["models"][engine]
         assert found["losses"] == pytest.approx(one["losses"], abs=1e-9, rel=0)
@@ -80,7 +80,7 @@ def test_own_class(count: int, engine: str, removed: Any, folder: Path) -> None:
 
 def test_a_checkpoint_of_two_is_read_by_one_and_by_four(folder: Path) -> None:
     several(2, folder)
-    one = own_class.alone(own_class.UNEVEN)
+    one = own_class.alone(True)
     found = own_class.read_checkpoint(
         folder / "checkpoint" / "model", lambda model: None, own_class.UNEVEN, lambda x: x
     )
