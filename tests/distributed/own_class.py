@@ -174,7 +174,7 @@ def read_checkpoint(folder: Path, shard: Any, removed: Any, part: Any) -> dict[s
     optimizer = adamw(model)
     states = get_state_dict(model, optimizer)
     read: dict[str, Any] = dict(zip(("model", "optimizer"), states, strict=True))
-    load(read, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    load(read, checkpoint_id=folder)
     set_state_dict(
         model, optimizer, model_state_dict=read["model"], optim_state_dict=read["optimizer"]
     )

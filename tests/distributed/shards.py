@@ -62,7 +62,7 @@ def read_checkpoint(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
         shrinker.shard()
     model, optimizer = get_state_dict(shrinker.module, shrinker.optimizer)
     read = {"model": model, "optimizer": optimizer}
-    load(read, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    load(read, checkpoint_id=folder)
     set_state_dict(
         shrinker.module, shrinker.optimizer, model_state_dict=model, optim_state_dict=optimizer
     )

@@ -19,6 +19,9 @@ cases, own_class, shards = (
 )
 RUNS = [(n, e, name) for n in (2, 4) for e in ("ddp", "fsdp") for name in cases.names(e, n)]
 
+# Torch says so whether it is told or not.
+ALONE = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -78,6 +81,7 @@ def test_own_class(count: int, engine: str, uneven: bool, folder: Path) -> None:
         assert_tensors(found["tensors"], one["tensors"])
 
 
+@ALONE
 def test_a_checkpoint_of_two_is_read_by_one_and_by_four(folder: Path) -> None:
     several(2, folder)
     one = own_class.alone(True)
@@ -89,6 +93,7 @@ def test_a_checkpoint_of_two_is_read_by_one_and_by_four(folder: Path) -> None:
         assert_tensors(other["tensors"], one["tensors"])
 
 
+@ALONE
 def test_a_checkpoint_of_a_shrinker_is_read_by_one_and_by_four(folder: Path) -> None:
     two = several(2, folder)
     one = shards.write_checkpoint("alone", None)
