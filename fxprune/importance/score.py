@@ -15,6 +15,7 @@ from fxprune.analysis.group import Group
 from fxprune.calibration import Calibration
 from fxprune.calibration.calibration import Call, device_of
 from fxprune.cost import Metric, cost_of
+from fxprune.distributed import is_sharded
 from fxprune.errors import OptionError, ScoreError
 from fxprune.graph.program import Program
 from fxprune.importance.table import (
@@ -104,8 +105,14 @@ def score_units(
             by time itself, see `fxprune.latency`, and costs are left out here.
 
     Raises:
-        ScoreError: scores are not finite, weights are missing (meta device), or data is missing.
+        ScoreError: scores are not finite, weights are missing (meta device) or sharded, or data is missing.
     """
+    if how.needs != "nothing" and any(map(is_sharded, program.module.parameters())):
+        raise ScoreError(
+            "the network is sharded",
+            why="its scores would be those of the part that this process holds",
+            do="score shrinker.whole_program(): the plan holds for the sharded program, too",
+        )
     evidence = Evidence(program, axes, groups, _losses(how), _calls(how, program), seed)
     found = find_criterion(how.criterion)
     normalise = how.normalise or found.normalise

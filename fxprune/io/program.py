@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from fxprune.distributed import is_sharded
 from fxprune.errors import LoadError, OptionError
 from fxprune.files.document import Entry
 from fxprune.graph.program import Program, TracedModule, build_module
@@ -87,7 +88,8 @@ def save(
             network that has recovered: `report=outcome.report.with_curves(recovered)`; an outcome has its own.
 
     Raises:
-        LoadError: the directory exists and fxprune did not write it, or the program is on the meta device.
+        LoadError: the directory exists and fxprune did not write it, or the program is on the meta device
+            or sharded.
         OptionError: nothing says how the class is built, `build` makes another model, or a report has no plan.
     """
     plan = _plan_of(what, plan, report)
@@ -141,6 +143,12 @@ def _plan_of(what: object, plan: Plan | None, report: Report | None) -> Plan | N
 
 
 def _check_weights(name: str, module: torch.nn.Module) -> None:
+    if any(map(is_sharded, module.parameters())):
+        raise LoadError(
+            "each process holds only a part of a sharded network",
+            where=name,
+            do="save shrinker.whole_program(), or write a checkpoint with torch.distributed.checkpoint",
+        )
     if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
         raise LoadError(
             "a program on the meta device has no weights to save",

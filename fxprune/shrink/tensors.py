@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fxprune.algebra.label import IntArray
+from fxprune.distributed import is_sharded, part_like, whole
 from fxprune.plan import Kept
 
 LARGE = 32 << 20
@@ -53,7 +54,12 @@ def _copy(tensor: torch.Tensor, cut: Mapping[int, IntArray]) -> torch.Tensor:
 
 
 def slice_axes(tensor: torch.Tensor, cut: Mapping[int, IntArray]) -> torch.Tensor:
-    """Returns a copy with only the given positions of some axes, contiguous in its original memory format."""
+    """Returns a copy with only the given positions of some axes, contiguous in its original memory format.
+
+    A sharded tensor is gathered, cut and sharded in the same way: all its processes have to cut it alike.
+    """
+    if is_sharded(tensor):
+        return part_like(slice_axes(whole(tensor), cut), tensor) if cut else tensor.clone()
     layout = memory_format(tensor)
     plain = type(tensor) is torch.Tensor and tensor.device.type == "cpu" and not tensor.is_quantized
     if not cut or tensor.nbytes < LARGE or not plain:

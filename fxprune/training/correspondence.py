@@ -99,8 +99,16 @@ def correspond(before: Program, after: Program, plans: Iterable[Plan]) -> Corres
     old, new = before.tensors(), after.tensors()
     kept = {name: cut for name, cut in compose(plans).items() if name in old and name in new}
     rewritten = frozenset(n for n in new if n in old and not _is_slice(old[n], new[n], kept.get(n)))
+    return correspond_by_name(before, after, kept, rewritten)
+
+
+def correspond_by_name(
+    before: Program, after: Program, kept: Mapping[str, Cut], rewritten: frozenset[str]
+) -> Correspondence:
+    """Returns the correspondence of programs of which it is known what was cut and what was recomputed."""
+    new = after.tensors()
     gates = frozenset(n for n in new if is_inside_leaf(after.module, n))
-    return Correspondence(old, new, kept, rewritten, gates)
+    return Correspondence(before.tensors(), new, kept, rewritten, gates)
 
 
 def compose(plans: Iterable[Plan]) -> dict[str, Cut]:

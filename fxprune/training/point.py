@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,14 +30,19 @@ class Point:
     groups: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def of(cls, program: Program, optimizer: Optimizer) -> Point:
+    def of(
+        cls,
+        program: Program,
+        optimizer: Optimizer,
+        copied: Callable[[Program], Program] = copy.deepcopy,
+    ) -> Point:
         """Copies a program, and notes which of its parameters are in which group of an optimizer."""
         name_of = {p: n for n, p in reversed(list(program.module.named_parameters()))}
         groups = (
             tuple(name_of[p] for p in group["params"] if p in name_of)
             for group in optimizer.param_groups
         )
-        return cls(copy.deepcopy(program), tuple(groups))
+        return cls(copied(program), tuple(groups))
 
 
 def return_optimizer(

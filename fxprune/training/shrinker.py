@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.analysis.cache import solved
 from fxprune.capture import capture
+from fxprune.distributed import is_sharded
 from fxprune.graph.leaf import is_inside_leaf
 from fxprune.graph.program import Program, TracedModule
 from fxprune.instruments import read_environment
@@ -24,11 +27,12 @@ from fxprune.process.state import plain_modes
 from fxprune.shrink import apply_plan
 from fxprune.shrink.tensors import slice_axes
 from fxprune.training.checkpoint import read_state, write_state
-from fxprune.training.correspondence import Correspondence, correspond
+from fxprune.training.correspondence import Correspondence, correspond, correspond_by_name
 from fxprune.training.ema import Ema, move_ema, restart_ema
 from fxprune.training.errors import TrainingError
 from fxprune.training.optimizer_state import OptimizerMove, check_optimizer, move_optimizer
 from fxprune.training.point import Point, return_optimizer
+from fxprune.training.sharding import Sharding, copy_parts, copy_whole, gather, hooks_of_fsdp
 from fxprune.verify import Verify, compare_gradients, compare_programs
 from fxprune.verify.check import on_meta
 
@@ -136,6 +140,7 @@ class Shrinker:
         self.optimizer, self.ema, self.scaler, self.scheduler = optimizer, ema, scaler, scheduler
         self._retired: list[weakref.ref[Tensor]] = []
         self._guard: Any = None
+        self._sharding: Sharding | None = None
         _check_plain(self._program.module)
         check_optimizer(optimizer)
         held = {p for group in optimizer.param_groups for p in group["params"]}
@@ -157,6 +162,55 @@ class Shrinker:
         """The module to train at present: `program.module`."""
         return self._program.module
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether `shard` was called: each process holds a part of the network."""
+        return self._sharding is not None
+
+    def shard(self, mesh: Any = None, **options: Any) -> None:
+        """Shards the network and its optimizer over processes with torch's `fully_shard` (FSDP2).
+
+        `shrinker.module` is under FSDP from then on, and again after each shrinking: no loop has to wrap anything.
+        The weights that the first process has count. All processes then have to call `apply`, `run`, `point`,
+        `go_back` and `whole_program` alike, with one and the same plan: that is checked. Create methods before:
+        they insert gates and observers, which remain whole on each process.
+
+        Args:
+            mesh: a device mesh of one dimension, or of two (copies, shards); None: all processes.
+            options: further options of `fully_shard`, such as `mp_policy`.
+
+        Raises:
+            TrainingError: the network is sharded already, there are averaged weights, a state of the optimizer
+                cannot be sharded, or an option is taken.
+        """
+        self._sharding = _sharding(self._sharding, mesh, options, self.ema)
+        try:
+            self._shard(self._sharding)
+        except BaseException:
+            self._sharding = None
+            raise
+
+    def _shard(self, sharding: Sharding) -> None:
+        before = self._program
+        sharding.take_first(before)
+        after = sharding.distribute(before, {})
+        tensors = correspond_by_name(before, after, {}, frozenset())
+        move = move_optimizer(self.optimizer, tensors)
+        move = replace(move, state=sharding.shard_state(move.state))
+        for old in tensors.before.values():
+            old.grad = None
+        self._commit(after, tensors, move, _nothing)
+        # What a forward pass without a backward pass has gathered would outlive the step, and be trained on.
+        self.optimizer.register_step_pre_hook(lambda *_: self._gather_no_more())
+
+    def whole_program(self) -> Program:
+        """Returns a copy of the program with the whole of each tensor, to save or to measure it.
+
+        If the network is sharded, all processes have to call this, and each gets the whole.
+        """
+        self._gather_no_more()
+        return copy_whole(self._program) if self.is_sharded else copy.deepcopy(self._program)
+
     @plain_modes()
     def apply(self, plan: Plan, *, verify: bool = False) -> Change:
         """Removes the units of a plan.
@@ -171,11 +225,16 @@ class Shrinker:
         Raises:
             PlanError, VerifyError, TrainingError: the plan was refused; nothing has changed.
         """
+        self._gather_no_more()
         before = self._program
         checked = check_plan(before, plan)
-        small = apply_plan(before, solved(before), checked)
+        if self._sharding is not None:
+            self._sharding.check_agreed([checked])
         if verify:
-            compare_programs(before, solved(before), checked, small).raise_if_bad()
+            full, _ = gather(before) if self.is_sharded else (before, {})
+            silenced = apply_plan(full, solved(full), checked)
+            compare_programs(full, solved(full), checked, silenced).raise_if_bad()
+        small = apply_plan(before, solved(before), checked)
         return self._replace(small, (checked,), "refuse", None)
 
     @plain_modes()
@@ -202,10 +261,15 @@ class Shrinker:
         Raises:
             PipelineError, OptionError, TrainingError: the run failed; nothing has changed.
         """
+        self._gather_no_more()
+        before = self._program
+        known: dict[Tensor, Tensor] = {}
+        if self.is_sharded:
+            before, known = gather(before)
         asked = read_environment()
         with random_state_kept():
             result = run_pipeline(
-                self._program,
+                before,
                 pipeline,
                 instruments=asked.instruments,
                 verify=verify if asked.verify is None else asked.verify,
@@ -213,11 +277,21 @@ class Shrinker:
                 limit=asked.limit,
                 seed=seed,
             )
-        return self._replace(result.program, result.plans, rewritten, result)
+        if self._sharding is None or result.program is before:
+            after = self._program if result.program is before else result.program
+            return self._replace(after, result.plans, rewritten, result)
+        self._sharding.check_agreed(result.plans, result.program)
+        tensors = correspond(before, result.program, result.plans)
+        after = self._sharding.distribute(result.program, known)
+        tensors = correspond_by_name(self._program, after, tensors.kept, tensors.rewritten)
+        return self._put(after, tensors, result.plans, rewritten, result)
 
     def point(self) -> Point:
         """Returns the network as it is now, copied, for `go_back`."""
-        return Point.of(self._program, self.optimizer)
+        self._gather_no_more()
+        if not self.is_sharded:
+            return Point.of(self._program, self.optimizer)
+        return Point.of(self._program, self.optimizer, copy_parts)
 
     def go_back(self, point: Point) -> Change:
         """Goes on from the network of an earlier time; the point becomes the network in training.
@@ -236,7 +310,9 @@ class Shrinker:
             TrainingError: the optimizer has another number of groups, or a parameter was frozen or unfrozen
                 since; nothing has changed.
         """
+        self._gather_no_more()
         before, after = self._program, point.program
+        _check_alike(before, after)
         _move_to_device_of(before, after)
         tensors = correspond(before, after, ())
         move = return_optimizer(self.optimizer, tensors, point.groups)
@@ -251,6 +327,7 @@ class Shrinker:
 
         Save the program with `fp.save(shrinker.program, directory)`; see docs/training.md.
         """
+        self._check_whole()
         return write_state(self._program, self.optimizer, self.ema, self.scaler, self.scheduler)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -259,7 +336,16 @@ class Shrinker:
         Raises:
             TrainingError: the state belongs to another network or to other parts; nothing has changed.
         """
+        self._check_whole()
         read_state(state, self._program, self.optimizer, self.ema, self.scaler, self.scheduler)
+
+    def _check_whole(self) -> None:
+        if self.is_sharded:
+            raise TrainingError(
+                "each process holds only a part of the state of a sharded network",
+                why="a file of one process would be read as if it held everything",
+                do="write it with torch.distributed.checkpoint: docs/scale.md, Training on several machines",
+            )
 
     def _replace(
         self, after: Program, plans: tuple[Plan, ...], rewritten: Rewritten, result: Result | None
@@ -268,8 +354,19 @@ class Shrinker:
         before = self._program
         if after is before:
             return Change(before, after, plans, (), (), (), (), result)
-        _check_plain(before.module)
-        tensors = correspond(before, after, plans)
+        if not self.is_sharded:
+            _check_plain(before.module)
+        return self._put(after, correspond(before, after, plans), plans, rewritten, result)
+
+    def _put(
+        self,
+        after: Program,
+        tensors: Correspondence,
+        plans: tuple[Plan, ...],
+        rewritten: Rewritten,
+        result: Result | None,
+    ) -> Change:
+        before = self._program
         restarted = _restarted(self.optimizer, tensors, rewritten)
         move = move_optimizer(self.optimizer, tensors)
         averages = _nothing if self.ema is None else move_ema(self.ema, after, tensors)
@@ -285,6 +382,9 @@ class Shrinker:
     ) -> None:
         """Puts a new program in place, with everything that was computed for it."""
         retired = _hand_over(tensors)
+        if self._sharding is not None:
+            self._sharding.wrap(after.module)
+            self._sharding.average_gates(after.module)
         # From here on nothing can fail.
         _share_hooks(self._program.module, after.module)
         move.commit()
@@ -293,6 +393,12 @@ class Shrinker:
             old.grad = None
         self._retire(retired)
         self._program = after
+
+    def _gather_no_more(self) -> None:
+        """Gives back what FSDP has gathered for a forward pass without a backward pass."""
+        if self.is_sharded:
+            module: Any = self._program.module
+            module.reshard()
 
     def _retire(self, parameters: list[Tensor]) -> None:
         alive = [ref for ref in self._retired if ref() is not None]
@@ -328,6 +434,52 @@ def _captured(
     return replace(program, remarks=(*program.remarks, *remarks))
 
 
+def _sharding(
+    known: Sharding | None, mesh: Any, options: Mapping[str, Any], ema: Ema | None
+) -> Sharding:
+    """Checks what `Shrinker.shard` is asked for."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if known is not None:
+        raise TrainingError("the network is sharded already")
+    if ema is not None:
+        raise TrainingError(
+            "averaged weights are not sharded",
+            do="create the Shrinker without ema, and average the parts yourself",
+        )
+    if taken := options.keys() & {"ignored_params", "shard_placement_fn", "dp_mesh_dims"}:
+        raise TrainingError(
+            f"{', '.join(sorted(taken))} cannot be chosen",
+            why="gates stay whole on each process, and every weight is sharded by its first axis",
+            do="leave it out",
+        )
+    if not dist.is_initialized():
+        raise TrainingError(
+            "there is only one process",
+            why="torch.distributed is not initialised",
+            do="start the script with torchrun and call torch.distributed.init_process_group()",
+        )
+    if mesh is None:
+        device = torch.accelerator.current_accelerator() if dist.get_backend() != "gloo" else None
+        mesh = init_device_mesh(device.type if device else "cpu", (dist.get_world_size(),))
+    if mesh.ndim > 2:
+        raise TrainingError(
+            f"the mesh has {mesh.ndim} dimensions",
+            do="give one of one dimension, or of two: copies, and shards within a copy",
+        )
+    return Sharding(mesh, options)
+
+
+def _check_alike(before: Program, after: Program) -> None:
+    """Refuses a point of a time at which the network was sharded otherwise."""
+    parts = [any(map(is_sharded, x.module.parameters())) for x in (before, after)]
+    if parts[0] != parts[1]:
+        raise TrainingError(
+            "the point is of a time before the network was sharded",
+            do="take a new one with shrinker.point() after shrinker.shard()",
+        )
+
+
 def _nothing() -> None:
     pass
 
@@ -360,12 +512,13 @@ def _check_plain(module: nn.Module) -> None:
             do="pass the module inside it (ddp.module), and wrap shrinker.module; see fp.training.rewrap",
         )
     for name, parameter in module.named_parameters():
-        if type(parameter.data).__name__ == "DTensor":
+        if is_sharded(parameter):
             raise TrainingError(
-                "the network is sharded (FSDP2, fully_shard)",
+                "the network is sharded already (FSDP2, fully_shard, or parallelize_module)",
                 where=name,
-                why="each process holds only a part of each tensor, so positions of the whole cannot be removed",
-                do="shrink before calling fully_shard, or save a full checkpoint, shrink it, and shard again",
+                why="a Shrinker has to shard it itself, to shard what is left in the same way",
+                do="give it the whole network and call shrinker.shard(mesh); for a module of your own class, "
+                "fp.training.shrink_sharded",
             )
 
 
@@ -427,12 +580,17 @@ def _shrunk_gradient(gradient: Tensor, cut: Mapping[int, Any], name: str) -> Ten
 
 
 def _share_hooks(before: nn.Module, after: nn.Module) -> None:
-    """Gives modules with the same path the same hooks."""
+    """Gives modules with the same path the same hooks, except those of FSDP, of which each has its own."""
     new = dict(after.named_modules())
     for path, module in before.named_modules():
         twin = new.get(path)
         if twin is None or twin is module:
             continue
+        stale = hooks_of_fsdp(module)
         for name, value in vars(module).items():
             if "_hooks" in name and isinstance(value, dict) and value:
+                kept = {key: hook for key, hook in value.items() if key not in stale}
+                own = getattr(twin, name)
+                value.clear()
+                value.update({**own, **kept})
                 setattr(twin, name, value)

@@ -49,7 +49,7 @@ class Agreement:
         own = {
             name
             for name, x in model.named_buffers()
-            if is_scalar(x) and name in self._tensors and not torch.equal(x, self._tensors[name])
+            if is_scalar(x) and name in self._tensors and not _equal(x, self._tensors[name])
         }
         for option in self._untried():
             folds = Folds((*self._folds, *option))
@@ -87,3 +87,8 @@ class Agreement:
         if len(self._known) > 1:
             self(model)
         return self._known[0]
+
+
+def _equal(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Returns whether two numbers are equal; those on the meta device have no value to differ in."""
+    return x.is_meta or y.is_meta or torch.equal(x, y)

@@ -377,6 +377,13 @@ def test_a_model_on_meta_has_no_numbers() -> None:
     assert write_back(model, plan)[0].weight.shape == (6, 4)
 
 
+def test_a_number_in_a_buffer_on_meta() -> None:
+    model = nn.Sequential(nn.Linear(4, 9), nn.PReLU(), nn.Linear(9, 2)).to("meta")
+    model.register_buffer("scale", torch.ones((), device="meta"))
+    _, plan, _ = prune(model, torch.randn(3, 4))
+    assert write_back(model, plan)[0].weight.shape == (6, 4)
+
+
 class Strided(nn.Module):
     """Fills a tensor with a number that it reads out of a buffer, which no tensor without data can."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fxprune.analysis.cache import remember
+from fxprune.distributed import whole
 from fxprune.errors import OptionError
 from fxprune.graph.gate import Gate
 from fxprune.graph.leaf import is_inside_leaf
@@ -123,7 +124,8 @@ class BernoulliLayers(StochasticGates):
         inside = self._inside().get(path, ())
         if not inside:
             return low
-        half = torch.stack([named[n].detach().double().square().sum() for n in inside]).sum() / 2
+        squares = [whole(named[n].detach().double().square().sum()) for n in inside]
+        half = torch.stack(squares).sum() / 2
         return low | (half + a * gate.theta.detach() < a**2)
 
     def numbers(self) -> dict[str, float]:

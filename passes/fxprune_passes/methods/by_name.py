@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_left
 from math import ceil
 from typing import Any
@@ -135,7 +134,7 @@ def _share_of_units(shrinker: Shrinker, wish: Settings) -> tuple[float, int]:
     Raises:
         BudgetError: with one unit left in every layer the cost is still above `keep`.
     """
-    program = copy.deepcopy(shrinker.program)
+    program = shrinker.whole_program()
     twin = Shrinker(program, torch.optim.SGD(program.module.parameters(), 0.0))
     widths = NeuronImportance(twin, **{**wish.options, "verify": False}).widths
     axes = solved(twin.program)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -124,8 +123,8 @@ class Method:
         return for_use(self.settled())
 
     def settled(self) -> Program:
-        """A copy of the network that training has produced."""
-        return copy.deepcopy(self.shrinker.program)
+        """A copy of the network that training has produced, whole if it is sharded: call it on all processes."""
+        return self.shrinker.whole_program()
 
     def numbers(self) -> dict[str, float]:
         """The numbers to report for an epoch: `history.end_epoch(program, **method.numbers())`."""

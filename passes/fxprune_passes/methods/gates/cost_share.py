@@ -17,6 +17,7 @@ from fxprune.process.random_state import random_state_kept
 from fxprune.report.latency import compare_latency
 from fxprune.structure.blocks import find_blocks
 from fxprune.structure.expected_cost import Expected, ExpectedCost
+from fxprune.training.sharding import copy_whole
 from fxprune_passes.methods.gates.theta_gradients import mean_of_all
 from fxprune_passes.methods.method import for_use
 
@@ -162,7 +163,7 @@ class CostShare:
 
 def _at(program: Program, thetas: Mapping[str, Tensor | float]) -> Program:
     """A copy of the network to be timed, with gates at 0 or 1; those that are not named are open."""
-    twin = copy.deepcopy(program)
+    twin = copy_whole(program)
     for name, gate in gates(twin).items():
         gate.set(thetas.get(name, 1.0))
     return for_use(twin, verify=False)

@@ -51,7 +51,17 @@ class WeightMasks:
             self._held[name] = tensors[name], weight == 0
 
     def follow(self) -> None:
-        """Runs before each step: drops the masks of removed tensors and rereads those of replaced tensors."""
+        """Runs before each step: drops the masks of removed tensors and rereads those of replaced tensors.
+
+        Raises:
+            TrainingError: the network is sharded.
+        """
+        if self._shrinker.is_sharded:
+            raise TrainingError(
+                "single weights of a sharded network cannot be masked",
+                why="the smallest weights are sorted over whole layers, and each process holds a part of each",
+                do="train with DistributedDataParallel, where each process holds the whole network",
+            )
         program = self._shrinker.program
         if program is self._program:
             return
