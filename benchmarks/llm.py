@@ -16,7 +16,7 @@ import torch
 
 import fxprune as fp
 from benchmarks.networks import Example, Network
-from benchmarks.page import PAGE, markdown, verdict
+from benchmarks.page import PAGE, RESULTS, markdown, verdict
 from benchmarks.rows import Row, Rows, bad
 from benchmarks.stages import Laps, count, decide
 
@@ -75,4 +75,6 @@ def render(rows: list[Row], wanted: int) -> str:
 
 
 if __name__ == "__main__":
-    Rows("llm", measure, PAGE, "Large language models on meta", render, networks).run()
+    Rows(
+        RESULTS / "llm.jsonl", measure, PAGE, "Large language models on meta", render, networks
+    ).run()

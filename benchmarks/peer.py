@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 import fxprune as fp
 from benchmarks.networks import Example, Network, classifiers
-from benchmarks.page import PAGE, markdown, verdict
+from benchmarks.page import PAGE, RESULTS, markdown, verdict
 from benchmarks.rows import Row, Rows, bad
 from benchmarks.stages import SHARE, Laps, count, prune, warm_up
 from fxprune.api import solved
@@ -200,4 +200,6 @@ def render(rows: list[Row], wanted: int) -> str:
 
 
 if __name__ == "__main__":
-    Rows("peer", measure, PAGE, "Beside Torch-Pruning 1.6.1", render, classifiers).run()
+    Rows(
+        RESULTS / "peer.jsonl", measure, PAGE, "Beside Torch-Pruning 1.6.1", render, classifiers
+    ).run()

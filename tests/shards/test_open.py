@@ -132,7 +132,7 @@ def test_few_tensors_are_in_memory_at_once(
     largest = max(t.numel() for t in opened.tensors().values())
     everything = sum(t.numel() for t in opened.tensors().values())
     for verify in ("local", "full"):
-        outcome = fp.prune(program, keep=0.6, data=BATCHES, verify=verify)  # type: ignore[arg-type]
+        outcome = fp.prune(program, keep=0.6, data=BATCHES, verify=verify)
         assert all(c.ok for c in outcome.report.checks)
     fp.prune_layers(program, BATCHES, 1)
     assert 0 < peak[0] <= 3 * largest < everything / 2
