@@ -24,7 +24,7 @@ DOCS = ROOT / "docs"
 VERBS = "|".join(str(c.callback.__name__) for c in app.registered_commands if c.callback)
 COMMAND = re.compile(rf"^(?: {{4}}|\$ )?fxprune (?P<words>(?:{VERBS}|--help)\b.*)$", re.M)
 SKIP = re.compile(r"^<!--+ skip: (.*?)--+>", re.M | re.S)
-MOST_LEFT_OUT = 9  # tools of other packages and several processes, which have tests of their own
+MOST_LEFT_OUT = 12  # tools of other packages and several processes, which have tests of their own
 PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b")
 
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="the wheel carries no docs")
