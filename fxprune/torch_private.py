@@ -653,6 +653,28 @@ def in_autocast() -> bool:
     return torch._C._is_any_autocast_enabled()
 
 
+def is_watched(inputs: Any = ()) -> bool:
+    """Returns whether a mode, a trace or a transform sees the calls of this thread that follow, on these inputs."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._ops._len_torch_dispatch_stack_pre_dispatch()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.jit.is_tracing()
+        or any(isinstance(x, fx.Proxy) for x in pytree.tree_leaves(inputs))
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Returns whether a call of a module would call a hook of its own."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def is_symbolic(x: object) -> bool:
     """Whether it is a tensor without data, a number that is none yet, or stands for a value in a graph."""
     return isinstance(x, FakeTensor | torch.SymInt | torch.SymFloat | torch.SymBool | fx.Proxy)

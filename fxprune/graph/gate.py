@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import fx, nn
 
 from fxprune.graph.leaf import Leaf
-from fxprune.graph.program import Program
 
 Kind = Literal["hard", "soft", "bernoulli"]
 Estimator = Literal["straight-through", "score"]
@@ -80,20 +79,22 @@ class Gate(Leaf):
             tiled: whether the positions of a gate are every n-th position of the axis; otherwise they
                 are contiguous.
         """
-        if draw and self.draws and self.training and self.kind == "bernoulli":
-            self.draw()
-        gate = self.values().to(value.dtype)
+        if draw:
+            self.draw_anew()
+        gate = self.values()
         if axis is not None:
             gate = spread(gate, value.shape[axis], tiled=tiled)
-        if gate.requires_grad and gate.dtype in _EXACT and not torch.compiler.is_compiling():
-            weighed: torch.Tensor = _Weigh.apply(value, gate, axis, self._is_open())
-            return weighed
-        return value * _along(gate, axis, value)
+        return weigh(gate, value, axis, is_open=self._is_open())
+
+    def draw_anew(self) -> None:
+        """Draws a sample where each forward pass does: in train mode, unless the owner of the gate draws."""
+        if self.draws and self.training and self.kind == "bernoulli":
+            self.draw()
 
     def _is_open(self) -> bool:
         """Returns whether every gate is known to be 1 without waiting for a device."""
         drawn = self.kind == "bernoulli" and self.training and self.sample.device.type == "cpu"
-        return drawn and bool((self.sample == 1).all())
+        return drawn and not torch.compiler.is_compiling() and bool((self.sample == 1).all())
 
     def values(self) -> torch.Tensor:
         """Returns the multipliers, `[size]` or `[]`, with gradients to theta."""
@@ -135,6 +136,17 @@ class Gate(Leaf):
         return (
             f"{self.kind}, {self.theta.numel()} {'gate' if self.theta.dim() == 0 else 'unit gates'}"
         )
+
+
+def weigh(
+    gate: torch.Tensor, value: torch.Tensor, axis: int | None, *, is_open: bool = False
+) -> torch.Tensor:
+    """Multiplies a value by gates `[]`, or `[length]` along an axis; open gates pass it on as it is."""
+    gate = gate.to(value.dtype)
+    if gate.requires_grad and gate.dtype in _EXACT and not torch.compiler.is_compiling():
+        weighed: torch.Tensor = _Weigh.apply(value, gate, axis, is_open)
+        return weighed
+    return value * _along(gate, axis, value)
 
 
 class _Weigh(torch.autograd.Function):
@@ -202,7 +214,24 @@ def spread(values: torch.Tensor, length: int, *, tiled: bool) -> torch.Tensor:
     return values.repeat(times) if tiled else values.repeat_interleave(times)
 
 
-def gate_nodes(program: Program) -> dict[str, list[fx.Node]]:
+class Captured(Protocol):
+    """What a program has: its graph, and the module that holds the leaves."""
+
+    @property
+    def module(self) -> fx.GraphModule: ...
+
+    @property
+    def graph(self) -> fx.Graph: ...
+
+
+def arguments(call: fx.Node) -> dict[str, Any]:
+    """Returns the arguments of a call of a gate in a graph by their names, see `Gate.forward`."""
+    names = ("value", "axis", "draw", "tiled")
+    given = dict(zip(names, call.args, strict=False)) | call.kwargs
+    return {"axis": None, "draw": True, "tiled": False} | given
+
+
+def gate_nodes(program: Captured) -> dict[str, list[fx.Node]]:
     """Returns the nodes that call each gate of a program, by the gate's path, in execution order."""
     found: dict[str, list[fx.Node]] = {}
     for node in program.graph.find_nodes(op="call_module"):
@@ -211,12 +240,12 @@ def gate_nodes(program: Program) -> dict[str, list[fx.Node]]:
     return found
 
 
-def gates(program: Program) -> dict[str, Gate]:
+def gates(program: Captured) -> dict[str, Gate]:
     """Returns the gates of a program by their paths, in execution order."""
     return {path: _gate(program, path) for path in gate_nodes(program)}
 
 
-def _gate(program: Program, path: str) -> Gate:
+def _gate(program: Captured, path: str) -> Gate:
     found = program.module.get_submodule(path)
     assert isinstance(found, Gate)
     return found

@@ -16,6 +16,7 @@ from fxprune.graph.batch_norms import follow_momentum, name_batch_norms
 from fxprune.graph.free_axes import FreeAxis, free_axes
 from fxprune.graph.inputs import bind_inputs, check_inputs
 from fxprune.graph.leaf import Leaf
+from fxprune.graph.lean.lean_graph import run_lean
 from fxprune.graph.mode import MODE, set_training
 from fxprune.markup import first_rows, join, tag
 from fxprune.remark import Remark
@@ -42,6 +43,14 @@ class TracedModule(fx.GraphModule):
             self.recompile()
         self.momenta_changed = False
         return self
+
+    def recompile(self) -> Any:
+        """Writes `forward` anew, after a change of the graph; with gates it runs in its lean form, see `run_lean`."""
+        code = super().recompile()
+        if self.graph.find_nodes(op="call_module"):
+            kind: Any = type(self)
+            kind.forward = run_lean(kind.forward)
+        return code
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the graph.

@@ -1,0 +1,1 @@
+"""How a program with gates runs: without what closed gates make idle, and with gates in vectors instead of maps."""
