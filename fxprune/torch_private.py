@@ -655,12 +655,13 @@ def in_autocast() -> bool:
 
 def is_watched(inputs: Any = ()) -> bool:
     """Returns whether a mode, a trace or a transform sees the calls of this thread that follow, on these inputs."""
+    ops: Any = torch._ops
     return bool(
         torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
-        or torch._ops._len_torch_dispatch_stack_pre_dispatch()
+        or ops._len_torch_dispatch_stack_pre_dispatch()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.jit.is_tracing()
+        or torch._C._is_tracing()
         or any(isinstance(x, fx.Proxy) for x in pytree.tree_leaves(inputs))
     )
 

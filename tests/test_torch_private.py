@@ -11,6 +11,7 @@ import sympy
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.torch_private import (
     SIZE_FUNCTIONS,
@@ -22,8 +23,10 @@ from fxprune.torch_private import (
     every_call,
     fake_mode_of,
     function_modes_kept,
+    has_hooks,
     in_autocast,
     input_codegen,
+    is_watched,
     pytree_specs,
     size_code,
     static_size,
@@ -291,3 +294,45 @@ def test_aotinductor_writes_and_reads_packages_by_path() -> None:
         (torch._inductor.aoti_load_package, "path"),
     ):
         assert name in inspect.signature(function).parameters
+
+
+def test_what_sees_the_calls_of_a_forward_is_known() -> None:
+    """A branch may only be left out where nobody records the calls; torch has no public way to ask."""
+    seen: list[bool] = []
+
+    def note(x: Tensor) -> Tensor:
+        seen.append(is_watched(x))
+        return 2 * x
+
+    x = torch.ones(2)
+    note(x)
+    with FlopCounterMode(display=False):
+        note(x)
+    with torch.device("cpu"):
+        note(x)
+    torch.func.grad(lambda y: note(y).sum())(x)
+    torch.fx.symbolic_trace(note)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(note, x, check_trace=False)
+    note(x)
+    assert seen == [False, True, True, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        nn.Module.register_forward_hook,
+        nn.Module.register_forward_pre_hook,
+        nn.Module.register_full_backward_hook,
+        nn.Module.register_full_backward_pre_hook,
+    ],
+)
+def test_hooks_of_a_module_are_known(register: Any) -> None:
+    """A module that is not called does not call its hooks; torch keeps them in private dictionaries."""
+    module = nn.ReLU()
+    assert not has_hooks(module)
+    hook = register(module, lambda *_: None)
+    assert has_hooks(module)
+    hook.remove()
+    assert not has_hooks(module)

@@ -72,15 +72,15 @@ def lean(module: fx.GraphModule) -> Forward | None:
 def _write(graph: fx.Graph, called: list[fx.Node]) -> None:
     """Replaces the calls of gates in a graph."""
     multipliers = _read(graph, called)
-    ends = []
+    ends: list[tuple[fx.Node, int, fx.Node]] = []
     for gate in called:
         multiplier = multipliers[str(gate.target)]
         if (end := closable(gate)) is not None:
             ends.append((*end, multiplier))
         fold_gate(gate, multiplier)
     branches = Branches(graph, multipliers.values())
-    for end in ends:
-        branches.take_out(*end)
+    for add, other, multiplier in ends:
+        branches.take_out(add, other, multiplier)
 
 
 def _read(graph: fx.Graph, called: list[fx.Node]) -> dict[str, fx.Node]:

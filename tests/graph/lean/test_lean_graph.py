@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 import fxprune as fp
 from fxprune.graph.gate import gates
@@ -82,3 +83,25 @@ def test_a_closed_branch_sees_no_batch_and_its_parameters_have_gradients_of_0(
     assert inside
     assert all(s is not None and not s.any() for s in inside)
     assert all(torch.equal(program.module.get_buffer(n), b) for n, b in before.items())
+
+
+def test_compiled_it_is_one_graph_for_all_draws(given: tuple[nn.Module, Tensor]) -> None:
+    model, x = given
+    program = run_pipeline(fp.capture(model, x), GATES["both"]).program.train()
+    for gate in gates(program).values():
+        gate.set(0.5)
+    counter = CompileCounter()
+    torch.compiler.reset()
+    compiled = torch.compile(program.module, backend=counter)
+    outputs = set()
+    for seed in range(6):
+        torch.manual_seed(seed)
+        for gate in gates(program).values():
+            gate.draws = False
+            if gate.kind == "bernoulli":
+                gate.draw()
+        out = compiled(x)
+        out.square().mean().backward()
+        outputs.add(float(out.detach().square().mean()))
+    assert counter.frame_count == 1
+    assert len(outputs) > 1
