@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from fxprune.capture.failure import own_line
-from fxprune.errors import OptionError
+from fxprune.errors import OptionError, PlanError
 from fxprune.files.document import Entry
 from fxprune.io.config import CONFIGS, config_reader, configs_of, is_config_class
 from fxprune.io.trust import Trust, Trusted, attribute, import_path
 from fxprune.io.values import constants
 from fxprune.process.state import undisturbed
+from fxprune.write_back.twin import twin_of
 
 Make = Callable[..., nn.Module]
 _DO = 'give build="package.module:callable" and args={...}, with which it builds the model at its original size'
@@ -44,15 +45,21 @@ class Build:
     def __call__(self) -> nn.Module:
         """The model, on the meta device where that tells all but the weights, else on the CPU.
 
+        It shares nothing with what built it, such as a table of sizes in a module: it may be changed.
+
         Raises:
-            OptionError: it cannot be built.
+            OptionError: it cannot be built, or not be copied.
         """
 
         def make() -> object:  # a class may change what it is given
             args, kwargs = copy.deepcopy((self.args, self.kwargs))
             return self.make(*args, **kwargs)
 
-        return built(make, self.name or "build")
+        name = self.name or "build"
+        try:
+            return twin_of(built(make, name))
+        except PlanError as error:
+            raise OptionError(f"what {name} builds cannot be copied", why=error.why) from error
 
     def spelled(self) -> str:
         """The call as one would write it, without the modules' names and cut off where it is long."""

@@ -422,3 +422,33 @@ def test_what_stands_in_the_place_of_a_deleted_module_comes_back(tmp_path: Path)
         with pytest.raises(LoadError):
             fp.load_model(tmp_path / "m", trust=__name__)
         file.write_text(text)
+
+
+TABLE = {"small": {"widths": [8, 3]}}
+
+
+class Tabled(Net):
+    """Reads its sizes from a table of its file, and keeps the row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = TABLE["small"]
+        self.width = 8
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x)).relu()
+        x = x + self.outer(self.inner(x).relu())
+        return self.head(x.mean((2, 3)).view(-1, self.row["widths"][0]))
+
+
+def test_a_table_that_models_are_built_from_stays_as_it_is(tmp_path: Path) -> None:
+    model = Tabled().double().eval()
+    outcome = fp.prune(model, IMAGES, keep=0.6, fits=model)
+    small = outcome.written
+    assert isinstance(small, Tabled)
+    assert small.row["widths"][0] == small.stem.out_channels < 8
+    fp.save(small, tmp_path / "m")
+    for _ in range(2):  # the class is built anew each time
+        again = fp.load_model(tmp_path / "m", build=Tabled)
+        assert TABLE == {"small": {"widths": [8, 3]}}
+        assert torch.equal(again(IMAGES), small(IMAGES))
