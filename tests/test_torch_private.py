@@ -314,7 +314,7 @@ def test_what_sees_the_calls_of_a_forward_is_known() -> None:
     torch.fx.symbolic_trace(note)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.trace(note, x, check_trace=False)
+        torch.jit.trace(note, x, check_trace=False)  # type: ignore[no-untyped-call]
     note(x)
     assert seen == [False, True, True, True, True, True, False]
 
