@@ -118,11 +118,17 @@ def entropy(zeta: float, rounds: int, **options: Any) -> Make:
     return make
 
 
-def easier(rounds: int, **options: Any) -> Make:
-    """EASIER: an activation goes behind each round but the last. Its arm restarts the rate as often: `Arm.rounds`."""
+def easier(rounds: int, gone: int | None = None, **options: Any) -> Make:
+    """EASIER: an activation goes behind each of the first `gone` rounds; None: behind all but the last.
+
+    Its arm restarts the rate with each round: `Arm.rounds`.
+    """
 
     def make(shrinker: Shrinker, context: Context) -> Method:
-        return EntropyGuided(shrinker, None, **_rounds(context, rounds), **options)
+        lengths = _rounds(context, rounds)
+        if gone is not None:
+            lengths["rounds"] = gone
+        return EntropyGuided(shrinker, None, **lengths, **options)
 
     return make
 
