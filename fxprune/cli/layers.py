@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -28,6 +28,7 @@ from fxprune.cli.options import (
 
 if TYPE_CHECKING:
     from fxprune.calibration import Calibration
+    from fxprune.depth import LayersOutcome
     from fxprune.graph.program import Program
     from fxprune.pipeline import Result
     from fxprune.structure.blocks import Block, Blocks
@@ -68,6 +69,20 @@ def layers(
     force: Force = False,
     depth: Depth = 2,
     weights: Weights = "",
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="DIR",
+            help="leave the weights in a checkpoint of safetensors files, and read them tensor by tensor",
+        ),
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="DIR", help="with --from, where the checkpoint without the layers goes"
+        ),
+    ] = None,
     args: Arguments = "",
     trust: Trust = False,
     as_json: Json = False,
@@ -81,56 +96,91 @@ def layers(
     """
     from fxprune import api
     from fxprune.cli.data import open_optional
-    from fxprune.cli.source import Source, check_out, open_program, progress, show
+    from fxprune.cli.source import (
+        Source,
+        check_out,
+        open_on_meta,
+        open_program,
+        progress,
+        show,
+    )
     from fxprune.depth.passes import deleted, deletion
     from fxprune.io import save
+    from fxprune.shards import apply_to_shards
     from fxprune.structure.blocks import find_blocks
 
     _check_wanted(delete, last, count)
     check_out(out, force=force)
     wants = bool(delete or last or count)
-    source = Source(model, inputs, dynamic, weights, args, trust=trust, seed=seed)
-    program = open_program(source, matters=wants)
+    _check_shards(source, target, wants, {"--out": out, "--weights": weights})
+    asked = Source(model, inputs, dynamic, weights, args, trust=trust, seed=seed)
+    network = None
+    if source is not None:
+        network, program = open_on_meta(asked, source)
+    else:
+        program = open_program(asked, matters=wants)
     blocks = find_blocks(program)
     if not wants:
         _check_nothing_written(out)
         show(blocks, [_row(b) for b in blocks], as_json=as_json)
         return
+    shown: object
     if count:
-        _least(program, count, importance, open_optional(data, loss, batches), out, as_json=as_json)
-        return
-    chosen = _chosen(blocks, delete, last, model)
-    with progress(f"deleting {len(chosen)} blocks of {model}"):
-        result = api.run(program, None, deletion(chosen), seed=seed)
+        outcome = _least(program, count, importance, open_optional(data, loss, batches))
+        result, shown, told = outcome.result, outcome, outcome.to_json()
+    else:
+        chosen = _chosen(blocks, delete, last, model)
+        with progress(f"deleting {len(chosen)} blocks of {model}"):
+            result = api.run(program, None, deletion(chosen), seed=seed)
+        names = deleted(chosen, result)
+        shown, told = _text(result, blocks, names, depth), {"deleted": names, **result.to_json()}
     if out is not None:
         with progress(f"writing {out}"):
             save(result.program, out)
-    names = deleted(chosen, result)
-    show(
-        _text(result, blocks, names, depth), {"deleted": names, **result.to_json()}, as_json=as_json
-    )
+    if source is not None and target is not None:
+        with progress(f"writing {target}"):
+            written = apply_to_shards(result, source, target, model=network, force=force)
+        shown, told = f"{shown}\n\n{written}", {**told, "written": written.to_json()}
+    show(shown, told, as_json=as_json)
 
 
 def _least(
-    program: Program,
-    count: int,
-    importance: str,
-    data: Calibration | None,
-    out: Path | None,
-    *,
-    as_json: bool,
-) -> None:
+    program: Program, count: int, importance: str, data: Calibration | None
+) -> LayersOutcome:
     """Deletes the layers that matter least."""
-    from fxprune.cli.source import progress, show
+    from fxprune.cli.source import progress
     from fxprune.depth import prune_layers
     from fxprune.depth.scores import DepthImportance
-    from fxprune.io import save
 
     with progress(f"choosing {count} layers by {importance}, and deleting them"):
-        outcome = prune_layers(program, data, count, importance=cast(DepthImportance, importance))
-    if out is not None:
-        save(outcome.program, out)
-    show(outcome, outcome.to_json(), as_json=as_json)
+        return prune_layers(program, data, count, importance=cast(DepthImportance, importance))
+
+
+def _check_shards(
+    source: Path | None, target: Path | None, wants: bool, others: Mapping[str, object]
+) -> None:
+    """Refuses options that need the weights in memory, and a result that nothing keeps."""
+    from fxprune.errors import OptionError
+
+    if source is None:
+        if target is not None:
+            raise OptionError(
+                "there is no checkpoint to write anew",
+                where="--to",
+                do="add --from DIR; a graph is written by --out DIR",
+            )
+        return
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise OptionError(
+            f"{given[0]} needs the weights in memory",
+            where="--from",
+            do="write the checkpoint without the layers: --to DIR",
+        )
+    if wants and target is None:
+        raise OptionError(
+            "nothing would be kept of what is deleted", where="--from", do="add --to DIR"
+        )
 
 
 def _check_wanted(delete: Sequence[str], last: int, count: int | None) -> None:
@@ -231,5 +281,6 @@ def register(app: typer.Typer) -> None:
             "layers torchvision:resnet18 --weights DEFAULT --delete 'layer[34].1' --out shallow",
             "layers timm:vit_tiny_patch16_224 --last 2",
             "layers net.py:Net --weights net.pt --input 2x16 --n 2 --data data.py:loader --out shallow",
+            "layers net.py:Net --from checkpoint --to shorter --input 2x16 --n 2 --data data.py:loader",
         )
     )(layers)

@@ -1,4 +1,4 @@
-"""From a plan and a checkpoint to a smaller one: what is there is checked, then written, or gone on with."""
+"""From a checkpoint and what is removed to a smaller one: what is there is checked, then written, or gone on with."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from fxprune.shards.journal import Journal, read_journal, source_of
 from fxprune.shards.result import AppliedShards
 from fxprune.shards.wanted import wanted_of
 from fxprune.shards.write import write_all
+from fxprune.write_back.layers import Rewritten
 
 
 @plain_modes()
 def apply_to_shards(
-    plan: Plan,
+    plan: Plan | Rewritten,
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
@@ -39,14 +40,16 @@ def apply_to_shards(
     copied: Sequence[str] = (),
     force: bool = False,
 ) -> AppliedShards:
-    """Writes the weights that a plan leaves of a checkpoint, without ever having a whole tensor in memory.
+    """Writes the weights that a plan or deleted layers leave of a checkpoint, without a whole tensor in memory.
 
     Shards keep their names, their metadata and the order of their tensors. A run that was stopped goes on where it
     was: `fxprune-shards.json` in the folder has the SHA-256 of each finished shard, and what was read. At the end all
     files are opened again, and their shapes and hashes compared. The source is only read.
 
     Args:
-        plan: for the model whose weights the source has, of whatever device and type.
+        plan: for the model whose weights the source has, of whatever device and type; or the result of `fp.run` or
+            `fp.prune_layers` (`outcome.result`) that deleted layers of it, with `model`: tensors of layers that
+            stay then have the names of the shorter class, and shards of which nothing stays are not written.
         source: a folder with `*.safetensors.index.json` and its shards, with `model.safetensors`, or with other
             `*.safetensors` files, as `save_pretrained` of transformers writes it. Names may differ from those of
             the plan by a prefix such as `model.`. Other files are copied, but for weights in other formats.
@@ -66,21 +69,21 @@ def apply_to_shards(
         LoadError: the checkpoint is damaged or quantised, or the target cannot be written. Finished shards stay.
         OptionError: the target has other files, or belongs to another plan or source.
     """
-    given: object = plan
-    if not isinstance(given, Plan):
+    if not isinstance(plan, Plan | Rewritten):
         raise OptionError(
-            f"a plan is needed, not a {type(given).__name__}",
-            do="plan = fp.plan(program, ...), outcome.plan, or fp.Plan.load(file)",
+            f"a plan is needed, not a {type(plan).__name__}",
+            do="plan = fp.plan(program, ...), outcome.plan, or fp.Plan.load(file); of fp.prune_layers, outcome.result",
         )
     source, target = Path(source), Path(target)
     _check_apart(source, target)
     checkpoint = read_checkpoint(source)
     wanted = wanted_of(plan, model, program)
     changes = find_changes(checkpoint, wanted, tuple(copied))
+    fingerprint = plan.fingerprint if isinstance(plan, Plan) else ""
     texts = _texts(checkpoint, changes, wanted.config or {}, config or {})
     journal = Journal(
-        task_of(changes, plan.fingerprint),
-        plan.fingerprint,
+        task_of(changes, fingerprint),
+        fingerprint,
         source_of(checkpoint),
         (*checkpoint.others, *([checkpoint.index] if checkpoint.index else [])),
     )
@@ -89,15 +92,17 @@ def apply_to_shards(
         with _undone(target, journal):
             write_all(checkpoint, changes, texts, target, journal)
     everything = [c for some in changes.values() for c in some]
+    before = [t for shard in checkpoint.shards for t in shard.tensors]
     return AppliedShards(
         target,
         dict(sorted(journal.shards.items())),
         resumed,
         sum(bool(c.cut) for c in everything),
-        sum(c.before.nbytes for c in everything),
+        len(before) - len(everything),
+        sum(t.nbytes for t in before),
         sum(c.after.nbytes for c in everything),
         wanted.remarks
-        + _remarks(checkpoint, says_sizes=model is not None or bool(config) or not plan.kept),
+        + _remarks(checkpoint, says_sizes=model is not None or bool(config) or not wanted.kept),
     )
 
 
@@ -124,7 +129,7 @@ def _texts(
     if old and (numbers or given):
         found[CONFIG] = new_config(old, numbers, given)
     if checkpoint.index:
-        found[checkpoint.index] = new_index(checkpoint.facts, changes)
+        found[checkpoint.index] = new_index(checkpoint, changes)
     return found
 
 

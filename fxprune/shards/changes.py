@@ -11,7 +11,7 @@ from fxprune.algebra.label import IntArray
 from fxprune.errors import PlanError, some
 from fxprune.plan.globs import matches
 from fxprune.shards.checkpoint import Checkpoint
-from fxprune.shards.names import find_names
+from fxprune.shards.names import find_names, renamed
 from fxprune.shards.shard import StoredTensor
 from fxprune.shards.wanted import Wanted
 from fxprune.write_back.fold import Fold
@@ -25,11 +25,13 @@ class Change:
 
     Attributes:
         before: the tensor in the file.
+        name: its name after.
         cut: the positions that are kept, by axis; empty for a tensor that is copied.
         folds: factors that it takes after that.
     """
 
     before: StoredTensor
+    name: str
     cut: Mapping[int, IntArray]
     folds: tuple[Fold, ...] = ()
 
@@ -42,15 +44,15 @@ class Change:
         )
         size = self.before.itemsize
         nbytes = prod(shape) * size if self.cut and size is not None else self.before.nbytes
-        return replace(self.before, shape=shape, start=0, nbytes=nbytes)
+        return replace(self.before, name=self.name, shape=shape, start=0, nbytes=nbytes)
 
 
 Changes = Mapping[str, Sequence[Change]]
-"""By the name of a shard, what becomes of its tensors, in order."""
+"""By the name of a shard that keeps any, what becomes of those of its tensors that stay, in order."""
 
 
 def find_changes(checkpoint: Checkpoint, wanted: Wanted, copied: Sequence[str]) -> Changes:
-    """What becomes of each tensor.
+    """What becomes of each tensor that stays.
 
     Args:
         checkpoint: that is read.
@@ -73,7 +75,8 @@ def find_changes(checkpoint: Checkpoint, wanted: Wanted, copied: Sequence[str]) 
             do="give the checkpoint of the model that the plan was made of; tensors that are to be copied as they are "
             'can be named: copied=("*.inv_freq",), --copied "*.inv_freq"',
         )
-    changes = {t.name: _change(t, own[t.name], wanted, t.name in free) for t in stored}
+    staying = [t for t in stored if t.name in free or _stays(own[t.name], wanted)]
+    changes = {t.name: _change(t, own[t.name], wanted, t.name in free) for t in staying}
     wrong = [_wrong(c, own[c.before.name], wanted) for c in changes.values()]
     if wrong := [text for text in wrong if text]:
         raise PlanError(
@@ -82,7 +85,11 @@ def find_changes(checkpoint: Checkpoint, wanted: Wanted, copied: Sequence[str]) 
             why=some(wrong),
             do="give the checkpoint of the model that the plan was made of, before anything was removed",
         )
-    return {shard.name: [changes[t.name] for t in shard.tensors] for shard in checkpoint.shards}
+    found = {
+        shard.name: [changes[t.name] for t in shard.tensors if t.name in changes]
+        for shard in checkpoint.shards
+    }
+    return {name: some for name, some in found.items() if some}
 
 
 def task_of(changes: Changes, fingerprint: str) -> str:
@@ -91,6 +98,8 @@ def task_of(changes: Changes, fingerprint: str) -> str:
     for name in sorted(changes):
         for change in changes[name]:
             state.update(f"{name}:{change.before.name}:{change.before.shape}".encode())
+            if change.name != change.before.name:
+                state.update(f":{change.name}".encode())
             for axis, positions in sorted(change.cut.items()):
                 state.update(f":{axis}:".encode() + positions.astype("<i8").tobytes())
             for fold in change.folds:
@@ -106,11 +115,18 @@ def _is_known(name: str | None, wanted: Wanted) -> bool:
     return name is not None and (wanted.shapes is None or name in wanted.shapes)
 
 
+def _stays(name: str | None, wanted: Wanted) -> bool:
+    return wanted.names is None or name is None or name in wanted.names
+
+
 def _change(tensor: StoredTensor, name: str | None, wanted: Wanted, free: bool) -> Change:
     if name is None or (free and not _is_known(name, wanted)):
-        return Change(tensor, {})
+        return Change(tensor, tensor.name, {})
     folds = tuple(fold for fold in wanted.folds if fold.name == name)
-    return Change(tensor, wanted.kept.get(name, {}), folds)
+    after = tensor.name
+    if wanted.names is not None:
+        after = renamed(tensor.name, name, wanted.names[name])
+    return Change(tensor, after, wanted.kept.get(name, {}), folds)
 
 
 def _wrong(change: Change, name: str | None, wanted: Wanted) -> str:

@@ -74,6 +74,19 @@ def find_names(
     return {name: fitting[0].own(name) for name in stored}
 
 
+def renamed(stored: str, own: str, new: str) -> str:
+    """The name in a checkpoint of a tensor that its model calls otherwise now.
+
+    Args:
+        stored: its name in the checkpoint before.
+        own: its name in the model before, which differs from that by a prefix of one of them.
+        new: its name in the model now.
+    """
+    if stored.endswith(own):
+        return stored.removesuffix(own) + new
+    return new.removeprefix(own.removesuffix(stored))
+
+
 def _prefixes(stored: Iterable[str], needed: Sequence[Collection[str]]) -> list[Prefix]:
     found = {Prefix(): None}
     wanted = [name for names in needed[:_PROBES] for name in names]

@@ -1,4 +1,4 @@
-"""What a plan makes of the tensors of a model: what is kept, which factors they take, what its config then says."""
+"""What becomes of the tensors of a model: what is kept, its name, its factors, and what the config says."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fxprune.remark import Remark
 from fxprune.shards.config import changed_fields
 from fxprune.write_back import refuse_edits, written
 from fxprune.write_back.fold import Folds
+from fxprune.write_back.layers import Rewritten
 
 Shape = tuple[int, ...]
 
@@ -32,6 +33,7 @@ class Wanted:
         after: their shapes after, as the smaller model has them; empty where there is none.
         folds: factors that tensors take.
         config: fields of the model's config that change -> their new values; None where there is no model.
+        names: where layers leave, the name of each tensor that stays -> its name after; otherwise None.
         remarks: on numbers of the model that nothing decides.
     """
 
@@ -42,15 +44,18 @@ class Wanted:
     after: Mapping[str, Shape] = field(default_factory=dict)
     folds: Folds = field(default_factory=Folds)
     config: Mapping[str, Any] | None = None
+    names: Mapping[str, str] | None = None
     remarks: tuple[Remark, ...] = ()
 
 
-def wanted_of(plan: Plan, model: nn.Module | None, program: Program | None) -> Wanted:
-    """What a plan makes of the tensors of the model, of the program or, without both, of whatever has the names.
+def wanted_of(plan: Plan | Rewritten, model: nn.Module | None, program: Program | None) -> Wanted:
+    """What becomes of the tensors of the model, of the program or, without both, of whatever has the names of a plan.
 
     Raises:
         PlanError: the plan is for another model, or more has to be done than to select positions and nothing says how.
     """
+    if not isinstance(plan, Plan):
+        return _without_layers(plan, model)
     if model is not None:
         return _of_model(plan, model, program)
     if program is not None:
@@ -80,7 +85,29 @@ def _of_model(plan: Plan, model: nn.Module, program: Program | None) -> Wanted:
         _shapes(after),
         result.folds,
         changed_fields(getattr(model, "config", None), getattr(result.model, "config", None)),
-        result.remarks,
+        remarks=result.remarks,
+    )
+
+
+def _without_layers(result: Rewritten, model: nn.Module | None) -> Wanted:
+    if model is None:
+        raise PlanError(
+            "deleted layers need the model that they were deleted from",
+            why="its class says how the tensors of the layers that stay are then called",
+            do="pass it, on the meta device or with numbers: model=",
+        )
+    found = written(model, result)
+    before, after = _state(model), _state(found.model)
+    names = {old: new for new, old in found.names.items() if new in after}
+    return Wanted(
+        {},
+        {},
+        _names({name: t for name, t in before.items() if name in names}),
+        _shapes(before),
+        {old: tuple(after[new].shape) for old, new in names.items()},
+        config=changed_fields(getattr(model, "config", None), getattr(found.model, "config", None)),
+        names=names,
+        remarks=found.remarks,
     )
 
 

@@ -35,7 +35,7 @@ def write_all(
     Raises:
         LoadError: there is no room, a file cannot be read or written, or is not as it was written.
     """
-    missing = [s for s in checkpoint.shards if s.name not in journal.shards]
+    missing = [s for s in checkpoint.shards if s.name in changes.keys() - journal.shards.keys()]
     _check_room(target, [c for s in missing for c in changes[s.name]])
     journal.write(target)
     for shard in missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ Tensor = torch.Tensor
 M = TypeVar("M", bound=nn.Module)
 
 
+@runtime_checkable
 class Rewritten(Protocol):
     """What passes have made of a captured network, as the result of `fp.run`."""
 
