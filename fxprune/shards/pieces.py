@@ -64,21 +64,23 @@ def pieces_of(
         yield Piece(0, (), {})
         return
     row = prod(shape[1:]) * itemsize
-    kept = cut.get(0, np.arange(shape[0]))
+    kept = cut.get(0)
     if row > limit and not rows:
         inner = {axis - 1: positions for axis, positions in cut.items() if axis}
-        for i in kept.tolist():
+        for i in range(shape[0]) if kept is None else kept.tolist():
             for piece in pieces_of(shape[1:], inner, itemsize, limit=limit):
                 yield replace(piece, offset=i * row + piece.offset)
         return
     step = max(1, limit // row)
     for low in range(0, shape[0], step):
         high = min(low + step, shape[0])
-        first, last = np.searchsorted(kept, (low, high)).tolist()
-        if first == last:
+        if kept is None:
+            yield Piece(low * row, (high - low, *shape[1:]), cut, low)
             continue
-        own = {**cut, 0: kept[first:last] - low} if 0 in cut else cut
-        yield Piece(low * row, (high - low, *shape[1:]), own, first)
+        first, last = np.searchsorted(kept, (low, high)).tolist()
+        if first < last:
+            own = {**cut, 0: kept[first:last] - low}
+            yield Piece(low * row, (high - low, *shape[1:]), own, first)
 
 
 def bytes_of(change: Change, stream: RawIOBase, where: str) -> Iterator[memoryview]:

@@ -273,6 +273,12 @@ def test_pieces_are_all_that_stays(limit: int) -> None:
         assert torch.equal(torch.cat(found), wanted.flatten())
 
 
+def test_pieces_of_a_large_tensor_take_no_memory() -> None:
+    rows = 1 << 40  # of which the positions would be 8 TB
+    pieces = pieces_of((rows,), {}, 1, limit=100)
+    assert [next(pieces).offset for _ in range(3)] == [0, 100, 200]
+
+
 def test_tensors_larger_than_a_piece(
     exact: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

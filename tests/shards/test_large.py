@@ -60,9 +60,9 @@ def write_model(folder: Path) -> int:
 
 
 def write_plan(path: Path) -> None:
-    """Every other column, and every third row."""
+    """Every other column, and every third row, but of the last layer, which is copied."""
     columns, rows = np.arange(0, WIDTH, 2), np.flatnonzero(np.arange(TALL) % 3)
-    names = [f"layers.{i}" for i in range(4)]
+    names = [f"layers.{i}" for i in range(3)]
     kept: dict[str, Cut] = {f"{n}.up": {0: rows, 1: columns} for n in names}
     kept |= {f"{n}.norm": {0: columns} for n in names}
     lengths: dict[str, Mapping[int, int]] = {f"{n}.up": {0: TALL, 1: WIDTH} for n in names}

@@ -56,7 +56,8 @@ def test_a_llama_loses_layers_on_disk_and_is_read_again(tmp_path: Path) -> None:
         meta = transformers.LlamaForCausalLM(config).eval()
     inputs = {"input_ids": torch.randint(128, (2, 8))}
     frequencies = {
-        f"model.rotary_emb.{name}": tensor for name, tensor in model.model.rotary_emb.named_buffers()
+        f"model.rotary_emb.{name}": tensor
+        for name, tensor in model.model.rotary_emb.named_buffers()
     }
     program = fp.capture(meta, kwargs=inputs)
     frequencies = {n: t for n, t in frequencies.items() if n in program.tensors()}
