@@ -38,6 +38,9 @@ def main(
     """Measures what has no row yet, and writes the page."""
     torch.set_num_threads(1)
     chosen = [c for c in COLUMNS if re.search(columns, c)]
+    alike = (
+        seeds if chosen == ["recovered"] else 1
+    )  # what goes is the same, but not the order of the steps
     for name, load in NETWORKS.items():
         if render or not re.search(only, name):
             continue
@@ -46,37 +49,43 @@ def main(
         measure(Cell("units", name, "dense", 1.0), real, program, program.copy, ["pruned"])
         jobs: list[Iterator[Job]] = []
         if re.search(tables, "units"):
-            jobs.append(_units(name, real, program, share, seeds))
+            jobs.append(_units(name, real, program, share, seeds, alike))
         if re.search(tables, "peer"):
-            jobs.append(_peer(name, real, share))
+            jobs.append(_peer(name, real, share, alike))
         if re.search(tables, "layers") and name.startswith(layers.NETWORKS):
-            jobs.append(_layers(name, real, program, share, seeds))
+            jobs.append(_layers(name, real, program, share, seeds, alike))
         for cell, make in chain(*jobs):
             if re.search(criteria, cell.how):
                 measure(cell, real, program, make, chosen)
     page.write(read())
 
 
-def _units(name: str, real: Real, program: fp.Program, share: float, seeds: int) -> Iterator[Job]:
+def _units(
+    name: str, real: Real, program: fp.Program, share: float, seeds: int, alike: int
+) -> Iterator[Job]:
     for keep, how in product(_shares(units.SHARES, share), units.CRITERIA):
-        for seed in range(seeds if how == "random" else 1):
+        for seed in range(seeds if how == "random" else alike):
             yield (
                 Cell("units", name, how, keep, seed),
                 units.pruned(real, program, how, keep, seed),
             )
 
 
-def _peer(name: str, real: Real, share: float) -> Iterator[Job]:
+def _peer(name: str, real: Real, share: float, alike: int) -> Iterator[Job]:
     from benchmarks.quality import peer  # needs Torch-Pruning
 
     for keep, how in product(_shares(units.SHARES, share), peer.CRITERIA):
-        yield Cell("units", name, f"{peer.PREFIX}{how}", keep), peer.pruned(real, how, keep)
+        for seed in range(alike):
+            made = peer.pruned(real, how, keep)
+            yield Cell("units", name, f"{peer.PREFIX}{how}", keep, seed), made
 
 
-def _layers(name: str, real: Real, program: fp.Program, share: float, seeds: int) -> Iterator[Job]:
+def _layers(
+    name: str, real: Real, program: fp.Program, share: float, seeds: int, alike: int
+) -> Iterator[Job]:
     count = len(find_layers(program, find_blocks(program), "layer"))
     for gone, how in product(_shares(layers.SHARES, share), layers.SCORES):
-        for seed in range(seeds if how == "random" else 1):
+        for seed in range(seeds if how == "random" else alike):
             make = layers.shortened(real, program, count, how, gone, seed)
             yield Cell("layers", name, how, gone, seed), make
 

@@ -25,7 +25,7 @@ class Cell(NamedTuple):
         network: its name.
         how: the criterion or score, or "dense".
         amount: the share.
-        seed: of what depends on chance, else 0.
+        seed: of what depends on chance: what goes at random, and the recovery; else 0.
     """
 
     table: Literal["units", "layers"]
@@ -67,7 +67,7 @@ def measure(
             if column == "statistics":
                 network = fp.recalibrate(small, real.data)
             if column == "recovered":
-                found = fp.recover(small, dense, real.train, STEPS, progress=False)
+                found = fp.recover(small, dense, real.train, STEPS, seed=cell.seed, progress=False)
                 network = found.network
             _put(cell, real, column, quality=real.quality(network))
     except Exception as error:  # whatever a network or the peer does not bear is said on the page
