@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
+
 import fxprune as fp
 from benchmarks.commit import commit
 from benchmarks.quality.real import Real
@@ -67,12 +69,21 @@ def measure(
             if column == "statistics":
                 network = fp.recalibrate(small, real.data)
             if column == "recovered":
-                found = fp.recover(small, dense, real.train, STEPS, seed=cell.seed, progress=False)
+                train = _in_order(real.train, cell.seed)
+                found = fp.recover(small, dense, train, STEPS, seed=cell.seed, progress=False)
                 network = found.network
             _put(cell, real, column, quality=real.quality(network))
     except Exception as error:  # whatever a network or the peer does not bear is said on the page
         line = str(error).splitlines()[0] if str(error) else ""
         _put(cell, real, "failed", why=f"{type(error).__name__}: {line}")
+
+
+def _in_order(batches: Sequence[Any], seed: int) -> Sequence[Any]:
+    """Batches as they are for the first seed, shuffled for others: the recovery goes through them in turn."""
+    if not seed:
+        return batches
+    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))
+    return [batches[i] for i in order.tolist()]
 
 
 def _put(cell: Cell, real: Real, column: str, **found: Any) -> None:
