@@ -10,7 +10,7 @@ CASES ?= $(wildcard ../shared/cases/bugs/*.py)
 # One thread per pytest worker: more would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test cases chaining check zoo zoo-passes zoo-classes quality latency bench bench-peer bench-baseline experiments docs mutate fuzz clean
+.PHONY: help install demo test cases chaining check zoo zoo-passes zoo-classes quality latency bench bench-peer bench-scale bench-baseline experiments docs mutate fuzz clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ bench: $(VENV)/.bench ## ratios of times, compared with those of benchmarks/base
 bench-peer: $(VENV)/.bench ## the slow tables: Torch-Pruning, and large language models -> docs/benchmarks.md
 	$(BIN)/python -m benchmarks.llm
 	$(BIN)/python -m benchmarks.peer
+
+bench-scale: $(VENV)/.bench ## a Llama of 8 B parameters pruned from shards on disk: 42 GB of disk, figures for docs/scale.md
+	$(BIN)/python -m benchmarks.large_shards $(or $(FOLDER),build/shards) --size 8b --deleted 4
 
 bench-baseline: $(VENV)/.bench ## the ratios of the last make bench -> benchmarks/baseline.json
 	$(BIN)/python -m benchmarks.page --baseline
