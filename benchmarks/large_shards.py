@@ -67,9 +67,11 @@ def main(
 
     def opened(model: nn.Module, source: Path) -> fp.Program:
         program = fp.capture(model, kwargs={"input_ids": ids[0], "use_cache": False})
-        return fp.open_shards(program, source, tensors=frequencies(config, program))
+        return fp.open_shards(program, source, tensors=frequencies)
 
-    model = on_meta(config)
+    model, frequencies = fp.without_weights(
+        lambda: LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    )
     program = timed(row, "open", lambda: opened(model, folder / "whole"))
     shallow = timed(row, "layers", lambda: fp.prune_layers(program, data, deleted))
     check(*shallow.result.checks, *(c for s in shallow.result.steps for c in s.checks))
@@ -113,28 +115,12 @@ def check(*checks: Any) -> None:
         raise SystemExit(f"not verified: {[str(c) for c in checks if not c.ok] or 'no checks'}")
 
 
-def on_meta(config: LlamaConfig) -> nn.Module:
-    """The model without weights."""
-    with torch.device("meta"):
-        model: nn.Module = LlamaForCausalLM(config).to(torch.bfloat16).eval()
-    return model
-
-
-def frequencies(config: LlamaConfig, program: fp.Program) -> dict[str, torch.Tensor]:
-    """The tensors of rotary positions, which no checkpoint has."""
-    rotary = type(LlamaForCausalLM(_smallest(config)).model.rotary_emb)(config)
-    found = {f"model.rotary_emb.{name}": t for name, t in rotary.named_buffers()}
-    return {name: t for name, t in found.items() if name in program.tensors()}
-
-
-def _smallest(config: LlamaConfig) -> LlamaConfig:
-    return LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 0, "vocab_size": 8})
-
-
 def make(folder: Path, config: LlamaConfig) -> int:
     """Writes random weights, a file for each layer and one for the rest; returns how many numbers they are."""
     shards: dict[str, list[tuple[str, torch.Size]]] = {}
-    for name, tensor in on_meta(config).state_dict().items():
+    with torch.device("meta"):
+        state = LlamaForCausalLM(config).state_dict()
+    for name, tensor in state.items():
         layer = name.split(".")[2] if name.startswith("model.layers.") else name.split(".")[-2]
         shards.setdefault(f"model-{layer}.safetensors", []).append((name, tensor.shape))
     places = {name: file for file, tensors in shards.items() for name, _ in tensors}

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from fxprune.remark import Remark
     from fxprune.rules.table import rule
     from fxprune.sensitivity import Sensitivity, sensitivity
-    from fxprune.shards import AppliedShards, apply_to_shards, open_shards
+    from fxprune.shards import AppliedShards, apply_to_shards, open_shards, without_weights
     from fxprune.training import prune_iteratively, recover, train_smaller
     from fxprune.write_back import write_back
 
@@ -117,6 +117,7 @@ __all__ = [
     "train_smaller",
     "unit_criterion",
     "verify",
+    "without_weights",
     "write_back",
 ]
 
@@ -146,6 +147,7 @@ _HOME = {
     "Remark": "fxprune.remark",
     "apply_to_shards": "fxprune.shards",
     "open_shards": "fxprune.shards",
+    "without_weights": "fxprune.shards",
     "capture": "fxprune.capture",
     "capture_partial": "fxprune.partial",
     "criterion": "fxprune.importance",

@@ -25,7 +25,7 @@ from fxprune.io import load, load_model
 from fxprune.io.directory import MODEL, kind_of
 from fxprune.io.model import load_examples, saved_build
 from fxprune.partial import Partial, capture_partial
-from fxprune.shards import open_shards
+from fxprune.shards import open_shards, without_weights
 
 Examples = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
 _stderr = Console(stderr=True, highlight=False)
@@ -172,13 +172,12 @@ def open_on_meta(source: Source, shards: Path | None = None) -> tuple[nn.Module,
         OptionError, CaptureError: it does not exist, or cannot be captured.
     """
     look_here()
-    with torch.device("meta"):
-        network = find_model(source.model, parse_arguments(source.args)).build()
+    network, kept = without_weights(find_model(source.model, parse_arguments(source.args)).build)
     given = parse_inputs(source.inputs) if source.inputs else None
     examples = given or (default_inputs(source.model, network), {})
     with progress(f"capturing {source.model}"):
         program = _whole(network, examples, parse_dynamic(source.dynamic))
-    return network, program if shards is None else open_shards(program, shards)
+    return network, program if shards is None else open_shards(program, shards, tensors=kept)
 
 
 def _built(source: Source, *, matters: bool) -> tuple[nn.Module, dict[str, Any]]:

@@ -37,17 +37,19 @@ def open_shards(
     Args:
         program: of a model on the meta device. Tensors with numbers keep them.
         source: a folder of safetensors files, as for `fp.apply_to_shards`; it is only read.
-        tensors: those that the checkpoint does not have, by name, such as the frequencies of rotary positions.
+        tensors: those that the checkpoint does not have, by name, such as the frequencies of rotary positions; see
+            `fp.without_weights`. Names that the program does not have are passed over.
 
     Raises:
         LoadError: the checkpoint is damaged or quantised, or has other shapes.
         PlanError: the checkpoint lacks tensors of the program.
-        OptionError: `tensors` has others than those of the program that are on the meta device.
+        OptionError: `tensors` has one of another shape, or one that the program has numbers for.
     """
     require_program(program)
     checkpoint = read_checkpoint(Path(source))
     empty = {n: t for n, t in named_tensors(program.module).items() if t.is_meta}
-    given = dict(tensors or {})
+    held = program.tensors()
+    given = {n: t for n, t in (tensors or {}).items() if n in held}
     if odd := [n for n, t in given.items() if n not in empty or t.shape != empty[n].shape]:
         raise OptionError(
             f"the program has no such tensors on the meta device: {some(odd)}",
