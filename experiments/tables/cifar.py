@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from experiments.arms import (
     complexity,
@@ -171,7 +172,7 @@ ENTROPY_CLAIM = (
 )
 # An activation between two convolutions goes behind each round but the last; there are 9 of them.
 ROUNDS = 8
-JOINED = {"between_layers": True, "move_padding": True, "fuse_when": "always"}
+JOINED: dict[str, Any] = {"between_layers": True, "move_padding": True, "fuse_when": "always"}
 DEPTH = replace(
     NARROW,
     name=f"{NARROW.name}, method 4",

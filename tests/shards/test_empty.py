@@ -17,6 +17,9 @@ from fxprune.errors import OptionError, PlanError
 class Rotated(nn.Module):
     """Weights of every usual way, a saved buffer, a frequency and a mask that are not saved."""
 
+    frequencies: torch.Tensor
+    mask: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(20, 8)
