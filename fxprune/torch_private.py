@@ -681,6 +681,11 @@ def is_symbolic(x: object) -> bool:
     return isinstance(x, FakeTensor | torch.SymInt | torch.SymFloat | torch.SymBool | fx.Proxy)
 
 
+def size_key(size: int | torch.SymInt) -> Any:
+    """Returns what is equal for equal sizes: the number, or the expression of one that is known at run time only."""
+    return size if isinstance(size, int) else size.node.expr
+
+
 def storage_id(x: torch.Tensor) -> int:
     """Returns a number shared by all tensors with the same memory; tensors without data have no address."""
     number: int = x.untyped_storage()._cdata

@@ -30,6 +30,7 @@ from fxprune.torch_private import (
     pytree_specs,
     size_code,
     static_size,
+    size_key,
     storage_id,
     told_sizes,
     unlogged_failures,
@@ -336,3 +337,13 @@ def test_hooks_of_a_module_are_known(register: Any) -> None:
     assert has_hooks(module)
     hook.remove()
     assert not has_hooks(module)
+
+
+def test_sizes_are_told_apart_without_printing_them() -> None:
+    """Printing the expression of a size takes most of the time of a shrink; torch has no public way to it."""
+    free = FreeSizes()
+    n, m = (free.number(free.symbol(name, 0, 6), 6) for name in ("n", "m"))
+    assert size_key(n) == size_key(n * 2 - n)
+    assert size_key(n) != size_key(m)
+    assert size_key(n + 1) != size_key(n)
+    assert size_key(4) == 4

@@ -12,7 +12,7 @@ from fxprune.algebra.label import Label
 from fxprune.analysis.axes import Axes, BoolArray
 from fxprune.graph.program import Program
 from fxprune.plan import Plan
-from fxprune.torch_private import resized
+from fxprune.torch_private import resized, size_key
 
 
 def update_values(graph: fx.Graph, program: Program, axes: Axes, plan: Plan) -> None:
@@ -44,7 +44,7 @@ class _Shrinker:
         lengths = [self._length(n, x) for n, x in zip(shape, labels, strict=True)]
         if all(new is old for new, old in zip(lengths, shape, strict=True)):
             return value
-        key = (tuple(map(str, lengths)), value.dtype, value.device)
+        key = (tuple(map(size_key, lengths)), value.dtype, value.device)
         if key not in self._made:
             self._made[key] = resized(value, lengths)
         return self._made[key]
